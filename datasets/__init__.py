@@ -1,0 +1,1 @@
+"""Detection and classification data: readers, packing, transforms and the joint sampler."""
