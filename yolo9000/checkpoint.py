@@ -1,0 +1,170 @@
+"""Model files: one safetensors file with weights, cfg, tree and names; nothing in it runs when it is loaded.
+
+The tensors are the network's `state_dict`. The metadata, all strings, are
+
+- `format`: `yolo9000-1`;
+- `cfg`: the text of the darknet cfg the network was built from;
+- `tree`: darknet's tree form, one `wnid parent` a line, parent −1 for a top node;
+- `names`: one name a line, in the order of the tree;
+- `batchnorm`: `torch` or `darknet`, the formula of the batch norm (see `yolo9000.darknet.layers`);
+- `seen`: images seen in training;
+- and whatever the caller adds, such as `threshold` (the default for detection) or figures for a model card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from wordtree._files import atomic_write
+from wordtree.tree import WordTree
+from yolo9000.darknet.cfg import Cfg
+from yolo9000.errors import WeightsError, YOLO9000Error
+from yolo9000.network import Network
+
+FORMAT = "yolo9000-1"
+_FAMILY = "yolo9000-"
+_OURS = ("format", "cfg", "tree", "names", "batchnorm", "seen")
+
+
+def save_model(
+    network: Network, path: str | Path, *, half: bool = False, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a network to one safetensors file, whole or not at all.
+
+    Args:
+        network: The network, not fused (a fused one has lost what its cfg describes).
+        path: The file to write, by habit `*.safetensors`.
+        half: Store the parameters as float16, which halves the file. Buffers, the batch norm's running mean
+            and variance, stay float32: variances of trained networks span more than float16 holds.
+        metadata: Further entries, all strings. The entries that make the format are refused here.
+
+    Raises:
+        WeightsError: A further entry has the name of one of the format's, or is no string; or a parameter
+            does not fit into float16.
+    """
+    extras = dict(metadata or {})
+    if clash := [key for key in extras if key in _OURS]:
+        raise WeightsError(f"metadata {', '.join(clash)} is written by save_model itself: use other names.")
+    if wrong := [key for key, value in extras.items() if not isinstance(value, str)]:
+        raise WeightsError(f"metadata must be strings, and {', '.join(wrong)} is not: use str() or JSON.")
+    tree = network.tree
+    if broken := [text for text in (*tree.wnids, *tree.names) if "\n" in text]:
+        raise WeightsError(f"{broken[0]!r}: wnids and names with a line break cannot be stored.")
+    about = {
+        "format": FORMAT,
+        "cfg": network.cfg.text,
+        "tree": "\n".join(f"{wnid} {parent}" for wnid, parent in zip(tree.wnids, tree.parent, strict=True)),
+        "names": "\n".join(tree.names),
+        "batchnorm": network.batchnorm,
+        "seen": str(network.seen),
+    }
+    data = to_bytes(_tensors(network, half=half), metadata=about | extras)
+    with atomic_write(path) as stream:
+        stream.write(data)  # type: ignore[call-overload]  # binary mode
+
+
+def _tensors(network: Network, *, half: bool) -> dict[str, Tensor]:
+    """The state on the CPU, contiguous, each tensor with memory of its own, as safetensors wants it."""
+    parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)}
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in network.state_dict().items():
+        dtype = torch.float16 if half and name in parameters and tensor.is_floating_point() else tensor.dtype
+        stored = tensor.detach().to("cpu", dtype).clone(memory_format=torch.contiguous_format)
+        if dtype != tensor.dtype and not torch.isfinite(stored).all():
+            raise WeightsError(f"{name} has values beyond float16's ±65504: save without half.")
+        tensors[name] = stored
+    return tensors
+
+
+def load_model(path: str | Path) -> tuple[Network, dict[str, str]]:
+    """Read a model file.
+
+    Args:
+        path: A file written by `save_model`.
+
+    Returns:
+        The network on the CPU in float32, and all metadata of the file.
+
+    Raises:
+        WeightsError: The file is missing, damaged, no model file of ours, of an unknown version, or its
+            tensors do not fit its cfg.
+    """
+    path = Path(path)
+    metadata, tensors = _read(path, tensors=True)
+    try:
+        network = Network(Cfg.parse(metadata["cfg"]), tree=_tree(metadata))
+        network.batchnorm = metadata["batchnorm"]
+        network.seen = int(metadata["seen"])
+    except (YOLO9000Error, ValueError) as error:
+        raise WeightsError(f"{path}: the model's own description is damaged: {error}") from error
+    _check_fit(path, network.state_dict(), tensors)
+    network.load_state_dict(tensors)
+    return network, metadata
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Read what a model file says about itself, without its tensors.
+
+    Raises:
+        WeightsError: As `load_model`, as far as it shows without tensors.
+    """
+    return _read(Path(path), tensors=False)[0]
+
+
+def _read(path: Path, *, tensors: bool) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Open a safetensors file, check that it is ours, and read metadata and, if wanted, tensors."""
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such model file.")
+    try:
+        with safe_open(str(path), framework="pt") as file:  # type: ignore[no-untyped-call]
+            metadata: dict[str, str] = file.metadata() or {}
+            _check_format(path, metadata)
+            return metadata, {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
+    except (SafetensorError, OSError, UnicodeDecodeError) as error:
+        raise WeightsError(
+            f"{path}: expected a model file (safetensors), but it cannot be read: {error}. It is damaged, "
+            f"cut off or of another kind; darknet weights need their cfg as well."
+        ) from error
+
+
+def _check_format(path: Path, metadata: Mapping[str, Any]) -> None:
+    version = metadata.get("format", "")
+    if not version.startswith(_FAMILY):
+        raise WeightsError(
+            f"{path}: a safetensors file, but not a yolo9000 model: expected metadata format {FORMAT!r}, "
+            f"found {version or 'none'!r}. Model files are written by YOLO9000.save or `yolo9000 convert`."
+        )
+    if version != FORMAT:
+        raise WeightsError(f"{path}: model format {version!r}; this version reads {FORMAT!r}: update.")
+    if missing := [key for key in _OURS if key not in metadata]:
+        raise WeightsError(f"{path}: the model's metadata lack {', '.join(missing)}; the file is damaged.")
+
+
+def _tree(metadata: Mapping[str, str]) -> WordTree:
+    """Rebuild the tree. The parent is the last word: wnids of flat trees are names, which may hold blanks."""
+    rows = [line.rsplit(" ", 1) for line in metadata["tree"].split("\n")]
+    if bad := next((number for number, row in enumerate(rows, 1) if len(row) != 2), None):
+        raise ValueError(f"line {bad} of its tree is not 'wnid parent'")
+    wnids, parents = zip(*rows, strict=True)
+    return WordTree([int(parent) for parent in parents], wnids, metadata["names"].split("\n"))
+
+
+def _check_fit(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Compare tensor names and shapes with those of the network that the cfg describes."""
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} does not belong to the cfg" for name in found if name not in expected]
+    problems += [
+        f"{name} is {tuple(found[name].shape)}, the cfg wants {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    if problems:
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise WeightsError(f"{path}: tensors do not fit the model's cfg: {'; '.join(problems[:3])}{more}.")
