@@ -1,0 +1,234 @@
+"""Settings of a run as frozen dataclasses, read from YAML and from `key=value`, written back resolved.
+
+Every default has its unit and source beside it. Unknown keys and values of the wrong type are refused, all at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+import yaml
+
+from wordtree._files import atomic_write
+from yolo9000.errors import ConfigError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights and rules of the training loss. `None` means: as the cfg's [region] section says."""
+
+    object_scale: float | None = None  # weight of the objectness of matched anchors (darknet: 5)
+    noobject_scale: float | None = None  # weight of the objectness of all other anchors (darknet: 1)
+    coord_scale: float | None = None  # weight of the box terms (darknet: 1)
+    class_scale: float | None = None  # weight of the class term of detection images (darknet: 1)
+    ignore_iou: float | None = None  # an unmatched anchor above this IoU with a truth is not pushed down (0.6)
+    rescore: bool | None = None  # objectness of a matched anchor aims at its IoU instead of 1
+    bias_match: bool | None = None  # match a truth to a prior by the priors' shapes, not the predicted ones
+    prior_images: int = 12_800  # images during which every anchor is pulled to its prior (region_layer.c)
+    prior_scale: float = 0.01  # weight of that pull (region_layer.c)
+    classification_scale: float = 1.0  # weight of the class term of classification images
+    classification_box: Literal["likeliest", "objectness", "largest"] = "likeliest"  # paper, section 4
+    classification_iou: float = 0.3  # IoU that the chosen box of a classification image is assumed to have (paper)
+    mode: Literal["paper", "darknet"] = "paper"  # darknet: classification images push all other anchors down
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of the training images; ranges after darknet's cfg keys of the same names."""
+
+    jitter: float = 0.2  # the window's sides move by up to this share of the image (paper, section 3)
+    hue: float = 0.1  # largest shift of the hue, in turns
+    saturation: float = 1.5  # largest factor on the saturation, and its inverse
+    exposure: float = 1.5  # largest factor on the value, and its inverse
+    flip: float = 0.5  # probability of a left-right flip
+    mosaic: float = 0.0  # probability of pasting four detection images into one
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is trained on and how it is fed."""
+
+    detection: tuple[str, ...] = ()  # specs such as coco:DIR, voc:DIR:train, pack:FILE
+    classification: tuple[str, ...] = ()  # specs such as imagenet:DIR, tiny-imagenet:DIR
+    ratio: float = 4.0  # classification images to detection images in every batch (paper: 4 : 1)
+    balance: bool = False  # draw rare synsets more often, by the inverse square root of their frequency
+    sizes: tuple[int, ...] = ()  # network input sizes in pixels, a new one every 10 batches; (): the cfg's own
+    workers: int = 2  # loader processes; 0: in this process
+    cache: int = 0  # longest side in pixels of decoded images kept in memory; 0: read from disk every time
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimiser and its schedule."""
+
+    name: Literal["sgd", "adamw"] = "sgd"  # the paper uses SGD
+    lr: float = 1e-3  # learning rate after the burn-in (paper, section 3)
+    momentum: float = 0.9  # SGD momentum, or AdamW's first beta
+    weight_decay: float = 5e-4  # on convolution and class weights only, not on biases and batch norm
+    burn_in: int = 1000  # steps over which the rate rises (darknet: by the power 4)
+    schedule: Literal["steps", "cosine", "poly", "constant"] = "steps"
+    milestones: tuple[float, ...] = (0.375, 0.5625)  # epochs 60 and 90 of 160 as shares of the run (paper)
+    decay: float = 0.1  # factor at every milestone
+    power: float = 4.0  # of the polynomial schedule (paper: classification)
+    final: float = 0.01  # last rate of the cosine schedule as a share of `lr`
+    clip: float = 0.0  # largest norm of the gradient; 0: no clipping
+    accumulate: int = 1  # batches an optimiser step
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    model: str = "yolo9000"  # built-in cfg name, .cfg file, or a model file to go on from
+    weights: str | None = None  # darknet weights (also partial) or a model file that initialises what fits
+    out: str = "runs/train"  # folder of checkpoints, logs and the final model
+    epochs: int = 160  # passes (paper, section 3)
+    max_steps: int = 0  # optimiser steps; 0: as `epochs` says
+    batch_size: int = 64  # images a step and process
+    seed: int = 0
+    device: str = "auto"  # auto, cpu, cuda
+    devices: int = 1  # processes on this machine
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware has it
+    ema: float = 0.999  # decay of the weight average that is saved as the model; 0: no average
+    freeze: int = 0  # first so many cfg layers that stay as they are
+    checkpoint_steps: int = 500  # steps between checkpoints
+    log_steps: int = 10  # steps between lines of the CSV log
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:
+    """Build a config dataclass from nested mappings.
+
+    Args:
+        cls: The dataclass, e.g. `TrainConfig`.
+        values: Nested keys and values as YAML gives them.
+
+    Raises:
+        ConfigError: Names every unknown key and every value of the wrong type at once.
+    """
+    problems: list[str] = []
+    result = _build(cls, values, "", problems)
+    if problems:
+        raise ConfigError("settings refused:\n" + "\n".join(f"  - {problem}" for problem in problems))
+    return typing.cast(T, result)
+
+
+def _build(cls: Any, values: Any, prefix: str, problems: list[str]) -> Any:
+    if not isinstance(values, Mapping):
+        problems.append(f"{prefix or 'the file'}: expected keys and values, got {type(values).__name__}")
+        return None
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key not in known:
+            problems.append(f"{name}: unknown key; known here: {', '.join(sorted(known))}")
+        elif dataclasses.is_dataclass(hints[key]):
+            arguments[key] = _build(hints[key], value, f"{name}.", problems)
+        else:
+            arguments[key] = _convert(hints[key], value, name, problems)
+    return None if problems else cls(**arguments)
+
+
+def _convert(hint: Any, value: Any, name: str, problems: list[str]) -> Any:
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in options:
+            return None
+        return _convert(next(o for o in options if o is not type(None)), value, name, problems)
+    if origin is Literal:
+        if value in options:
+            return value
+        problems.append(f"{name}: expected one of {', '.join(map(str, options))}, got {value!r}")
+        return None
+    if origin is tuple:
+        items = [value] if isinstance(value, str | int | float) else value
+        if isinstance(items, Sequence):
+            return tuple(_convert(options[0], item, name, problems) for item in items)
+    elif hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML 1.1 reads 1e-3 as a string
+        except ValueError:
+            pass
+    elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    expected = getattr(hint, "__name__", str(hint))
+    problems.append(f"{name}: expected {expected}, got {value!r}")
+    return None
+
+
+def load_config(path: str | Path | None, overrides: Sequence[str] = (), **values: Any) -> TrainConfig:
+    """Read a training configuration: defaults, then a YAML file, then `values`, then `key.sub=value` overrides.
+
+    Args:
+        path: YAML file, or None.
+        overrides: Assignments such as `optim.lr=0.01`; the right side is read as YAML.
+        **values: Top-level or dotted (`data__ratio`) settings; None means: not given.
+
+    Raises:
+        ConfigError: The file is no YAML mapping, or settings are refused.
+    """
+    merged: dict[str, Any] = {}
+    if path is not None:
+        merged = _read_yaml(Path(path))
+    for key, value in values.items():
+        if value is not None:
+            _assign(merged, key.split("__"), value)
+    for assignment in overrides:
+        key, sign, value = assignment.partition("=")
+        if not sign:
+            raise ConfigError(f"--set {assignment}: expected key=value, such as optim.lr=0.01")
+        _assign(merged, key.strip().split("."), yaml.safe_load(value))
+    return from_mapping(TrainConfig, merged)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; expected a YAML file of settings") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not readable as YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected keys and values, got {type(content).__name__}")
+    return content
+
+
+def _assign(target: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        child = target.setdefault(key, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"{'.'.join(keys)}: {key} is a value, not a group of settings")
+        target = child
+    target[keys[-1]] = value
+
+
+def to_yaml(config: TrainConfig) -> str:
+    """The configuration as YAML text that `load_config` reads back to the same configuration."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def save_config(config: TrainConfig, path: Path) -> None:
+    """Write the resolved configuration as YAML, whole or not at all."""
+    with atomic_write(path, text=True) as stream:
+        stream.write(to_yaml(config))  # type: ignore[arg-type]

@@ -1,0 +1,85 @@
+"""What a run leaves behind while it goes on: a CSV log and checkpoints that are written whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from wordtree._files import atomic_write
+from yolo9000.errors import TrainingError
+
+FORMAT = 1  # version of the checkpoint's content
+
+
+class CsvLog:
+    """A CSV file with one row a logged step; columns that appear later are added to the header.
+
+    Args:
+        path: The file. Rows of an earlier run up to `step` stay, later ones (from before a kill) are dropped.
+        step: The step from which this run goes on; 0 starts a new file.
+    """
+
+    def __init__(self, path: Path, step: int = 0) -> None:
+        self.path = path
+        self.rows: list[dict[str, Any]] = []
+        if step and path.exists():
+            with path.open(newline="", encoding="utf-8") as stream:
+                self.rows = [row for row in csv.DictReader(stream) if int(row["step"]) <= step]
+        self.columns = list(self.rows[0]) if self.rows else []
+        self._rewrite()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._rewrite()
+
+    def write(self, row: dict[str, float]) -> None:
+        """Append a row; the file is complete on disk after every call."""
+        self.rows.append({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
+        added = [key for key in row if key not in self.columns]
+        if added:
+            self.columns += added
+            self._rewrite()
+            return
+        with self.path.open("a", newline="", encoding="utf-8") as stream:
+            csv.DictWriter(stream, self.columns, restval="").writerow(self.rows[-1])
+
+    def _rewrite(self) -> None:
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.columns, restval="")
+        if self.columns:
+            writer.writeheader()
+        writer.writerows(self.rows)
+        with atomic_write(self.path, text=True) as stream:
+            stream.write(text.getvalue())  # type: ignore[arg-type]
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` (tensors, numbers, strings, nested) so that `path` always holds a whole checkpoint."""
+    with atomic_write(path) as stream:
+        torch.save({"format": FORMAT, **state}, stream)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint without executing anything in it.
+
+    Raises:
+        TrainingError: There is none, or it is not one of ours.
+    """
+    if not path.exists():
+        raise TrainingError(f"nothing to resume: {path} does not exist; start without --resume")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise TrainingError(f"{path}: not a readable checkpoint: {error}") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise TrainingError(f"{path}: expected a checkpoint of format {FORMAT}, got something else")
+    return state
