@@ -1,0 +1,266 @@
+"""The network a cfg describes: images -> feature map -> class logits or region input.
+
+Letters: B batch, H W input pixels, S output cells (H / 32), D feature channels, A anchors per cell, N tree nodes.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wordtree.errors import TreeError
+from wordtree.tree import WordTree
+from yolo9000.darknet.cfg import Cfg, RegionConfig, Section
+from yolo9000.darknet.layers import Convolution, DarknetBatchNorm, build_layer
+from yolo9000.darknet.plan import LayerPlan, check_limits, plan_layers
+from yolo9000.errors import CfgError, ImageError
+from yolo9000.head import RegionHead
+from yolo9000.tree_ops import TreeOps
+
+# Class lists that a cfg without a tree is known to mean by their length alone.
+_KNOWN_LISTS = {80: "coco", 20: "voc"}
+_TAIL = ("avgpool", "dropout", "softmax", "cost")  # what may follow a classifier's last convolution
+
+
+class Network(nn.Module):
+    """A detector (cfg with `[region]`) or classifier of darknet's YOLOv2 family.
+
+    The last 1 x 1 linear convolution stands apart from the rest: a detector keeps it in `head`, which evaluates only
+    the rows that are needed; a classifier applies it to the averaged features, which is the same by linearity and
+    spares N maps of S x S.
+
+    Args:
+        cfg: The description.
+        tree: The label tree; by default what the cfg's `tree=` names (a path as given, one beside the cfg, or
+            `9k.tree` for the tree that comes with the package), else a flat list of classes.
+
+    Attributes:
+        cfg: The description.
+        tree: The label tree, N nodes.
+        region: The `[region]` section, or None for a classifier.
+        head: The detection head, or None for a classifier.
+        plans: Shapes and counts of every layer at the cfg's input size.
+        layers: One module per layer of the cfg; the detector's last convolution is in `head`.
+        stride: Input pixels per cell of the feature map.
+        seen: Images seen in training, as .weights files count them.
+        weights_version: Header version of .weights files: that of the file read last, else darknet's (0, 2, 0).
+
+    Raises:
+        CfgError: The cfg describes no network of this family, or one above the size limits (see `check_limits`).
+    """
+
+    def __init__(self, cfg: Cfg, tree: WordTree | None = None) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.plans = plan_layers(cfg)
+        check_limits(cfg, self.plans)
+        self.region: RegionConfig | None = cfg.region
+        self._last = _last_convolution(cfg, self.plans)
+        last = self.plans[self._last]
+        classes = last.output[0] if self.region is None else self.region.classes
+        self.tree: WordTree = _resolve_tree(cfg, classes) if tree is None else tree
+        if len(self.tree) != classes:
+            raise CfgError(
+                f"describes {classes:,} classes, but the tree has {len(self.tree):,} nodes.",
+                path=cfg.path,
+                line=self.plans[-1].section.line,
+            )
+        self.stride = int(last.stride)
+        self.seen = 0
+        self.weights_version: tuple[int, int, int] = (0, 2, 0)
+        detector = self.region is not None
+        self.layers = nn.ModuleList(
+            nn.Identity() if detector and plan is last else build_layer(plan) for plan in self.plans
+        )
+        self.head: RegionHead | None = None
+        self._ops: TreeOps | None = None
+        if self.region is not None:
+            self.head = RegionHead(last.input[0], self.region, self.tree)
+        else:
+            self._ops = TreeOps(self.tree)
+        self._kept = frozenset(source for plan in self.plans for source in plan.sources)
+
+    @property
+    def ops(self) -> TreeOps:
+        """Operations over the tree's sibling groups."""
+        ops = self.head.ops if self.head is not None else self._ops
+        assert ops is not None
+        return ops
+
+    @property
+    def batchnorm(self) -> str:
+        """Formula of batch norm in evaluation: `"darknet"` for weights that darknet trained, else `"torch"`."""
+        return next((norm.mode for norm in self._norms()), "torch")
+
+    @batchnorm.setter
+    def batchnorm(self, mode: str) -> None:
+        if mode not in ("torch", "darknet"):
+            raise ValueError(f"batchnorm must be 'torch' or 'darknet', not {mode!r}")
+        for norm in self._norms():
+            norm.mode = mode
+
+    def features(self, images: Tensor) -> Tensor:
+        """Everything before the last convolution.
+
+        Args:
+            images: [B, 3, H, W] float, RGB in 0..1; H and W multiples of `stride`.
+
+        Returns:
+            [B, D, H / stride, W / stride].
+
+        Raises:
+            ImageError: The shape does not fit.
+        """
+        if images.dim() != 4 or images.shape[1] != self.cfg.channels:
+            raise ImageError(f"expected images [B, {self.cfg.channels}, H, W], got {list(images.shape)}")
+        outputs: dict[int, Tensor] = {}
+        x = images
+        for index in range(self._last):
+            sources = self.plans[index].sources
+            if sources:
+                x = (
+                    torch.cat([outputs[source] for source in sources], 1)
+                    if sources[1:]
+                    else outputs[sources[0]]
+                )
+            else:
+                x = self.layers[index](x)
+            if index in self._kept:
+                outputs[index] = x
+        return x
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The dense output, the form that darknet computes and exports need.
+
+        Args:
+            images: [B, 3, H, W] float, RGB in 0..1.
+
+        Returns:
+            Detector: the region layer's input [B, A (5 + N), S, S], raw, channels as in darknet: per anchor x, y, w,
+            h, objectness, classes. Classifier: class logits [B, N].
+        """
+        features = self.features(images)
+        if self.head is None:
+            return self.class_logits(features)
+        return self.head.dense(features).flatten(1, 2)
+
+    def class_logits(self, features: Tensor) -> Tensor:
+        """Class logits of whole images, before the (tree) softmax.
+
+        Args:
+            features: [B, D, S, S] from `features`.
+
+        Returns:
+            [B, N]; of a detector, the mean over its anchors' class rows.
+        """
+        if self.head is not None:
+            return self.head.classify(features)
+        last = self.layers[self._last]
+        assert isinstance(last, Convolution)
+        logits = F.linear(features.mean((2, 3)), last.conv.weight.flatten(1), last.conv.bias)
+        for module in self.layers[self._last + 1 :]:
+            if isinstance(module, nn.Dropout):
+                logits = module(logits)
+        return logits
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """What darknet's `[softmax]` makes of a classifier's logits.
+
+        Args:
+            logits: [B, N].
+
+        Returns:
+            [B, N]: with a tree, each node's probability given its parent; else the softmax over each of `groups`
+            equal parts.
+        """
+        section = next((plan.section for plan in self.plans if plan.type == "softmax"), None)
+        logits = logits.float() / (section.get_float("temperature", 1.0) if section else 1.0)
+        groups = section.get_int("groups", 1) if section and "tree" not in section.options else 1
+        if groups > 1:
+            return logits.unflatten(-1, (groups, -1)).softmax(-1).flatten(-2)
+        return self.ops.log_softmax(logits).exp()
+
+    def fuse(self) -> Network:
+        """A copy for inference: evaluation mode, batch norms folded into the convolutions.
+
+        Equal to this network in evaluation mode, to rounding. It cannot be saved as .weights any more.
+        """
+        # The cfg and the tree are immutable: shared, not copied.
+        fused = copy.deepcopy(
+            self, {id(self.cfg): self.cfg, id(self.tree): self.tree, id(self.plans): self.plans}
+        )
+        for module in fused.modules():
+            if isinstance(module, Convolution):
+                module.fuse()
+        return fused.eval()
+
+    def convolutions(self) -> list[tuple[LayerPlan, Convolution | RegionHead]]:
+        """All layers with weights, in the order of .weights files."""
+        found: list[tuple[LayerPlan, Convolution | RegionHead]] = []
+        for plan, layer in zip(self.plans, self.layers, strict=True):
+            if plan.index == self._last and self.head is not None:
+                found.append((plan, self.head))
+            elif isinstance(layer, Convolution):
+                found.append((plan, layer))
+        return found
+
+    def _norms(self) -> list[DarknetBatchNorm]:
+        return [module for module in self.modules() if isinstance(module, DarknetBatchNorm)]
+
+
+def _last_convolution(cfg: Cfg, plans: tuple[LayerPlan, ...]) -> int:
+    """Index of the convolution that the head or the pooled linear classifier replaces."""
+    regions = [plan for plan in plans if plan.type == "region"]
+    if regions and regions[0] is not plans[-1]:
+        regions[0].section.fail("expected as the last layer; only one is supported.")
+    found = [plan.index for plan in plans if plan.type == "convolutional"]
+    if not found:
+        raise CfgError("holds no [convolutional] layer.", path=cfg.path, line=cfg.net.line)
+    last, tail = plans[found[-1]], plans[found[-1] + 1 :]
+    if not last.is_linear_1x1:
+        last.section.fail(
+            "the last convolution must be a plain 1 x 1 one.",
+            remedy="Set size=1, stride=1, activation=linear, and neither batch_normalize, padding nor groups.",
+        )
+    if regions:
+        if len(tail) != 1:
+            tail[0].section.fail("expected [region] directly after the last [convolutional].")
+        return last.index
+    for plan in tail:
+        if plan.type not in _TAIL:
+            plan.section.fail(
+                f"cannot follow a classifier's last convolution; these can: {', '.join(_TAIL)}."
+            )
+    if not any(plan.type == "avgpool" for plan in plans):
+        last.section.fail("expected [region] (detector) or [avgpool] and [softmax] (classifier) after it.")
+    return last.index
+
+
+def _resolve_tree(cfg: Cfg, classes: int) -> WordTree:
+    section = next((layer for layer in cfg.layers if layer.options.get("tree")), None)
+    if section is not None:
+        return _load_tree(cfg, section)
+    if classes in _KNOWN_LISTS:
+        from wordtree.classes import class_list
+
+        return WordTree.flat([entry.name for entry in class_list(_KNOWN_LISTS[classes])])
+    return WordTree.flat([f"class {number}" for number in range(classes)])
+
+
+def _load_tree(cfg: Cfg, section: Section) -> WordTree:
+    name = section.get_str("tree")
+    candidates = [Path(name)] + ([] if cfg.path is None else [cfg.path.parent / name])
+    for path in candidates:
+        if path.is_file():
+            return WordTree.load(path)
+    if Path(name).name == "9k.tree":
+        return WordTree.load("yolo9000")
+    try:
+        return WordTree.load(name)
+    except (TreeError, CfgError) as error:
+        places = ", ".join(str(path) for path in candidates)
+        section.fail(f"no tree {name!r} ({places}).", key="tree", remedy=f"{error}")
