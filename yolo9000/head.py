@@ -1,0 +1,214 @@
+"""The detection head: boxes everywhere, classes only where they are asked for.
+
+The last convolution of a YOLOv2 detector has A · (5 + N) filters of size 1 × 1. With N = 9,418 nearly all of
+its work is thrown away, so the filters are kept apart here as rows of matrices: five per anchor for box and
+objectness, computed everywhere, and N per anchor for the classes, computed only at chosen anchors or only for
+the sibling groups on a label's path. `RegionHead.dense` is the plain convolution, the reference for
+everything else.
+
+Letters: B batch, A anchors per cell, D feature channels, H and W grid, N tree nodes, K kept anchors, R
+columns on paths.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wordtree.tree import WordTree
+from yolo9000.darknet.cfg import RegionConfig
+from yolo9000.errors import ConfigError, WeightsError
+from yolo9000.tree_ops import TreeOps
+
+BOX_CHANNELS = 5  # tx, ty, tw, th, to: four box numbers and the objectness, raw
+# Standard deviation of untrained rows: small, so that every prior starts near its own shape and every softmax
+# near uniform.
+_INITIAL_STD = 0.01
+
+
+class RegionHead(nn.Module):
+    """Box and class rows of darknet's region layer and of the 1 × 1 convolution before it.
+
+    Args:
+        in_channels: D, channels of the feature map.
+        region: Anchors (grid cells), class count, and `tied`: one set of class rows shared by all anchors.
+        tree: The classes; a flat tree for a plain class list.
+
+    Raises:
+        ConfigError: The class count of the cfg is not the number of tree nodes.
+    """
+
+    anchors: Tensor
+
+    def __init__(self, in_channels: int, region: RegionConfig, tree: WordTree) -> None:
+        super().__init__()
+        if region.classes != len(tree):
+            raise ConfigError(
+                f"[region] has classes={region.classes}, but the tree has {len(tree)} nodes; "
+                "set classes to the number of nodes, or give the tree that belongs to this cfg"
+            )
+        self.in_channels = in_channels
+        self.region = region
+        self.tree = tree
+        self.ops = TreeOps(tree)
+        self.num_anchors = len(region.anchors)
+        self.tied = region.tied
+        copies = 1 if self.tied else self.num_anchors
+        self.box_weight = nn.Parameter(
+            torch.randn(self.num_anchors, BOX_CHANNELS, in_channels) * _INITIAL_STD
+        )
+        self.box_bias = nn.Parameter(torch.zeros(self.num_anchors, BOX_CHANNELS))
+        self.class_weight = nn.Parameter(torch.randn(copies, len(tree), in_channels) * _INITIAL_STD)
+        self.class_bias = nn.Parameter(torch.zeros(copies, len(tree)))
+        self.register_buffer("anchors", torch.tensor(region.anchors, dtype=torch.float32), persistent=False)
+
+    def boxes(self, features: Tensor) -> Tensor:
+        """Raw tx, ty, tw, th, to at every anchor.
+
+        Args:
+            features: [B, D, H, W].
+
+        Returns:
+            [B, A, 5, H, W], before any sigmoid or exponential.
+        """
+        weight = self.box_weight.reshape(-1, self.in_channels, 1, 1)
+        raw = F.conv2d(features, weight, self.box_bias.reshape(-1))
+        return raw.unflatten(1, (self.num_anchors, BOX_CHANNELS))
+
+    def class_logits(self, features: Tensor, b: Tensor, a: Tensor, y: Tensor, x: Tensor) -> Tensor:
+        """Class logits at K anchors only.
+
+        Args:
+            features: [B, D, H, W].
+            b: [K] image of each anchor.
+            a: [K] anchor.
+            y: [K] row of the grid cell.
+            x: [K] column of the grid cell.
+
+        Returns:
+            [K, N] logits, before the softmax.
+        """
+        return self._rows_at(gather_vectors(features, b, y, x), a, self.class_weight, self.class_bias)
+
+    def path_nll(self, features: Tensor, b: Tensor, a: Tensor, y: Tensor, x: Tensor, nodes: Tensor) -> Tensor:
+        """−log P(node) at K anchors, from the rows of the sibling groups on the nodes' paths alone.
+
+        Values and gradients are those of the dense head; a batch with U distinct rows on its paths costs [K,
+        D] × [D, U].
+
+        Args:
+            features: [B, D, H, W].
+            b: [K] image of each anchor.
+            a: [K] anchor.
+            y: [K] row of the grid cell.
+            x: [K] column of the grid cell.
+            nodes: [K] label of each anchor.
+
+        Returns:
+            [K] negative log of the absolute probability, float32.
+        """
+        columns = self.ops.path_columns(nodes)
+        wanted = torch.zeros(self.ops.nodes, dtype=torch.long, device=nodes.device)
+        wanted[columns.column] = 1
+        rows = wanted.nonzero().squeeze(1)  # [U]
+        position = wanted.cumsum(0)[columns.column] - 1  # [R] place of each column among the U rows
+        logits = self._rows_at(
+            gather_vectors(features, b, y, x),
+            a,
+            self.class_weight.index_select(1, rows),
+            self.class_bias.index_select(1, rows),
+        )
+        owner = torch.repeat_interleave(columns.lengths)
+        return self.ops.columns_nll(logits.reshape(-1).index_select(0, owner * len(rows) + position), columns)
+
+    def path_log_probs(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Log P(label) at every anchor of every image, from the sibling groups on the label's path alone.
+
+        Args:
+            features: [B, D, H, W].
+            labels: [B] the node that each image shows.
+
+        Returns:
+            [B, A, H, W] log of the absolute probability of the image's label, float32.
+        """
+        columns = self.ops.path_columns(labels)
+        height, width = features.shape[-2:]
+        pieces = []
+        for image, column in zip(
+            features.flatten(2), columns.column.split(columns.lengths.tolist()), strict=True
+        ):
+            weight = self.class_weight.index_select(1, column)
+            pieces.append(weight @ image + self.class_bias.index_select(1, column).unsqueeze(-1))
+        logits = torch.cat(pieces, 1).transpose(0, 1)  # [R, A or 1, H·W]
+        log_probs = -self.ops.columns_nll(logits, columns)
+        return log_probs.expand(-1, self.num_anchors, -1).unflatten(2, (height, width))
+
+    def dense(self, features: Tensor) -> Tensor:
+        """Everything everywhere: the plain convolution, [B, A, 5 + N, H, W], raw. For tests and exports."""
+        weight, bias = self.darknet_conv()
+        return F.conv2d(features, weight, bias).unflatten(1, (self.num_anchors, -1))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Class logits [B, N] of whole images: the mean over the grid by the mean of the anchors' rows."""
+        return F.linear(features.mean((2, 3)), self.class_weight.mean(0), self.class_bias.mean(0))
+
+    def darknet_conv(self) -> tuple[Tensor, Tensor]:
+        """Weight [A · (5 + N), D, 1, 1] and bias [A · (5 + N)] of darknet's convolution; tied rows repeat."""
+        classes = self.class_weight.expand(self.num_anchors, -1, -1)
+        weight = torch.cat((self.box_weight, classes), 1)
+        bias = torch.cat((self.box_bias, self.class_bias.expand(self.num_anchors, -1)), 1)
+        return weight.reshape(-1, self.in_channels, 1, 1), bias.reshape(-1)
+
+    @torch.no_grad()
+    def load_darknet_conv(self, weight: Tensor, bias: Tensor) -> None:
+        """Take over the last convolution of a darknet file.
+
+        Args:
+            weight: [A · (5 + N), D, 1, 1].
+            bias: [A · (5 + N)].
+
+        Raises:
+            WeightsError: The shapes are others, or the head is tied and the anchors' class rows differ.
+        """
+        filters = self.num_anchors * (BOX_CHANNELS + len(self.tree))
+        expected = ((filters, self.in_channels, 1, 1), (filters,))
+        if (tuple(weight.shape), tuple(bias.shape)) != expected:
+            raise WeightsError(
+                f"the last convolution should have weight {expected[0]} and bias {expected[1]}: "
+                f"{self.num_anchors} anchors x (5 + {len(self.tree)} classes); got {tuple(weight.shape)} "
+                f"and {tuple(bias.shape)}; the weights belong to another cfg or tree"
+            )
+        rows = weight.reshape(self.num_anchors, -1, self.in_channels)
+        biases = bias.reshape(self.num_anchors, -1)
+        class_rows, class_biases = rows[:, BOX_CHANNELS:], biases[:, BOX_CHANNELS:]
+        if self.tied:
+            if not (class_rows == class_rows[:1]).all() or not (class_biases == class_biases[:1]).all():
+                raise WeightsError(
+                    "the cfg says tied=1, but the class rows of the anchors differ in these weights; "
+                    "remove tied=1 from [region] to load them"
+                )
+            class_rows, class_biases = class_rows[:1], class_biases[:1]
+        self.box_weight.copy_(rows[:, :BOX_CHANNELS])
+        self.box_bias.copy_(biases[:, :BOX_CHANNELS])
+        self.class_weight.copy_(class_rows)
+        self.class_bias.copy_(class_biases)
+
+    def _rows_at(self, vectors: Tensor, a: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """[K, D] vectors by their anchors' rows, weight [A or 1, U, D]: one product per anchor that occurs."""
+        if self.tied:
+            return F.linear(vectors, weight[0], bias[0])
+        order = a.argsort(stable=True)
+        counts = a.bincount(minlength=self.num_anchors).tolist()
+        parts = zip(vectors[order].split(counts), weight.unbind(0), bias.unbind(0), strict=True)
+        logits = torch.cat(
+            [F.linear(part, w, c) for part, w, c in parts if len(part)] or [vectors @ weight[0].t()]
+        )
+        return logits.index_select(0, order.argsort())
+
+
+def gather_vectors(features: Tensor, b: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Feature vectors [K, D] of K cells (image `b`, row `y`, column `x`) of a map [B, D, H, W]."""
+    height, width = features.shape[-2:]
+    # index_select on flat cells: its gradient is summed in order, so training repeats bit by bit on CPU.
+    return features.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, (b * height + y) * width + x)
