@@ -1,0 +1,210 @@
+"""Tree files: darknet's `.tree`, `.names`, `.labels` and `.map`, and the choice of format by a file's ending.
+
+A darknet tree has one line a node, in layout order: `<id> <index of the parent, or -1>`. `.names` and `.labels`
+hold one name and one id a line. A `.map` gives, for each class of a data set, the index of its tree node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from wordtree._files import atomic_write
+from wordtree.errors import FormatError, TreeError
+from wordtree.textfile import lines_of, read_text
+from wordtree.tree import NodeError, WordTree
+
+DATA = Path(__file__).parent / "data"
+STORED_TREES = {"yolo9000": DATA / "yolo9000.tree"}
+SUFFIXES = (".tree", ".json", ".graphml", ".csv")
+_UNSIGNED_DIGITS = 9  # a longer number is no index of anything we could hold in memory
+
+
+def load_tree(source: str | Path) -> WordTree:
+    """Read a tree file, or load a built-in tree by name; see `WordTree.load`.
+
+    Raises:
+        FormatError: No such file or built-in tree, or a file that breaks its format.
+    """
+    from wordtree.classes import CLASS_LISTS
+
+    if str(source) in STORED_TREES:
+        return read_darknet_tree(STORED_TREES[str(source)])
+    if str(source) in CLASS_LISTS:
+        from wordtree.builder import build_tree
+
+        return build_tree(str(source)).tree
+    suffix = Path(source).suffix.lower()
+    if suffix == ".tree":
+        return read_darknet_tree(source)
+    if suffix in SUFFIXES:
+        from wordtree import interchange
+
+        return interchange.READERS[suffix](source)
+    if Path(source).exists():
+        remedy = f"Give the file one of the endings {', '.join(SUFFIXES)}."
+        raise FormatError("the file's ending names no tree format.", path=source, remedy=remedy)
+    names = ", ".join(CLASS_LISTS)
+    raise FormatError(f"no tree file or built-in tree {str(source)!r}.", remedy=f"Built in are {names}.")
+
+
+def save_tree(tree: WordTree, path: str | Path) -> None:
+    """Write a tree in the format that the ending of `path` names.
+
+    `.tree` writes darknet's three files: `x.tree`, `x.names`, `x.labels`.
+
+    Raises:
+        FormatError: The ending names no format.
+    """
+    target = Path(path)
+    suffix = target.suffix.lower()
+    if suffix == ".tree":
+        _write(target, darknet_text(tree))
+        write_lines(target.with_suffix(".names"), tree.names)
+        write_lines(target.with_suffix(".labels"), tree.wnids)
+    elif suffix in SUFFIXES:
+        from wordtree import interchange
+
+        interchange.WRITERS[suffix](tree, target)
+    else:
+        remedy = f"Use one of the endings {', '.join(SUFFIXES)}."
+        raise FormatError("the file's ending names no tree format.", path=path, remedy=remedy)
+
+
+def darknet_text(tree: WordTree) -> str:
+    """The content of a darknet `.tree` file: `<wnid> <parent>` a line."""
+    pairs = zip(tree.wnids, tree.parent.tolist(), strict=True)
+    return "".join(f"{wnid} {parent}\n" for wnid, parent in pairs)
+
+
+def parse_darknet_tree(
+    text: str, names: Sequence[str] | None = None, *, path: str | Path | None = None
+) -> WordTree:
+    """A tree from the content of a darknet `.tree` file.
+
+    Args:
+        text: `<id> <parent>` a line.
+        names: Names of the nodes; the ids when left out.
+        path: The file, for messages.
+
+    Raises:
+        FormatError: A line that breaks the format, or lines that are no tree.
+    """
+    lines = lines_of(text)
+    if names is not None and len(names) != len(lines):
+        what = f"the tree has {len(lines):,} lines and there are {len(names):,} names."
+        raise FormatError(what, path=path, remedy="Both must list the same nodes, one a line.")
+    wnids, parents = [], []
+    for number, line in enumerate(lines, 1):
+        fields = line.split()
+        if len(fields) != 2:
+            what = f"expected 2 columns, an id and a parent's line index, got {len(fields)}: {line[:80]!r}."
+            raise FormatError(what, path=path, line=number, remedy="Write a line as: n02084071 -1")
+        wnids.append(fields[0])
+        parents.append(_parent_index(fields[1], number, path))
+    try:
+        return WordTree(parents, wnids, names)
+    except NodeError as error:
+        raise FormatError(str(error), path=path, line=error.node + 1) from None
+
+
+def _parent_index(field: str, line: int, path: str | Path | None) -> int:
+    digits = field.removeprefix("-")
+    if digits.isascii() and digits.isdigit() and len(digits) <= _UNSIGNED_DIGITS:
+        return int(field)
+    what = f"expected the index of the parent as a whole number, got {field!r}."
+    raise FormatError(what, path=path, line=line, remedy="Top nodes have -1; the first line of the file is 0.")
+
+
+def read_darknet_tree(path: str | Path) -> WordTree:
+    """Read a `.tree` file, with the names from the `.names` file beside it and its `.labels` checked, if they exist.
+
+    Raises:
+        FormatError: One of the files breaks its format, or they do not belong together.
+    """
+    file = Path(path)
+    text = read_text(file, "a darknet tree")
+    names_file, labels_file = file.with_suffix(".names"), file.with_suffix(".labels")
+    names = read_lines(names_file, "names") if names_file.exists() else None
+    if names is not None and len(names) != (count := len(lines_of(text))):
+        what = f"expected {count:,} names, one for each node of {file.name}, got {len(names):,}."
+        raise FormatError(what, path=names_file, remedy="Use the names written with this tree, or move the file away.")
+    tree = parse_darknet_tree(text, names, path=file)
+    if labels_file.exists():
+        _check_labels(tree, labels_file, file)
+    return tree
+
+
+def _check_labels(tree: WordTree, labels_file: Path, tree_file: Path) -> None:
+    labels = read_lines(labels_file, "labels")
+    if tuple(labels) == tree.wnids:
+        return
+    pairs = zip(labels, tree.wnids, strict=False)
+    line = next((i for i, (a, b) in enumerate(pairs, 1) if a != b), min(len(labels), len(tree)) + 1)
+    what = f"the labels differ from the ids in {tree_file.name}, line {line}."
+    raise FormatError(what, path=labels_file, line=line, remedy="Use the labels written with this tree, or none.")
+
+
+def read_lines(path: str | Path, kind: str = "a list") -> list[str]:
+    """The lines of a `.names` or `.labels` file.
+
+    Raises:
+        FormatError: The file is empty, no text, or has a blank line.
+    """
+    lines = [line.strip() for line in lines_of(read_text(path, f"a file of {kind}"))]
+    if "" in lines:
+        number = lines.index("") + 1
+        raise FormatError("a blank line.", path=path, line=number, remedy="Line n belongs to node n − 1: fill it.")
+    return lines
+
+
+def write_lines(path: str | Path, lines: Sequence[str]) -> None:
+    """Write one text a line, the file whole or not at all."""
+    _write(path, "".join(f"{line}\n" for line in lines))
+
+
+def load_map(path: str | Path, tree: WordTree | None = None) -> NDArray[np.int32]:
+    """Read a darknet `.map`: for each class of a data set (in its order) the index of its tree node.
+
+    Args:
+        path: The file, one index a line.
+        tree: When given, indices are checked against it.
+
+    Returns:
+        [number of classes] node indices.
+
+    Raises:
+        FormatError: A line that is no index, or an index that the tree does not have.
+    """
+    nodes = []
+    for number, line in enumerate(lines_of(read_text(path, "a darknet map")), 1):
+        field = line.strip()
+        if not (field.isascii() and field.isdigit() and len(field) <= _UNSIGNED_DIGITS):
+            what = f"expected the index of a tree node, got {line[:80]!r}."
+            raise FormatError(what, path=path, line=number, remedy="Write one whole number a line.")
+        if tree is not None and int(field) >= len(tree):
+            what = f"node {field} does not exist: the tree has {len(tree):,} nodes, from 0."
+            raise FormatError(what, path=path, line=number, remedy="Use the map written for this tree.")
+        nodes.append(int(field))
+    return np.array(nodes, np.int32)
+
+
+def save_map(nodes: ArrayLike, path: str | Path) -> None:
+    """Write a darknet `.map`: one node index a line.
+
+    Raises:
+        TreeError: Indices below 0, or none.
+    """
+    array = np.asarray(nodes).reshape(-1)
+    if not len(array) or not np.issubdtype(array.dtype, np.integer) or array.min() < 0:
+        raise TreeError("expected at least one node index, all 0 or more, as whole numbers.")
+    write_lines(path, [str(node) for node in array.tolist()])
+
+
+def _write(path: str | Path, text: str) -> None:
+    with atomic_write(path, text=True) as stream:
+        cast(IO[str], stream).write(text)

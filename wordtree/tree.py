@@ -1,0 +1,452 @@
+"""The WordTree: an immutable class hierarchy held in one parent array.
+
+Legend: `N` nodes, `G` sibling groups, `K` queries.
+
+    index   0    1    2    3    4    5    6          parent       [-1, -1, 0, 0, 3, 3, 3]
+    group   0    0    1    1    2    2    2          group_start  [0, 2, 4]
+                                                     group_size   [2, 2, 3]
+    0 animal ─┬─ 2 cat                               group_parent [-1, 0, 3]
+              └─ 3 dog ─┬─ 4 husky
+    1 vehicle           ├─ 5 pug                     Parents stand before their children, and the children of
+                        └─ 6 beagle                  one node stand side by side: a softmax group is a slice.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from wordtree.errors import TreeError
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+Ints = NDArray[np.int32]
+Bools = NDArray[np.bool_]
+
+# Characters that no text format of ours can carry (line ends, controls, halves of surrogate pairs, non-characters).
+_UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+_MOST_CANDIDATES = 12  # lines of an "ambiguous name" message; a screenful
+
+
+class NodeError(TreeError):
+    """A tree that is none, because of one node.
+
+    Args:
+        node: Index of the node at fault, in the order given: file readers find the line by it.
+        problem: What was expected, what came, what to do.
+    """
+
+    def __init__(self, node: int, problem: str) -> None:
+        self.node = node
+        super().__init__(problem)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NodeError, (self.node, str(self))
+
+
+class WordTree:
+    """An immutable tree (or forest) of classes.
+
+    Args:
+        parent: [N] index of each node's parent, −1 for a top node. A parent's index is below its children's, and
+            the children of one node are contiguous.
+        wnids: [N] unique ids without white space: WordNet ids such as `n02084071`, or any ids of your own.
+        names: [N] what people read; the ids when left out. Names may repeat.
+
+    Raises:
+        TreeError: The arrays do not describe such a tree; the message names the node and the remedy.
+    """
+
+    parent: Ints
+    wnids: tuple[str, ...]
+    names: tuple[str, ...]
+
+    def __init__(self, parent: ArrayLike, wnids: Sequence[str], names: Sequence[str] | None = None) -> None:
+        ids = tuple(wnids)
+        texts = ids if names is None else tuple(names)
+        array = _check_parent(parent, ids)
+        check_texts(ids, texts)
+        array.flags.writeable = False
+        self.__dict__.update(parent=array, wnids=ids, names=texts)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a WordTree is immutable: cannot set {name!r}; build a new tree instead")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a WordTree is immutable: cannot delete {name!r}")
+
+    def __len__(self) -> int:
+        return len(self.wnids)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, WordTree):
+            return NotImplemented
+        same_texts = self.wnids == other.wnids and self.names == other.names
+        return same_texts and bool(np.array_equal(self.parent, other.parent))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.parent.tobytes(), self.wnids, self.names))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WordTree, (np.asarray(self.parent), self.wnids, self.names)
+
+    def __repr__(self) -> str:
+        groups = f"{len(self.group_start):,} sibling groups"
+        return f"<WordTree: {len(self):,} nodes, {int(self.is_leaf.sum()):,} leaves, {groups}, depth {self.max_depth}>"
+
+    # ------------------------------------------------------------------------------------------- derived arrays
+
+    @cached_property
+    def group_start(self) -> Ints:
+        """[G] First node of each sibling group; groups are numbered in file order."""
+        first = np.flatnonzero(np.concatenate(([True], self.parent[1:] != self.parent[:-1])))
+        return _frozen(first)
+
+    @cached_property
+    def group_size(self) -> Ints:
+        """[G] Number of siblings in each group."""
+        return _frozen(np.diff(np.append(self.group_start, len(self))))
+
+    @cached_property
+    def group_parent(self) -> Ints:
+        """[G] The node whose children a group holds, −1 for the top group."""
+        return _frozen(self.parent[self.group_start])
+
+    @cached_property
+    def group(self) -> Ints:
+        """[N] Sibling group of each node."""
+        return _frozen(np.repeat(np.arange(len(self.group_size)), self.group_size))
+
+    @cached_property
+    def child_group(self) -> Ints:
+        """[N] Group that a node's children form, −1 for leaves."""
+        result = np.full(len(self), -1, np.int32)
+        inner = self.group_parent >= 0
+        result[self.group_parent[inner]] = np.flatnonzero(inner)
+        return _frozen(result)
+
+    @cached_property
+    def is_leaf(self) -> Bools:
+        """[N] True for nodes without children."""
+        result = np.asarray(self.child_group < 0)
+        result.flags.writeable = False
+        return result
+
+    @cached_property
+    def depth(self) -> Ints:
+        """[N] Number of ancestors; 0 for a top node."""
+        depth = (self.parent >= 0).astype(np.int32)
+        jump = self.parent.copy()  # ancestor 2^k levels up after k rounds: log2(depth) rounds in all
+        while (jump >= 0).any():
+            above = jump >= 0
+            depth[above] += depth[jump[above]]
+            jump[above] = jump[jump[above]]
+        return _frozen(depth)
+
+    @cached_property
+    def max_depth(self) -> int:
+        """Largest depth of a node; 0 for a flat class list."""
+        return int(self.depth.max())
+
+    @cached_property
+    def levels(self) -> tuple[Ints, ...]:
+        """Nodes of each depth, top first, ascending: the order for passes from the top or from the bottom."""
+        order = np.argsort(self.depth, kind="stable")
+        ends = np.cumsum(np.bincount(self.depth))[:-1]
+        return tuple(_frozen(level) for level in np.split(order, ends))
+
+    @cached_property
+    def subtree_size(self) -> Ints:
+        """[N] Number of nodes in each node's subtree, itself included."""
+        size = np.ones(len(self), np.int64)
+        for level in self.levels[:0:-1]:
+            np.add.at(size, self.parent[level], size[level])
+        return _frozen(size)
+
+    @cached_property
+    def enter(self) -> Ints:
+        """[N] Position in a depth-first walk: b is in the subtree of a ⇔ `enter[a] <= enter[b] < leave[a]`."""
+        before = np.cumsum(self.subtree_size) - self.subtree_size
+        enter = before - before[self.group_start[self.group]]  # sizes of the elder siblings' subtrees
+        for level in self.levels[1:]:
+            enter[level] += enter[self.parent[level]] + 1
+        return _frozen(enter)
+
+    @cached_property
+    def leave(self) -> Ints:
+        """[N] End of the subtree in the depth-first walk (exclusive)."""
+        return _frozen(self.enter + self.subtree_size)
+
+    @cached_property
+    def _walk(self) -> Ints:
+        """[N] Nodes in depth-first order: the inverse of `enter`."""
+        return _frozen(np.argsort(self.enter))
+
+    # ------------------------------------------------------------------------------------------------ relations
+
+    def path(self, node: int | str) -> tuple[int, ...]:
+        """Nodes from the top down to `node`, both included."""
+        index = self.index(node)
+        steps = [index]
+        while (index := int(self.parent[index])) >= 0:
+            steps.append(index)
+        return tuple(reversed(steps))
+
+    def ancestors(self, node: int | str) -> Ints:
+        """Nodes above `node`, top first; empty for a top node."""
+        return np.array(self.path(node)[:-1], np.int32)
+
+    def children(self, node: int | str) -> Ints:
+        """Children of `node`, ascending; empty for a leaf."""
+        group = self.child_group[self.index(node)]
+        if group < 0:
+            return np.empty(0, np.int32)
+        start = self.group_start[group]
+        return np.arange(start, start + self.group_size[group], dtype=np.int32)
+
+    def subtree(self, node: int | str) -> Ints:
+        """`node` and everything below it, ascending."""
+        index = self.index(node)
+        return np.sort(self._walk[self.enter[index] : self.leave[index]])
+
+    def leaves(self, node: int | str | None = None) -> Ints:
+        """Leaves at or below `node` (of the whole tree when left out), ascending."""
+        nodes = np.arange(len(self), dtype=np.int32) if node is None else self.subtree(node)
+        return np.asarray(nodes[self.is_leaf[nodes]])
+
+    @overload
+    def is_ancestor(self, a: int, b: int) -> bool: ...
+    @overload
+    def is_ancestor(self, a: ArrayLike, b: ArrayLike) -> bool | Bools: ...
+    def is_ancestor(self, a: ArrayLike, b: ArrayLike) -> bool | Bools:
+        """Whether `a` is above `b`; no node is its own ancestor (as with `ancestors`).
+
+        Args:
+            a: Node indices.
+            b: Node indices of a shape that broadcasts with `a`.
+
+        Returns:
+            A bool for two ints, else an array of the broadcast shape.
+        """
+        left, right = self.enter[np.asarray(a)], self.enter[np.asarray(b)]
+        result = np.asarray((left < right) & (right < self.leave[np.asarray(a)]))
+        return bool(result) if result.ndim == 0 else result
+
+    def lowest_common_ancestor(self, a: int | str, b: int | str) -> int | None:
+        """Deepest node at or above both, or None where they stand under different top nodes."""
+        common = [x for x, y in zip(self.path(a), self.path(b), strict=False) if x == y]
+        return common[-1] if common else None
+
+    # --------------------------------------------------------------------------------------------------- lookup
+
+    @cached_property
+    def _by_wnid(self) -> dict[str, int]:
+        return {wnid: i for i, wnid in enumerate(self.wnids)}
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, list[int]]:
+        table: dict[str, list[int]] = {}
+        for i, name in enumerate(self.names):
+            table.setdefault(_fold(name), []).append(i)
+        return table
+
+    def named(self, name: str) -> tuple[int, ...]:
+        """All nodes of that name (case and `_`/space ignored), ascending; empty when there is none."""
+        return tuple(self._by_name.get(_fold(name), ()))
+
+    def index(self, key: int | str) -> int:
+        """Find one node.
+
+        Args:
+            key: An index, a wnid, a name (case ignored, `_` the same as a space), or an index as text.
+
+        Raises:
+            TreeError: No such node (with suggestions), or several nodes of that name (with their ids and paths).
+        """
+        if not isinstance(key, str):
+            return self._checked(int(key))
+        if (node := self._by_wnid.get(key)) is not None:
+            return node
+        nodes = self.named(key)
+        if len(nodes) == 1:
+            return nodes[0]
+        if nodes:
+            raise TreeError(self._ambiguous(key, nodes))
+        if re.fullmatch(r"\d{1,9}", key):
+            return self._checked(int(key))
+        raise TreeError(self._unknown(key))
+
+    def _checked(self, index: int) -> int:
+        if 0 <= index < len(self):
+            return index
+        raise TreeError(f"no node {index}: this tree has {len(self):,} nodes, numbered 0 to {len(self) - 1}.")
+
+    def _ambiguous(self, key: str, nodes: Sequence[int]) -> str:
+        lines = [
+            f"  {self.wnids[i]}  {' > '.join(self.names[j] for j in self.path(i))}" for i in nodes[:_MOST_CANDIDATES]
+        ]
+        if len(nodes) > _MOST_CANDIDATES:
+            lines.append(f"  and {len(nodes) - _MOST_CANDIDATES} more")
+        return f"{len(nodes)} nodes are called {key!r}; say which by its id:\n" + "\n".join(lines)
+
+    def _unknown(self, key: str) -> str:
+        from wordtree.lookup import suggestions
+
+        return f"no node {key!r} in this tree of {len(self):,} nodes." + suggestions(self, key)
+
+    # ---------------------------------------------------------------------------------------------- other forms
+
+    @classmethod
+    def flat(cls, names: Sequence[str]) -> WordTree:
+        """A plain class list as one sibling group: the flat softmax of YOLOv2.
+
+        The ids are the names with `_` for white space, numbered where two would be equal.
+        """
+        from wordtree.layout import unique_ids
+
+        return cls(np.full(len(names), -1), unique_ids(names), names)
+
+    @classmethod
+    def from_edges(
+        cls, wnids: Sequence[str], parents: Sequence[str | None], names: Sequence[str] | None = None
+    ) -> WordTree:
+        """A tree from each node's parent id (None for top nodes), given in any order.
+
+        An order that is a valid layout already is kept; otherwise groups are laid out depth-first, siblings in
+        the order given.
+
+        Raises:
+            TreeError: An unknown parent, a duplicate id, a cycle.
+        """
+        from wordtree.layout import arrange
+
+        return arrange(wnids, parents, names)
+
+    def to_networkx(self) -> nx.DiGraph[str]:
+        """A directed graph, edges from parent to child, keyed by wnid, each node with its `name`; nodes in order."""
+        import networkx as nx
+
+        graph: nx.DiGraph[str] = nx.DiGraph()
+        graph.add_nodes_from((w, {"name": n}) for w, n in zip(self.wnids, self.names, strict=True))
+        edges = zip(self.parent.tolist(), self.wnids, strict=True)
+        graph.add_edges_from((self.wnids[p], child) for p, child in edges if p >= 0)
+        return graph
+
+    @classmethod
+    def from_networkx(cls, graph: nx.DiGraph[Any]) -> WordTree:
+        """The reverse of `to_networkx`; node order gives sibling order, the attribute `name` is optional.
+
+        Raises:
+            TreeError: The graph is undirected, or no forest (a node with two parents, a cycle).
+        """
+        if not graph.is_directed():
+            raise TreeError("expected a directed graph with edges from parent to child, got an undirected one.")
+        parents: list[str | None] = []
+        for node in graph:
+            above = list(graph.predecessors(node))
+            if len(above) > 1:
+                raise TreeError(f"{node!r} has {len(above)} parents ({above[0]!r}, {above[1]!r}, ...); keep one.")
+            parents.append(str(above[0]) if above else None)
+        names = [str(data.get("name", node)) for node, data in graph.nodes(data=True)]
+        return cls.from_edges([str(node) for node in graph], parents, names)
+
+    @classmethod
+    def load(cls, source: str | Path) -> WordTree:
+        """A built-in tree (`yolo9000`, `coco`, `voc`, `imagenet-det`, ...) or a tree file.
+
+        Args:
+            source: A built-in name, or a path: `.tree` (darknet; `.names` beside it gives the names), `.json`,
+                `.graphml` or `.csv`. `yolo9000` is stored; the other built-in trees are derived from WordNet.
+
+        Raises:
+            FormatError: A file that cannot be read as a tree, with file and line.
+        """
+        from wordtree.formats import load_tree
+
+        return load_tree(source)
+
+    def save(self, path: str | Path) -> None:
+        """Write the tree in the format that the file's ending names; a `.tree` gets `.names` and `.labels` too."""
+        from wordtree.formats import save_tree
+
+        save_tree(self, path)
+
+
+def _frozen(array: NDArray[Any]) -> Ints:
+    result = np.ascontiguousarray(array, dtype=np.int32)
+    if result is array:
+        result = result.view()
+    result.flags.writeable = False
+    return result
+
+
+def _fold(name: str) -> str:
+    return unicodedata.normalize("NFC", name).replace("_", " ").strip().casefold()
+
+
+def _check_parent(parent: ArrayLike, wnids: tuple[str, ...]) -> Ints:
+    array = np.array(parent, dtype=np.int64, ndmin=1)
+    if array.ndim != 1 or len(array) != len(wnids):
+        raise TreeError(f"expected one parent for each of the {len(wnids):,} ids, got an array of {array.shape}.")
+    if not len(array):
+        raise TreeError("a tree needs at least one node, got none.")
+    bad = np.flatnonzero((array < -1) | (array >= np.arange(len(array))))
+    if len(bad):
+        raise NodeError(int(bad[0]), _parent_problem(int(bad[0]), int(array[bad[0]]), wnids))
+    starts = np.flatnonzero(np.concatenate(([True], array[1:] != array[:-1])))
+    _, first = np.unique(array[starts], return_index=True)
+    if len(first) != len(starts):
+        again = starts[np.setdiff1d(np.arange(len(starts)), first)[0]]
+        raise NodeError(int(again), _scattered_problem(int(again), int(array[again]), array, wnids))
+    return array.astype(np.int32)
+
+
+def _parent_problem(node: int, parent: int, wnids: tuple[str, ...]) -> str:
+    where = f"node {node} ({wnids[node]!r})"
+    if parent < -1 or parent >= len(wnids):
+        return f"{where} has parent {parent}; expected −1 (top node) or an index below {node}."
+    if parent == node:
+        return f"{where} is its own parent: a cycle. Use −1 for a top node."
+    return f"{where} stands before its parent {parent} ({wnids[parent]!r}); move the parent above it."
+
+
+def _scattered_problem(node: int, parent: int, array: NDArray[np.int64], wnids: tuple[str, ...]) -> str:
+    earlier = int(np.flatnonzero(array == parent)[0])
+    whose = "the top nodes" if parent < 0 else f"the children of node {parent} ({wnids[parent]!r})"
+    return (
+        f"node {node} ({wnids[node]!r}) stands apart from its siblings: {whose} begin at node {earlier}. "
+        "The children of one node must be contiguous; move them together."
+    )
+
+
+def check_texts(wnids: Sequence[str], names: Sequence[str]) -> None:
+    """Check ids (unique, without white space) and names (one line each).
+
+    Raises:
+        NodeError: The first id or name that breaks the rules.
+    """
+    if len(names) != len(wnids):
+        raise TreeError(f"expected {len(wnids):,} names, one for each id, got {len(names):,}.")
+    if len("\n".join(wnids).split()) != len(wnids) or _UNWRITABLE.search("".join(wnids)):
+        bad = next(i for i, w in enumerate(wnids) if w.split() != [w] or _UNWRITABLE.search(w))
+        raise NodeError(bad, f"node {bad} has the id {wnids[bad]!r}; ids are not empty and hold no white space.")
+    if len(set(wnids)) != len(wnids):
+        seen: dict[str, int] = {}
+        for i, wnid in enumerate(wnids):
+            if (first := seen.setdefault(wnid, i)) != i:
+                raise NodeError(i, f"nodes {first} and {i} have the same id {wnid!r}; ids must be unique.")
+    if not all(map(str.strip, names)) or _UNWRITABLE.search("".join(names)):
+        bad = next(i for i, n in enumerate(names) if not n.strip() or _UNWRITABLE.search(n))
+        raise NodeError(bad, f"node {bad} ({wnids[bad]!r}) has the name {names[bad]!r}; expected one line of text.")
