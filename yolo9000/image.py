@@ -1,0 +1,215 @@
+"""Reading pictures from anywhere.
+
+Shapes: H, W height and width of the picture, C channels.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+
+from yolo9000 import __version__
+from yolo9000.errors import ImageError
+from yolo9000.letterbox import Letterbox, LetterboxMode, letterbox
+
+__all__ = ["ImageSource", "Letterbox", "LetterboxMode", "is_url", "letterbox", "read_image", "source_name"]
+
+ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Tensor
+
+MAX_PIXELS = 178_956_970  # width × height; where Pillow, too, takes a picture for a decompression bomb
+MAX_BYTES = 512 * 2**20  # of one file; no photo comes near it
+MAX_DOWNLOAD = 64 * 2**20  # bytes from a URL
+TIMEOUT = 20.0  # seconds without an answer before a URL is given up
+
+
+def read_image(source: ImageSource) -> Tensor:
+    """Read one picture as RGB.
+
+    JPEG and PNG are decoded by torchvision; Pillow reads the rest (WebP, GIF, BMP, TIFF, 16-bit, palette,
+    CMYK, ...). The EXIF orientation is applied, an animation gives its first frame, grey becomes RGB, and
+    what is transparent is laid over white, as a viewer would show it.
+
+    Args:
+        source: A path, an http(s) URL, an encoded file's bytes, a PIL image, a NumPy array [H, W, 3] (also
+            [H, W], [H, W, 1 or 4]) or a torch tensor [3, H, W] (also [1 or 4, H, W]). Arrays and tensors are
+            RGB, not BGR, uint8 0..255 or floating point 0..1.
+
+    Returns:
+        Tensor [3, H, W] uint8, on the CPU or, for a tensor, where that tensor is.
+
+    Raises:
+        ImageError: Nothing there, no picture, damaged, cut off, without pixels, or too large; names the
+            source.
+    """
+    name = source_name(source) or "image"
+    if isinstance(source, Tensor):
+        return _from_array(source, "CHW", name)
+    if isinstance(source, np.ndarray):
+        return _from_array(torch.from_numpy(_plain(source, name)), "HWC", name)
+    if isinstance(source, Image.Image):
+        return _guarded(lambda: _from_pil(source), name)
+    data = source if isinstance(source, bytes) else _read_bytes(source, name)
+    if not data:
+        raise ImageError(f"{name}: empty, 0 bytes; expected a picture.")
+    return _guarded(lambda: _decode(data, name), name)
+
+
+def source_name(source: ImageSource) -> str | None:
+    """Name a source for messages and results: its path or URL; None for a picture in memory."""
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    return getattr(source, "filename", None) or None  # of an image that PIL opened from a file
+
+
+def is_url(source: object) -> bool:
+    """Tell a web address from a path."""
+    return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
+
+
+def _read_bytes(source: str | os.PathLike[str], name: str) -> bytes:
+    if not isinstance(source, str | os.PathLike):
+        kinds = "a path, URL, bytes, PIL image, NumPy array or torch tensor"
+        raise ImageError(f"expected {kinds}, found {type(source).__name__}.")
+    if is_url(source):
+        return _download(name)
+    path = Path(source)
+    try:
+        if not path.is_file():
+            what = "is a folder, expected one picture" if path.is_dir() else "no such file"
+            raise ImageError(f"{name}: {what}.")
+        if path.stat().st_size > MAX_BYTES:
+            raise ImageError(f"{name}: {path.stat().st_size:,} bytes; pictures may have up to {MAX_BYTES:,}.")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        raise ImageError(f"{name}: cannot be read: {error}.") from error
+
+
+def _download(url: str) -> bytes:
+    try:
+        request = urllib.request.Request(url, headers={"User-Agent": f"yolo9000/{__version__}"})
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            data: bytes = response.read(MAX_DOWNLOAD + 1)
+    except urllib.error.HTTPError as error:
+        raise ImageError(f"{url}: the server answered {error.code} {error.reason}.") from error
+    except TimeoutError as error:
+        raise ImageError(f"{url}: no answer within {TIMEOUT:g} s.") from error
+    except (OSError, HTTPException, ValueError) as error:  # URLError is an OSError
+        raise ImageError(f"{url}: cannot be loaded: {getattr(error, 'reason', error)}.") from error
+    if len(data) > MAX_DOWNLOAD:
+        raise ImageError(f"{url}: larger than {MAX_DOWNLOAD // 2**20} MiB; download it and pass the file.")
+    return data
+
+
+def _guarded(decode: Callable[[], Tensor], name: str) -> Tensor:
+    """Run a decoder and turn what it raises into ImageError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # Pillow's, of large pictures and odd metadata: we check ourselves
+            return decode()
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"{name}: not a picture in any known format (JPEG, PNG, WebP, GIF, BMP, TIFF, ...)."
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: more than {MAX_PIXELS:,} pixels; make it smaller first.") from error
+    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, IndexError, OverflowError) as error:
+        raise ImageError(f"{name}: damaged or cut off: {error}.") from error
+
+
+def _decode(data: bytes, name: str) -> Tensor:
+    with Image.open(io.BytesIO(data)) as image:  # reads no more than the header
+        _check_size(image.height, image.width, name)
+        simple = image.mode in ("RGB", "L") and not image.has_transparency_data
+        if simple and image.format in ("JPEG", "PNG"):
+            # What torchvision cannot decode goes on to Pillow, which may, or says better what is wrong.
+            with suppress(RuntimeError):
+                buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+                decoded: Tensor = decode_image(buffer, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+                if decoded.dtype == torch.uint8:  # 16-bit PNGs come as uint16
+                    return decoded
+        return _from_pil(image)
+
+
+def _from_pil(image: Image.Image) -> Tensor:
+    _check_size(image.height, image.width, source_name(image) or "image")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):  # 16 or 32 bits a pixel, integer or float
+        image = Image.fromarray(_to_8_bits(np.asarray(image)))
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+
+
+def _to_8_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Scale deep grey pixels [H, W]: floats from 0..1, integers above 255 from 0..65535."""
+    values = np.nan_to_num(pixels.astype(np.float64))
+    if pixels.dtype.kind == "f":
+        values *= 255 if values.max() <= 1 else 1
+    elif pixels.itemsize == 2 or values.max() > 255:
+        values /= 257  # 65535 / 255
+    return np.clip(np.round(values), 0, 255).astype(np.uint8)
+
+
+def _plain(array: NDArray[Any], name: str) -> NDArray[Any]:
+    """A copy that torch can take: no negative strides, native byte order, no dtype that torch lacks."""
+    if array.dtype.kind not in "uif":
+        raise ImageError(
+            f"{name}: array of dtype {array.dtype}; expected uint8 0..255 or floating point 0..1."
+        )
+    return np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+
+
+def _from_array(array: Tensor, layout: Literal["CHW", "HWC"], name: str) -> Tensor:
+    """Bring numbers [H, W], [H, W, C] or [C, H, W] to uint8 [3, H, W]."""
+    shape, channel = tuple(array.shape), layout.index("C")
+    if array.ndim == 2:
+        array = array.unsqueeze(channel)
+    if array.ndim != 3 or array.shape[channel] not in (1, 3, 4):
+        other = array.ndim == 3 and array.shape[2 - channel] in (1, 3, 4)
+        turn = {"HWC": "transpose(1, 2, 0)", "CHW": "permute(2, 0, 1)"}[layout]
+        advice = f" Bring the channels into place with {turn}." if other else ""
+        expected = {"HWC": "[H, W, 3] or [H, W]", "CHW": "[3, H, W] or [H, W]"}[layout]
+        raise ImageError(f"{name}: shape {shape}; expected one picture, RGB {expected}.{advice}")
+    array = array.movedim(channel, 0)
+    _check_size(array.shape[1], array.shape[2], name)
+    array = _to_uint8(array, name)
+    if array.shape[0] == 4:
+        alpha = array[3:].float() / 255
+        array = (array[:3] * alpha + 255 * (1 - alpha)).round().to(torch.uint8)
+    return array.expand(3, -1, -1).contiguous()
+
+
+def _to_uint8(array: Tensor, name: str) -> Tensor:
+    if array.dtype == torch.uint8:
+        return array
+    if not array.is_floating_point():
+        raise ImageError(f"{name}: pixels are {array.dtype}; expected uint8 0..255 or floating point 0..1.")
+    low, high = (float(value) for value in array.aminmax())
+    if not (low >= -1e-3 and high <= 1 + 1e-3):  # room for what resampling overshoots; NaN fails, too
+        raise ImageError(f"{name}: floating-point pixels from {low:g} to {high:g}; expected 0..1.")
+    return (array.float() * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _check_size(height: int, width: int, name: str) -> None:
+    if height < 1 or width < 1:
+        raise ImageError(f"{name}: {width} × {height} pixels; a picture needs at least one.")
+    if height * width > MAX_PIXELS:
+        raise ImageError(f"{name}: {width} × {height} pixels; at most {MAX_PIXELS:,}: shrink it first.")
