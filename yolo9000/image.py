@@ -119,9 +119,7 @@ def _guarded(decode: Callable[[], Tensor], name: str) -> Tensor:
     """Run a decoder and turn what it raises into ImageError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # Pillow's, of large pictures and odd metadata: we check ourselves
+            warnings.simplefilter("ignore")  # Pillow's, of large pictures and odd metadata: we check
             return decode()
     except UnidentifiedImageError as error:
         raise ImageError(

@@ -57,7 +57,7 @@ class Letterbox:
     def unmap(self, boxes: Tensor) -> Tensor:
         """Bring boxes back to the original picture, clipped to it.
 
-        The arithmetic is darknet's (region_layer.c, correct_region_boxes), with the integer size of the picture
+        The arithmetic is darknet's (region_layer.c, correct_region_boxes), with the picture's integer size
         within the input.
 
         Args:
