@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from wordtree.errors import TreeError
 from wordtree.tree import WordTree
+from yolo9000.backbone import BackboneCopy, copy_backbone
 from yolo9000.darknet.cfg import Cfg, RegionConfig, Section
+from yolo9000.darknet.describe import Description, describe
 from yolo9000.darknet.layers import Convolution, DarknetBatchNorm, build_layer
 from yolo9000.darknet.plan import LayerPlan, check_limits, plan_layers
 from yolo9000.errors import CfgError, ImageError
@@ -44,6 +46,7 @@ class Network(nn.Module):
         region: The `[region]` section, or None for a classifier.
         head: The detection head, or None for a classifier.
         plans: Shapes and counts of every layer at the cfg's input size.
+        last: Index of the last convolution; all layers before it make the features.
         layers: One module per layer of the cfg; the detector's last convolution is in `head`.
         stride: Input pixels per cell of the feature map.
         seen: Images seen in training, as .weights files count them.
@@ -59,8 +62,8 @@ class Network(nn.Module):
         self.plans = plan_layers(cfg)
         check_limits(cfg, self.plans)
         self.region: RegionConfig | None = cfg.region
-        self._last = _last_convolution(cfg, self.plans)
-        last = self.plans[self._last]
+        self.last = _last_convolution(cfg, self.plans)
+        last = self.plans[self.last]
         classes = last.output[0] if self.region is None else self.region.classes
         self.tree: WordTree = _resolve_tree(cfg, classes) if tree is None else tree
         if len(self.tree) != classes:
@@ -119,7 +122,7 @@ class Network(nn.Module):
             raise ImageError(f"expected images [B, {self.cfg.channels}, H, W], got {list(images.shape)}")
         outputs: dict[int, Tensor] = {}
         x = images
-        for index in range(self._last):
+        for index in range(self.last):
             sources = self.plans[index].sources
             if sources:
                 x = (
@@ -159,10 +162,10 @@ class Network(nn.Module):
         """
         if self.head is not None:
             return self.head.classify(features)
-        last = self.layers[self._last]
+        last = self.layers[self.last]
         assert isinstance(last, Convolution)
         logits = F.linear(features.mean((2, 3)), last.conv.weight.flatten(1), last.conv.bias)
-        for module in self.layers[self._last + 1 :]:
+        for module in self.layers[self.last + 1 :]:
             if isinstance(module, nn.Dropout):
                 logits = module(logits)
         return logits
@@ -198,11 +201,31 @@ class Network(nn.Module):
                 module.fuse()
         return fused.eval()
 
+    def load_backbone(self, other: Network) -> BackboneCopy:
+        """Copy from another network the leading layers that both share, and head rows that mean the same.
+
+        Returns:
+            What was copied, and why not more (see `yolo9000.backbone.copy_backbone`).
+        """
+        return copy_backbone(other, self)
+
+    def describe(self, height: int | None = None, width: int | None = None) -> Description:
+        """A table of all layers: type, filters, size, shapes, parameters and BFLOPs as darknet counts them.
+
+        Args:
+            height: Input height in pixels; the cfg's by default.
+            width: Input width in pixels; the cfg's by default.
+
+        Raises:
+            CfgError: The network cannot take that size.
+        """
+        return describe(plan_layers(self.cfg, height, width))
+
     def convolutions(self) -> list[tuple[LayerPlan, Convolution | RegionHead]]:
         """All layers with weights, in the order of .weights files."""
         found: list[tuple[LayerPlan, Convolution | RegionHead]] = []
         for plan, layer in zip(self.plans, self.layers, strict=True):
-            if plan.index == self._last and self.head is not None:
+            if plan.index == self.last and self.head is not None:
                 found.append((plan, self.head))
             elif isinstance(layer, Convolution):
                 found.append((plan, layer))

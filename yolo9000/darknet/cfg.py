@@ -36,7 +36,18 @@ _SOLVER_KEYS = (
     "min_crop max_ratio min_ratio center clip angle aspect saturation exposure hue policy burn_in power max_batches "
     "step scale steps scales gamma"
 )
-_COMMON_KEYS = ["clip", "onlyforward", "stopbackward", "dontsave", "dontload", "numload", "dontloadscales", "learning_rate", "smooth", "truth"]
+_COMMON_KEYS = [
+    "clip",
+    "onlyforward",
+    "stopbackward",
+    "dontsave",
+    "dontload",
+    "numload",
+    "dontloadscales",
+    "learning_rate",
+    "smooth",
+    "truth",
+]
 KNOWN_KEYS: Mapping[str, frozenset[str]] = {
     name: frozenset([*keys.split(), *_COMMON_KEYS])
     for name, keys in {

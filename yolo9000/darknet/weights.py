@@ -1,0 +1,303 @@
+"""Darknet's .weights files: a header, then the float32 values of every convolution, nothing in between.
+
+Header (`parser.c`, `load_weights_upto`): int32 major, minor, revision; then the number of images seen in training, as
+uint64 where major * 10 + minor >= 2 and both are below 1000, else as uint32. Per convolution, in the order of the cfg:
+biases; with batch norm scales, running mean and running variance; kernel [out, in, height, width]. All little-endian.
+The file does not say which network it belongs to, so its length is checked against the cfg before a value is read.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wordtree._files import atomic_write
+from yolo9000.darknet.layers import Convolution
+from yolo9000.darknet.plan import LayerPlan
+from yolo9000.errors import WeightsError
+
+if TYPE_CHECKING:
+    from typing import IO
+
+    from yolo9000.head import RegionHead
+    from yolo9000.network import Network
+
+_VERSION = struct.Struct("<3i")
+_BYTES = 4  # of a float32
+
+
+@dataclass(frozen=True)
+class Header:
+    """The start of a .weights file.
+
+    Attributes:
+        version: Major, minor, revision.
+        seen: Images seen in training.
+    """
+
+    version: tuple[int, int, int]
+    seen: int
+
+    @property
+    def seen_format(self) -> str:
+        """`struct` format of `seen`: 64 bits since version 0.2, 32 before and in transposed (>= 1000) files."""
+        major, minor, _ = self.version
+        return "<Q" if major * 10 + minor >= 2 and major < 1000 and minor < 1000 else "<I"
+
+    @property
+    def size(self) -> int:
+        """Bytes: 20 or 16."""
+        return _VERSION.size + struct.calcsize(self.seen_format)
+
+    def pack(self) -> bytes:
+        """The header as stored.
+
+        Raises:
+            WeightsError: `seen` does not fit into the version's field.
+        """
+        try:
+            return _VERSION.pack(*self.version) + struct.pack(self.seen_format, self.seen)
+        except struct.error as error:
+            raise WeightsError(
+                f"version {self.version} and seen={self.seen:,} do not fit into a .weights header ({error})"
+            ) from error
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What `load_weights` read.
+
+    Attributes:
+        path: The file.
+        header: Its header.
+        layers: Layers of the cfg whose weights are loaded, counted as darknet does (all layer types).
+        convolutions: How many of them hold weights; `total` in the whole network.
+        total: Convolutions of the network.
+        values: float32 values read.
+    """
+
+    path: Path
+    header: Header
+    layers: int
+    convolutions: int
+    total: int
+    values: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: {self.convolutions} of {self.total} convolutions ({self.values:,} values), "
+            f"version {'.'.join(map(str, self.header.version))}, seen {self.header.seen:,} images"
+        )
+
+
+def load_weights(
+    network: Network, path: str | Path, *, partial: bool = False, layers: int | None = None
+) -> Loaded:
+    """Read a .weights file into a network, and switch its batch norms to darknet's formula.
+
+    The file is mapped, not read: no second copy of the values is held.
+
+    Args:
+        network: Built from the cfg that the weights belong to.
+        path: The file.
+        partial: Accept a file that ends after any whole layer, such as `darknet19_448.conv.23`, which holds a
+            backbone; the layers after it keep what they have.
+        layers: Read only the first so many layers of the cfg (darknet's `cutoff`) and ignore what follows in the
+            file: a backbone out of a complete file.
+
+    Returns:
+        What was read; `str()` of it is a line for a log.
+
+    Raises:
+        WeightsError: The file is missing, truncated, has bytes left over, or belongs to another cfg: with expected and
+            found counts and the layer where they part. The network is unchanged then.
+    """
+    path = Path(path)
+    header, values = _open(path)
+    wanted = _select(network, layers)
+    done = _fit(network, path, header, len(values), wanted, partial=partial, cut=layers is not None)
+    used = end = sum(_stored_count(plan, layer) for plan, layer in wanted[:done])
+    with torch.no_grad():
+        # Backwards: the head alone can still refuse its values, and comes before anything is changed.
+        for plan, layer in reversed(wanted[:done]):
+            start = end - _stored_count(plan, layer)
+            _read_layer(plan, layer, torch.from_numpy(values[start:end]), path)
+            end = start
+    network.batchnorm = "darknet"
+    network.weights_version, network.seen = header.version, header.seen
+    complete = done == len(wanted)
+    covered = len(network.plans) if layers is None else layers
+    if not complete:
+        covered = wanted[done][0].index
+    return Loaded(path, header, covered, done, len(network.convolutions()), used)
+
+
+def save_weights(network: Network, path: str | Path, *, layers: int | None = None) -> None:
+    """Write a network as a .weights file, whole or not at all.
+
+    A file that was read by `load_weights` is written back byte by byte equal.
+
+    Args:
+        network: The network, not fused.
+        path: The file to write.
+        layers: Write only the first so many layers of the cfg (darknet's `partial`), for example 23 of Darknet-19.
+
+    Raises:
+        WeightsError: The network is fused: its batch norms are gone.
+    """
+    wanted = _select(network, layers)
+    header = Header(network.weights_version, network.seen).pack()
+    with torch.no_grad(), atomic_write(path) as stream:
+        binary = cast("IO[bytes]", stream)
+        binary.write(header)
+        for plan, layer in wanted:
+            for tensor in _written_tensors(plan, layer):
+                array = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+                binary.write(np.ascontiguousarray(array, dtype="<f4").data)
+
+
+def read_header(path: str | Path) -> Header:
+    """Read the header of a .weights file.
+
+    Raises:
+        WeightsError: The file is missing, or shorter than a header.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            start = stream.read(_VERSION.size + 8)
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if len(start) >= _VERSION.size:
+        major, minor, revision = _VERSION.unpack_from(start)
+        header = Header((major, minor, revision), 0)
+        if len(start) >= header.size:
+            (seen,) = struct.unpack_from(header.seen_format, start, _VERSION.size)
+            return Header(header.version, seen)
+    raise WeightsError(f"{path}: {len(start)} bytes, but a .weights header alone has 16 or 20; truncated?")
+
+
+def _open(path: Path) -> tuple[Header, NDArray[np.float32]]:
+    """Header and values of a file; the values are mapped copy-on-write."""
+    header = read_header(path)
+    major, minor, revision = header.version
+    if major < 0 or minor < 0 or revision < 0 or major >= 1000 or minor >= 1000:
+        raise WeightsError(
+            f"{path}: version {major}.{minor}.{revision} is none that this reads (0.0 to 999.999); is this a darknet "
+            "file? Files of 1000 and above hold transposed kernels: let darknet write them anew"
+        )
+    size = path.stat().st_size - header.size
+    if size % _BYTES:
+        raise WeightsError(
+            f"{path}: {size:,} bytes after the header are no whole number of float32 values ({size % _BYTES} bytes "
+            "too many); truncated, or no darknet file"
+        )
+    if not size:
+        return header, np.empty(0, dtype="<f4")
+    return header, np.memmap(path, dtype="<f4", mode="c", offset=header.size, shape=(size // _BYTES,))
+
+
+def _select(network: Network, layers: int | None) -> list[tuple[LayerPlan, Convolution | RegionHead]]:
+    """The convolutions among the first `layers` layers."""
+    found = network.convolutions()
+    for plan, layer in found:
+        if isinstance(layer, Convolution) and plan.batch_normalize and layer.bn is None:
+            raise WeightsError(
+                f"layer {plan.index} [{plan.type}] has no batch norm any more: the network is fused; use the original"
+            )
+    if layers is None:
+        return found
+    if not 1 <= layers <= len(network.plans):
+        raise WeightsError(f"layers={layers}, but the cfg has {len(network.plans)} layers")
+    return [(plan, layer) for plan, layer in found if plan.index < layers]
+
+
+def _fit(
+    network: Network,
+    path: Path,
+    header: Header,
+    found: int,
+    wanted: list[tuple[LayerPlan, Convolution | RegionHead]],
+    *,
+    partial: bool,
+    cut: bool,
+) -> int:
+    """How many of the wanted convolutions the file fills.
+
+    Raises:
+        WeightsError: Not all of them, or more is there, unless asked for.
+    """
+    counts = [_stored_count(plan, layer) for plan, layer in wanted]
+    expected = sum(counts)
+    if found == expected or (found > expected and cut):
+        return len(wanted)
+    name = network.cfg.path or "the cfg"
+    numbers = f"{name} needs {expected:,} values ({header.size + expected * _BYTES:,} bytes), the file has {found:,}"
+    if found > expected:
+        last = wanted[-1][0]
+        raise WeightsError(
+            f"{path}: {numbers}: {found - expected:,} are left over after layer {last.index} [{last.type}] (line "
+            f"{last.section.line}); the weights belong to another cfg"
+        )
+    done, rest = 0, found
+    while rest >= counts[done]:
+        rest -= counts[done]
+        done += 1
+    part = wanted[done][0]
+    if partial and rest == 0 and done:
+        return done
+    problem = f"{path}: {numbers}: it ends in layer {part.index} [{part.type}] (line {part.section.line}), "
+    if rest == 0:
+        problem += (
+            f"before its first value; if it is meant to hold only {done} convolutions, load it as partial"
+        )
+    else:
+        problem += f"after {rest:,} of its {counts[done]:,} values; truncated, or made for another cfg"
+    raise WeightsError(problem)
+
+
+def _stored_count(plan: LayerPlan, layer: Convolution | RegionHead) -> int:
+    """float32 values that a convolution takes in a file; a tied head is stored expanded."""
+    if isinstance(layer, Convolution):
+        return plan.parameters + (2 * plan.output[0] if plan.batch_normalize else 0)
+    return layer.num_anchors * (5 + len(layer.tree)) * (plan.input[0] + 1)
+
+
+def _read_layer(plan: LayerPlan, layer: Convolution | RegionHead, values: Tensor, path: Path) -> None:
+    if isinstance(layer, Convolution):
+        targets = _stored_tensors(layer)
+        parts = values.split([tensor.numel() for tensor in targets])
+        for target, part in zip(targets, parts, strict=True):
+            target.copy_(part.view(target.shape))
+        return
+    filters = len(values) // (plan.input[0] + 1)
+    bias, weight = values.split([filters, filters * plan.input[0]])
+    try:
+        layer.load_darknet_conv(weight.view(filters, -1, 1, 1), bias)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: layer {plan.index} (line {plan.section.line}): {error}") from error
+
+
+def _written_tensors(plan: LayerPlan, layer: Convolution | RegionHead) -> Iterator[Tensor]:
+    if isinstance(layer, Convolution):
+        yield from _stored_tensors(layer)
+        return
+    weight, bias = layer.darknet_conv()
+    yield bias
+    yield weight
+
+
+def _stored_tensors(layer: Convolution) -> list[Tensor]:
+    """A convolution's tensors in the order of the file (`load_convolutional_weights`)."""
+    if layer.bn is not None:
+        bn = layer.bn
+        return [bn.bias, bn.weight, bn.running_mean, bn.running_var, layer.conv.weight]
+    assert layer.conv.bias is not None
+    return [layer.conv.bias, layer.conv.weight]
