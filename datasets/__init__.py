@@ -1,1 +1,103 @@
 """Detection and classification data: readers, packing, transforms and the joint sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from yolo9000.datasets.cache import CachedDataset, ConcatDataset
+from yolo9000.datasets.coco import read_coco
+from yolo9000.datasets.imagenet import read_imagenet, read_tiny_imagenet
+from yolo9000.datasets.joint import Batch, JointDataset, JointSampler, Key, balance_weights, collate
+from yolo9000.datasets.records import OnError, Records, TableDataset
+from yolo9000.datasets.sample import Kind, Sample, SampleDataset
+from yolo9000.datasets.transforms import EvalTransform, Example, TrainTransform
+from yolo9000.errors import DataError
+
+if TYPE_CHECKING:
+    from wordtree.tree import WordTree
+
+_READERS = {
+    "coco": read_coco,
+    "imagenet": read_imagenet,
+    "tiny-imagenet": read_tiny_imagenet,
+    "tiny-imagenet-boxes": lambda root, split: read_tiny_imagenet(root, split, boxes=True),
+}
+
+
+def open_dataset(
+    spec: str,
+    tree: WordTree,
+    split: str = "train",
+    *,
+    map_file: str | Path | None = None,
+    cache: int = 0,
+    on_error: OnError = "raise",
+) -> SampleDataset:
+    """Open a data set by its description.
+
+    Args:
+        spec: `FORMAT:PATH` or `FORMAT:PATH:SPLIT`; formats are coco, voc, imagenet, tiny-imagenet (classification),
+            tiny-imagenet-boxes (detection) and pack.
+        tree: The tree of the labels.
+        split: The split where the description names none.
+        map_file: Darknet map file (line i: the node of class i) instead of matching labels by id and name.
+        cache: Longest side in pixels of decoded images kept in memory; 0: read from disk every time.
+        on_error: What an unreadable image does: `raise` an error, or `skip` to the next with a warning.
+
+    Returns:
+        The data set; `unmatched` lists the labels that the tree lacks.
+
+    Raises:
+        DataError: Unknown format, missing files, or not one label in the tree.
+    """
+    dataset: SampleDataset = TableDataset(
+        read_records(spec, split), tree, map_file=map_file, on_error=on_error
+    )
+    return CachedDataset(dataset, cache) if cache else dataset
+
+
+def open_datasets(
+    specs: Sequence[str], tree: WordTree, split: str = "train", *, cache: int = 0, on_error: OnError = "raise"
+) -> SampleDataset | None:
+    """Open several data sets of one kind as one; None where there are none. Arguments as for `open_dataset`."""
+    parts = [open_dataset(spec, tree, split, cache=cache, on_error=on_error) for spec in specs]
+    return (parts[0] if len(parts) == 1 else ConcatDataset(parts)) if parts else None
+
+
+def read_records(spec: str, split: str = "train") -> Records:
+    """What a data set holds, before its labels are looked for in a tree. Arguments as for `open_dataset`."""
+    name, colon, place = spec.partition(":")
+    if not colon or name not in _READERS or not place:
+        raise DataError(
+            f"{spec!r}: expected FORMAT:PATH or FORMAT:PATH:SPLIT with FORMAT one of {', '.join(_READERS)}; "
+            "such as coco:data/coco:val"
+        )
+    path, colon, tail = place.rpartition(":")
+    if colon and not Path(place).exists():
+        return _READERS[name](path, tail or split)
+    return _READERS[name](place, split)
+
+
+__all__ = [
+    "Batch",
+    "CachedDataset",
+    "ConcatDataset",
+    "EvalTransform",
+    "Example",
+    "JointDataset",
+    "JointSampler",
+    "Key",
+    "Kind",
+    "Records",
+    "Sample",
+    "SampleDataset",
+    "TableDataset",
+    "TrainTransform",
+    "balance_weights",
+    "collate",
+    "open_dataset",
+    "open_datasets",
+    "read_records",
+]

@@ -1,0 +1,131 @@
+"""COCO instances JSON (also LVIS and anybody's own in that form)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from yolo9000.datasets.labels import Label
+from yolo9000.datasets.records import Records, RecordsBuilder
+from yolo9000.datasets.store import FolderStore
+from yolo9000.errors import DataError
+
+YEARS = ("", "2017", "2014")  # suffixes of COCO's folders and files, `train2017`
+
+
+def read_coco(root: str | Path, split: str = "train") -> Records:
+    """Read `annotations/instances_{split}.json` and the folder `{split}/` beside `annotations/`.
+
+    The real COCO's names with a year (`instances_train2017.json`, `train2017/`) are found for the plain split name
+    too. Crowd regions (`iscrowd`) are kept and marked as ignored. Boxes, COCO's [x, y, width, height], become
+    corners; one without area is left out and noted in `issues`. Segmentations are not read.
+
+    Args:
+        root: The data set's folder, or the JSON file itself, whose images are then looked for beside it.
+        split: `train`, `val`, or a full name such as `train2017`.
+
+    Raises:
+        DataError: A file or folder is missing, or an entry breaks the format; names the file and the entry.
+    """
+    path, images = _find(Path(root), split)
+    content = _load(path)
+    categories = _entries(content, "categories", ("id", "name"), path)
+    pictures = _entries(content, "images", ("id", "file_name"), path)
+    position = {category["id"]: i for i, category in enumerate(categories)}
+    by_image: dict[Any, list[Mapping[str, Any]]] = {picture["id"]: [] for picture in pictures}
+    if len(by_image) != len(pictures):
+        raise DataError(f"{path}: images: ids are not unique ({len(pictures)} images, {len(by_image)} ids)")
+    for annotation in _entries(content, "annotations", ("id", "image_id", "category_id", "bbox"), path):
+        if annotation["image_id"] not in by_image:
+            raise DataError(
+                f"{path}: annotation {annotation['id']}: image_id {annotation['image_id']} is not among the images"
+            )
+        by_image[annotation["image_id"]].append(annotation)
+    builder = RecordsBuilder(path, "detection")
+    for picture in pictures:
+        builder.image()
+        for annotation in by_image[picture["id"]]:
+            _add(builder, annotation, position, path)
+    labels = [Label(str(c["name"]), str(c.get("wnid", ""))) for c in categories]
+    return builder.build(FolderStore(images, (str(picture["file_name"]) for picture in pictures)), labels)
+
+
+def _add(
+    builder: RecordsBuilder, annotation: Mapping[str, Any], position: Mapping[Any, int], path: Path
+) -> None:
+    where = f"{path}: annotation {annotation['id']}"
+    box = annotation["bbox"]
+    if not (isinstance(box, Sequence) and len(box) == 4 and all(isinstance(v, int | float) for v in box)):
+        raise DataError(f"{where}: bbox: expected [x, y, width, height] in pixels, got {box!r}")
+    if annotation["category_id"] not in position:
+        raise DataError(f"{where}: category_id {annotation['category_id']} is not among the categories")
+    x, y, width, height = box
+    corners = (x, y, x + width, y + height)
+    builder.box(
+        position[annotation["category_id"]], corners, where, ignored=bool(annotation.get("iscrowd", 0))
+    )
+
+
+def _find(root: Path, split: str) -> tuple[Path, Path]:
+    """The JSON file and the image folder."""
+    if root.is_file():
+        candidates = [
+            root.parent.parent / root.stem.removeprefix("instances_"),
+            root.parent / "images",
+            root.parent,
+        ]
+        return root, next(folder for folder in candidates if folder.is_dir())
+    names = [split + year for year in YEARS]
+    for name in names:
+        path = root / "annotations" / f"instances_{name}.json"
+        if path.is_file():
+            for folder in (root / name, root / "images" / name):
+                if folder.is_dir():
+                    return path, folder
+            raise DataError(
+                f"{path}: its images should lie in {root / name} or {root / 'images' / name}: no such folder"
+            )
+    found = ", ".join(sorted(p.name for p in (root / "annotations").glob("*.json"))) or "none"
+    raise DataError(
+        f"{root}: expected annotations/instances_{split}.json (or with 2017, 2014); found there: {found}. "
+        "Name the split as in coco:DIR:val"
+    )
+
+
+def _load(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: no valid JSON: {error.msg}; is the file cut off?") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise DataError(
+            f"{path}: expected an object with images, annotations and categories, got {type(content)}"
+        )
+    return content
+
+
+def _entries(
+    content: Mapping[str, Any], key: str, required: Sequence[str], path: Path
+) -> list[Mapping[str, Any]]:
+    entries = content.get(key)
+    if not isinstance(entries, list):
+        raise DataError(
+            f"{path}: expected a list {key!r}; is this a COCO instances file? Found: {sorted(content)}"
+        )
+    return list(_checked(entries, key, required, path))
+
+
+def _checked(
+    entries: list[Any], key: str, required: Sequence[str], path: Path
+) -> Iterator[Mapping[str, Any]]:
+    for i, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise DataError(f"{path}: {key}[{i}]: expected an object, got {entry!r}")
+        for name in required:
+            if name not in entry:
+                raise DataError(f"{path}: {key}[{i}] (id {entry.get('id', 'missing')}): has no {name!r}")
+        yield entry

@@ -1,0 +1,170 @@
+"""ImageNet: one folder a synset, and Tiny ImageNet, unpacked or as a tar file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from yolo9000.datasets.labels import Label
+from yolo9000.datasets.records import Records, RecordsBuilder, classification_records
+from yolo9000.datasets.store import FolderStore, RangeStore, Store, tar_index
+from yolo9000.errors import DataError
+
+IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif"})
+
+
+def read_imagenet(root: str | Path, split: str = "train") -> Records:
+    """Read `{split}/nXXXXXXXX/*.JPEG`: every folder is a class, every image in it an example.
+
+    Folder names are WordNet ids, or names of the tree's nodes for one's own data. Files of other types are passed
+    over. Order: by folder, then by file name.
+
+    Args:
+        root: Folder that holds the split's folder; a folder that directly holds the class folders does too.
+        split: `train` or `val`.
+
+    Raises:
+        DataError: No such folder, or no images in it.
+    """
+    base = Path(root) / split
+    if not base.is_dir():
+        base = Path(root)
+    folders = _subfolders(base)
+    names: list[str] = []
+    label_ids: list[int] = []
+    for i, folder in enumerate(folders):
+        files = sorted(entry.name for entry in os.scandir(base / folder) if _is_image(entry.name))
+        names += [f"{folder}/{name}" for name in files]
+        label_ids += [i] * len(files)
+    if not names:
+        raise DataError(
+            f"{base}: expected folders nXXXXXXXX (WordNet ids) with images (*.JPEG) in them; found {len(folders)} "
+            "folders and no image"
+        )
+    labels = [Label(folder) for folder in folders]
+    return classification_records(
+        base, FolderStore(base, names), labels, np.asarray(label_ids, dtype=np.int32)
+    )
+
+
+def _subfolders(base: Path) -> list[str]:
+    try:
+        return sorted(
+            entry.name for entry in os.scandir(base) if entry.is_dir() and not entry.name.startswith(".")
+        )
+    except OSError as error:
+        raise DataError(f"{base}: {error.strerror}; expected a folder of class folders") from error
+
+
+def _is_image(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+
+
+class _Files:
+    """Files of an unpacked folder or of a tar file, by path below `train/`'s parent."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        ranges = tar_index(root) if root.is_file() else {}
+        self._ranges = {str(PurePosixPath(name)): place for name, place in ranges.items()}
+        paths: Iterable[str] = self._ranges
+        if not root.is_file():
+            if not root.is_dir():
+                raise DataError(f"{root}: no such folder or tar file; expected Tiny ImageNet")
+            paths = (os.path.relpath(os.path.join(d, f), root) for d, _, fs in os.walk(root) for f in fs)  # noqa: PTH118
+        self.paths = sorted(str(PurePosixPath(path)) for path in paths)
+
+    def store(self, paths: list[str]) -> Store:
+        if not self._ranges:
+            return FolderStore(self.root, paths)
+        places = [self._ranges[path] for path in paths]
+        return RangeStore(self.root, paths, [start for start, _ in places], [size for _, size in places])
+
+    def text(self, path: str) -> str:
+        try:
+            return self.store([path]).read(0).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.root}:{path}: expected UTF-8 text: {error}") from error
+
+
+def read_tiny_imagenet(root: str | Path, split: str = "train", *, boxes: bool = False) -> Records:
+    """Read Tiny ImageNet: `train/nXXXXXXXX/images/*.JPEG` and `val/images/*.JPEG` with `val_annotations.txt`.
+
+    Args:
+        root: The unpacked folder (or the one above it), or an uncompressed tar file of it.
+        split: `train` or `val`.
+        boxes: Give the object's box from `nXXXXXXXX_boxes.txt` (one an image; x0, y0, x1, y1 inclusive pixels), as
+            detection data; otherwise the images are classification data.
+
+    Raises:
+        DataError: The layout is another one, or a line of a box file breaks the format; names file and line.
+    """
+    files = _Files(Path(root))
+    found = sorted(_train_images(files) if split == "train" else _val_images(files))
+    if not found:
+        raise DataError(
+            f"{root}: expected Tiny ImageNet's {split}/nXXXXXXXX/images/*.JPEG"
+            f"{'' if split == 'train' else ' or val/val_annotations.txt'}; found {len(files.paths)} other files"
+        )
+    wnids = sorted({wnid for _, wnid in found})
+    position = {wnid: i for i, wnid in enumerate(wnids)}
+    store = files.store([path for path, _ in found])
+    labels = [Label(wnid, wnid) for wnid in wnids]
+    ids = np.asarray([position[wnid] for _, wnid in found], dtype=np.int32)
+    if not boxes:
+        return classification_records(Path(root), store, labels, ids)
+    table = _boxes(files, split)
+    builder = RecordsBuilder(Path(root), "detection")
+    for (path, _), label in zip(found, ids, strict=True):
+        builder.image()
+        for box, where in table.get(PurePosixPath(path).name, ()):
+            builder.box(int(label), box, where)
+    return builder.build(store, labels)
+
+
+def _train_images(files: _Files) -> Iterable[tuple[str, str]]:
+    for path in files.paths:
+        parts = PurePosixPath(path).parts
+        if len(parts) >= 4 and parts[-4] == "train" and parts[-2] == "images" and _is_image(parts[-1]):
+            yield path, parts[-3]
+
+
+def _val_images(files: _Files) -> Iterable[tuple[str, str]]:
+    images = {
+        PurePosixPath(p).name: p for p in files.paths if PurePosixPath(p).parts[-3:-1] == ("val", "images")
+    }
+    for name, columns, where in _rows(files, "val_annotations.txt", 6):
+        if name not in images:
+            raise DataError(f"{where}: image {name} is not in val/images")
+        yield images[name], columns[0]
+
+
+def _boxes(files: _Files, split: str) -> dict[str, list[tuple[tuple[float, ...], str]]]:
+    suffix = "_boxes.txt" if split == "train" else "val_annotations.txt"
+    table: dict[str, list[tuple[tuple[float, ...], str]]] = {}
+    for name, columns, where in _rows(files, suffix, 5 if split == "train" else 6):
+        try:
+            x0, y0, x1, y1 = (float(column) for column in columns[-4:])
+        except ValueError as error:
+            raise DataError(f"{where}: expected x0, y0, x1, y1 as numbers, got {columns[-4:]}") from error
+        # The last pixel belongs to the object: its right edge is one further.
+        table.setdefault(name, []).append(((x0, y0, x1 + 1, y1 + 1), where))
+    return table
+
+
+def _rows(files: _Files, suffix: str, columns: int) -> Iterable[tuple[str, list[str], str]]:
+    """Image name, the other columns, and file:line, of every row of the files whose name ends in `suffix`."""
+    for path in files.paths:
+        if not path.endswith(suffix):
+            continue
+        for number, line in enumerate(files.text(path).splitlines(), start=1):
+            parts = line.split("\t") if "\t" in line else line.split()
+            where = f"{files.root}:{path}:{number}"
+            if len(parts) != columns:
+                raise DataError(
+                    f"{where}: expected {columns} columns separated by tabs, got {len(parts)}: {line!r}"
+                )
+            yield parts[0], parts[1:], where

@@ -1,0 +1,258 @@
+"""What a reader finds (`Records`, which knows no tree) and the data set it becomes on a tree (`TableDataset`).
+
+Legend: `R` images, `T` labels of all images, `M` labels of one image.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision import tv_tensors
+
+from yolo9000.datasets.labels import Label, map_labels
+from yolo9000.datasets.sample import Kind, Sample, decode_image
+from yolo9000.datasets.store import Store
+from yolo9000.errors import DataError
+
+if TYPE_CHECKING:
+    from wordtree.tree import WordTree
+
+OnError = Literal["raise", "skip"]
+
+
+@dataclass(frozen=True)
+class Records:
+    """A data set as it is on disk, in flat arrays that forked workers share.
+
+    Attributes:
+        root: The folder or file it came from, for messages.
+        kind: What the labels are.
+        store: The encoded images, R of them.
+        labels: The classes in the data set's own order.
+        offsets: int64 [R + 1]; the labels of image i are `offsets[i]:offsets[i + 1]`.
+        label_ids: int32 [T], positions in `labels`.
+        boxes: float32 [T, 4] XYXY in pixels; empty [0, 4] for classification.
+        ignored: bool [T]: VOC's difficult objects, COCO's crowds.
+        issues: Annotations that were left out, each as file, annotation and reason.
+    """
+
+    root: Path
+    kind: Kind
+    store: Store
+    labels: tuple[Label, ...]
+    offsets: NDArray[np.int64]
+    label_ids: NDArray[np.int32]
+    boxes: NDArray[np.float32]
+    ignored: NDArray[np.bool_]
+    issues: tuple[str, ...] = ()
+
+
+@dataclass
+class RecordsBuilder:
+    """Collects the labels of one image after the other.
+
+    Attributes:
+        root: See `Records`.
+        kind: See `Records`.
+    """
+
+    root: Path
+    kind: Kind
+    issues: list[str] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    label_ids: list[int] = field(default_factory=list)
+    boxes: list[Sequence[float]] = field(default_factory=list)
+    ignored: list[bool] = field(default_factory=list)
+
+    def image(self) -> None:
+        """Begin the next image."""
+        self.counts.append(0)
+
+    def box(self, label: int, box: Sequence[float], where: str, *, ignored: bool = False) -> None:
+        """Add a box to the present image; one without area is left out and noted.
+
+        Args:
+            label: Position in the list of classes.
+            box: XYXY in pixels.
+            where: File and annotation, for the note.
+            ignored: See `Records`.
+        """
+        if not (np.isfinite(box).all() and box[2] > box[0] and box[3] > box[1]):
+            shown = ", ".join(f"{value:g}" for value in box)
+            self.issues.append(f"{where}: box ({shown}) has no area: left out")
+            return
+        self.counts[-1] += 1
+        self.label_ids.append(label)
+        self.boxes.append(box)
+        self.ignored.append(ignored)
+
+    def build(self, store: Store, labels: Sequence[Label]) -> Records:
+        """The records of all images added so far."""
+        return Records(
+            self.root,
+            self.kind,
+            store,
+            tuple(labels),
+            np.cumsum([0, *self.counts], dtype=np.int64),
+            np.asarray(self.label_ids, dtype=np.int32),
+            np.asarray(self.boxes, dtype=np.float32).reshape(-1, 4),
+            np.asarray(self.ignored, dtype=np.bool_),
+            tuple(self.issues),
+        )
+
+
+def classification_records(
+    root: Path, store: Store, labels: Sequence[Label], label_ids: NDArray[np.int32]
+) -> Records:
+    """Records of images with one label and no box each.
+
+    Args:
+        root: See `Records`.
+        store: The images.
+        labels: The classes.
+        label_ids: int32 [R] class of each image.
+    """
+    n = len(store)
+    offsets = np.arange(n + 1, dtype=np.int64)
+    no_boxes = np.zeros((0, 4), dtype=np.float32)
+    return Records(
+        root, "classification", store, tuple(labels), offsets, label_ids, no_boxes, np.zeros(n, np.bool_)
+    )
+
+
+class TableDataset:
+    """Records whose labels are nodes of a tree. Implements `SampleDataset`.
+
+    A box whose label has no node is left out; a classification image whose label has none is left out of the data
+    set. Both are counted in `unmatched`.
+
+    Args:
+        records: What a reader found.
+        tree: The tree of the labels.
+        map_file: Darknet map file (line i: node of class i) instead of matching by id and name.
+        on_error: What an unreadable image does: `raise` a DataError, or `skip` to the next readable one with a
+            warning.
+
+    Attributes:
+        fallbacks: Labels whose own synset the tree lacks -> the nearest ancestor that stands for them.
+        reasons: Labels without a node -> why.
+
+    Raises:
+        DataError: No images, or not one label has a node in the tree.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        tree: WordTree,
+        *,
+        map_file: str | Path | None = None,
+        on_error: OnError = "raise",
+    ) -> None:
+        self.records, self.tree, self.kind, self.on_error = records, tree, records.kind, on_error
+        if len(records.store) == 0:
+            raise DataError(f"{records.root}: holds no images")
+        mapping = map_labels(records.labels, tree, map_file)
+        self.fallbacks, self.reasons = mapping.fallbacks, mapping.reasons
+        self._nodes = mapping.nodes[records.label_ids] if records.labels else np.zeros(0, np.int64)
+        if len(self._nodes) and self._nodes.max() < 0:
+            names = ", ".join(label.name for label in records.labels[:5])
+            raise DataError(
+                f"{records.root}: none of its {len(records.labels)} labels ({names}, …) is in the tree of "
+                f"{len(tree)} nodes; give a map file (line i: node of class i), or another tree"
+            )
+        self._images = np.arange(len(records.store))
+        if self.kind == "classification":
+            self._images = self._images[self._nodes >= 0]
+
+    @cached_property
+    def unmatched(self) -> dict[str, int]:
+        """Labels without a node -> number of annotations left out for it, most frequent first."""
+        lost = np.bincount(self.records.label_ids[self._nodes < 0], minlength=len(self.records.labels))
+        order = np.argsort(-lost, kind="stable")
+        return {self.records.labels[i].name: int(lost[i]) for i in order if lost[i]}
+
+    @property
+    def issues(self) -> tuple[str, ...]:
+        """Annotations that the reader left out, with file and reason."""
+        return self.records.issues
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def source(self, index: int) -> str:
+        """File of an image, for messages."""
+        return self.records.store.name(int(self._images[index]))
+
+    def _rows(self, index: int) -> NDArray[np.int64]:
+        image = self._images[index]
+        rows = np.arange(self.records.offsets[image], self.records.offsets[image + 1])
+        return rows[self._nodes[rows] >= 0]
+
+    def nodes(self, index: int) -> list[int]:
+        """See `SampleDataset`."""
+        rows = self._rows(index)
+        return [int(node) for node in self._nodes[rows[~self.records.ignored[rows]]]]
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of a data set of {len(self)}")
+        for step in range(len(self)):
+            candidate = (index + step) % len(self)
+            try:
+                return self._load(candidate)
+            except DataError as error:
+                if self.on_error == "raise":
+                    raise
+                warnings.warn(f"skipped: {error}", RuntimeWarning, stacklevel=2)
+        raise DataError(f"{self.records.root}: not one of its {len(self)} images can be read")
+
+    def _load(self, index: int) -> Sample:
+        source, rows = self.source(index), self._rows(index)
+        image = decode_image(self.records.store.read(int(self._images[index])), source)
+        height, width = image.shape[-2:]
+        boxes, keep = np.zeros((0, 4), np.float32), np.ones(len(rows), np.bool_)
+        if self.kind == "detection":
+            limit = np.asarray([width, height, width, height], dtype=np.float32)
+            boxes = self.records.boxes[rows].clip(0, limit)
+            keep = (boxes[:, 2] > boxes[:, 0]) & (
+                boxes[:, 3] > boxes[:, 1]
+            )  # outside the image: data_check lists it
+            boxes = boxes[keep]
+        return make_sample(
+            image, boxes, self._nodes[rows[keep]], self.kind, source, self.records.ignored[rows[keep]]
+        )
+
+
+def make_sample(
+    image: torch.Tensor,
+    boxes: NDArray[np.float32],
+    nodes: NDArray[np.int64],
+    kind: Kind,
+    source: str,
+    ignored: NDArray[np.bool_] | None = None,
+) -> Sample:
+    """A `Sample` from plain arrays.
+
+    Args:
+        image: uint8 [3, H, W].
+        boxes: float32 [M, 4] XYXY in pixels.
+        nodes: int64 [M].
+        kind: See `Sample`.
+        source: See `Sample`.
+        ignored: bool [M]; None: none is.
+    """
+    size = (int(image.shape[-2]), int(image.shape[-1]))
+    corners = tv_tensors.BoundingBoxes(torch.from_numpy(boxes).view(-1, 4), format="XYXY", canvas_size=size)
+    flags = np.zeros(len(nodes), np.bool_) if ignored is None else ignored
+    return Sample(
+        tv_tensors.Image(image), corners, torch.from_numpy(nodes), kind, source, torch.from_numpy(flags)
+    )

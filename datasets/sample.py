@@ -1,0 +1,109 @@
+"""What every data set gives: one `Sample` type, and image bytes decoded to RGB.
+
+Shapes: `M` boxes of one image, `H`, `W` pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import io as tv_io
+from torchvision import tv_tensors
+
+from yolo9000.errors import DataError
+
+if TYPE_CHECKING:
+    from wordtree.tree import WordTree
+
+Kind = Literal["detection", "classification"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One labelled image as it stands in its data set.
+
+    Attributes:
+        image: uint8 [3, H, W], RGB, as stored (no EXIF rotation: boxes are drawn on the stored pixels).
+        boxes: float32 [M, 4] XYXY in pixels of `image`, inside it; empty for classification.
+        nodes: int64 [M] tree node of each box; for classification exactly one node.
+        kind: What the labels are.
+        source: File the image came from, for messages.
+        ignored: bool [M], true where a box is not to be trained or scored on (VOC difficult, COCO crowd).
+    """
+
+    image: tv_tensors.Image
+    boxes: tv_tensors.BoundingBoxes
+    nodes: Tensor
+    kind: Kind
+    source: str
+    ignored: Tensor
+
+
+class SampleDataset(Protocol):
+    """A data set of one kind whose labels are nodes of one tree."""
+
+    tree: WordTree
+    kind: Kind
+
+    @property
+    def unmatched(self) -> Mapping[str, int]:
+        """Labels that no node of the tree stands for, with how many annotations carry them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+    def nodes(self, index: int) -> list[int]:
+        """Nodes of one image's labels, those of ignored boxes left out, without decoding the image."""
+
+
+def decode_image(data: bytes, source: str) -> Tensor:
+    """Decode JPEG, PNG, WebP, GIF and what Pillow knows besides to RGB.
+
+    Grey, palette, CMYK, 16-bit and transparent images become three 8-bit channels.
+
+    Args:
+        data: The encoded image.
+        source: Name of the file, for the message.
+
+    Returns:
+        uint8 [3, H, W].
+
+    Raises:
+        DataError: The bytes are no image, or a cut-off one.
+    """
+    if data:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # frombuffer on read-only bytes: they are only read
+                encoded = torch.frombuffer(data, dtype=torch.uint8)
+            image = tv_io.decode_image(encoded, mode=tv_io.ImageReadMode.RGB)
+            if image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3:
+                return image
+        except RuntimeError:
+            pass  # a format torchvision does not decode, or a damaged file: Pillow decides
+    return _decode_with_pillow(data, source)
+
+
+def _decode_with_pillow(data: bytes, source: str) -> Tensor:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            if picture.mode.startswith("I"):  # 16 bit grey: Pillow would clip it to white
+                grey = np.asarray(picture, dtype=np.float64) / 257
+                picture = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+            pixels = np.array(picture.convert("RGB"))
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise DataError(
+            f"{source}: cannot be decoded as an image ({len(data)} bytes: {error}); replace or remove the file, "
+            "or train with on_error='skip'"
+        ) from error
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
