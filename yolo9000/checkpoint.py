@@ -25,6 +25,7 @@ from torch import Tensor
 from wordtree._files import atomic_write
 from wordtree.tree import WordTree
 from yolo9000.darknet.cfg import Cfg
+from yolo9000.darknet.layers import DarknetBatchNorm
 from yolo9000.errors import WeightsError, YOLO9000Error
 from yolo9000.network import Network
 
@@ -39,24 +40,23 @@ def save_model(
     """Write a network to one safetensors file, whole or not at all.
 
     Args:
-        network: The network, not fused (a fused one has lost what its cfg describes).
+        network: The network, not fused (a fused one has lost the batch norms its cfg describes).
         path: The file to write, by habit `*.safetensors`.
         half: Store the parameters as float16, which halves the file. Buffers, the batch norm's running mean
             and variance, stay float32: variances of trained networks span more than float16 holds.
         metadata: Further entries, all strings. The entries that make the format are refused here.
 
     Raises:
-        WeightsError: A further entry has the name of one of the format's, or is no string; or a parameter
-            does not fit into float16.
+        WeightsError: A further entry has the name of one of the format's, or is no string; a parameter
+            does not fit into float16; or the network is fused.
     """
     extras = dict(metadata or {})
     if clash := [key for key in extras if key in _OURS]:
         raise WeightsError(f"metadata {', '.join(clash)} is written by save_model itself: use other names.")
     if wrong := [key for key, value in extras.items() if not isinstance(value, str)]:
         raise WeightsError(f"metadata must be strings, and {', '.join(wrong)} is not: use str() or JSON.")
+    _refuse_fused(network)
     tree = network.tree
-    if broken := [text for text in (*tree.wnids, *tree.names) if "\n" in text]:
-        raise WeightsError(f"{broken[0]!r}: wnids and names with a line break cannot be stored.")
     about = {
         "format": FORMAT,
         "cfg": network.cfg.text,
@@ -68,6 +68,13 @@ def save_model(
     data = to_bytes(_tensors(network, half=half), metadata=about | extras)
     with atomic_write(path) as stream:
         stream.write(data)  # type: ignore[call-overload]  # binary mode
+
+
+def _refuse_fused(network: Network) -> None:
+    """A fused network has no batch norms any more, although its cfg asks for them."""
+    wanted = sum(section.get_bool("batch_normalize") for section in network.cfg.layers)
+    if wanted and not any(isinstance(module, DarknetBatchNorm) for module in network.modules()):
+        raise WeightsError("a fused network cannot be saved; save the one that fuse() was called on.")
 
 
 def _tensors(network: Network, *, half: bool) -> dict[str, Tensor]:
@@ -139,7 +146,7 @@ def _check_format(path: Path, metadata: Mapping[str, Any]) -> None:
     if not version.startswith(_FAMILY):
         raise WeightsError(
             f"{path}: a safetensors file, but not a yolo9000 model: expected metadata format {FORMAT!r}, "
-            f"found {version or 'none'!r}. Model files are written by YOLO9000.save or `yolo9000 convert`."
+            f"found {version!r}. Model files are written by YOLO9000.save and `yolo9000 convert`."
         )
     if version != FORMAT:
         raise WeightsError(f"{path}: model format {version!r}; this version reads {FORMAT!r}: update.")
@@ -148,8 +155,7 @@ def _check_format(path: Path, metadata: Mapping[str, Any]) -> None:
 
 
 def _tree(metadata: Mapping[str, str]) -> WordTree:
-    """Rebuild the tree. The parent is the last word: wnids of flat trees are names, which may hold blanks."""
-    rows = [line.rsplit(" ", 1) for line in metadata["tree"].split("\n")]
+    rows = [line.split(" ") for line in metadata["tree"].split("\n")]
     if bad := next((number for number, row in enumerate(rows, 1) if len(row) != 2), None):
         raise ValueError(f"line {bad} of its tree is not 'wnid parent'")
     wnids, parents = zip(*rows, strict=True)
