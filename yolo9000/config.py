@@ -50,6 +50,9 @@ class AugmentConfig:
     exposure: float = 1.5  # largest factor on the value, and its inverse
     flip: float = 0.5  # probability of a left-right flip
     mosaic: float = 0.0  # probability of pasting four detection images into one
+    scale: tuple[float, ...] = (1.0, 1.0)  # range of a further factor on the size of what is shown
+    crop: tuple[float, ...] | None = None  # range of the area of a classification crop; None: as detection images
+    min_visible: float = 0.25  # a box of which less is left in the picture is dropped
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ class OptimConfig:
     lr: float = 1e-3  # learning rate after the burn-in (paper, section 3)
     momentum: float = 0.9  # SGD momentum, or AdamW's first beta
     weight_decay: float = 5e-4  # on convolution and class weights only, not on biases and batch norm
-    burn_in: int = 1000  # steps over which the rate rises (darknet: by the power 4)
+    burn_in: int = 1000  # steps over which the rate rises (darknet: 1000)
+    burn_in_power: float = 4.0  # shape of that rise (network.c, get_current_rate); 1: a straight line
     schedule: Literal["steps", "cosine", "poly", "constant"] = "steps"
     milestones: tuple[float, ...] = (0.375, 0.5625)  # epochs 60 and 90 of 160 as shares of the run (paper)
     decay: float = 0.1  # factor at every milestone

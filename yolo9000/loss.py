@@ -136,7 +136,8 @@ class JointLoss(nn.Module):
         Returns:
             Scalars by name; terms of a kind of image that the batch lacks are left out.
         """
-        raw = self.head.boxes(features).float()  # [B,A,5,H,W]
+        raw = self.head.boxes(features)  # [B,A,5,H,W]
+        raw = raw.float() if raw.dtype in (torch.bfloat16, torch.float16) else raw
         is_class = batch.labels >= 0
         terms: dict[str, Tensor] = {}
         if not bool(is_class.all()):
@@ -179,11 +180,11 @@ class JointLoss(nn.Module):
     ) -> dict[str, Tensor]:
         m = matches
         own = raw[m.b, m.a, :, m.y, m.x]  # [M,5]
-        truth = batch.boxes[m.truth].float()  # [M,4]
+        truth = batch.boxes[m.truth].to(raw.dtype)  # [M,4]
         rows, columns = raw.shape[-2:]
         grid = truth.new_tensor((columns, rows))
         centre = truth[:, :2] * grid - torch.stack((m.x, m.y), 1)
-        anchors = self.head.anchors[m.a].float()
+        anchors = self.head.anchors[m.a].to(raw.dtype)
         shape = (truth[:, 2:] * grid / anchors).clamp(min=1e-6).log()
         small = 2 - truth[:, 2] * truth[:, 3]  # small boxes weigh more (region_layer.c)
         box = _bce(own[:, :2], centre).sum(1) + 0.5 * (own[:, 2:4] - shape).square().sum(1)
@@ -201,12 +202,12 @@ class JointLoss(nn.Module):
     def _match(self, predicted: Tensor, batch: Batch) -> Matches:
         """Give every truth the anchor of its cell with the best shape; of several truths on one anchor the last stays."""
         _, anchors, rows, columns, _ = predicted.shape
-        truth, b = batch.boxes.float(), batch.image_index
+        truth, b = batch.boxes.to(predicted.dtype), batch.image_index
         valid = (truth[:, 2] > 0) & (truth[:, 3] > 0)
         x = (truth[:, 0] * columns).long().clamp(0, columns - 1)
         y = (truth[:, 1] * rows).long().clamp(0, rows - 1)
         if self.rules.bias_match:
-            shapes = self.head.anchors.float() / truth.new_tensor((columns, rows))  # [A,2]
+            shapes = self.head.anchors.to(truth.dtype) / truth.new_tensor((columns, rows))  # [A,2]
             iou = shape_iou(truth[:, 2:], shapes)  # [T,A]
         else:
             shapes = predicted[b, :, y, x, 2:]  # [T,A,2]

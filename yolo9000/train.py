@@ -7,6 +7,8 @@ the weights, logs, and writes checkpoints from which a run goes on as if it had 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,11 +23,20 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from yolo9000.checkpoint import load_model, save_model
-from yolo9000.config import OptimConfig, TrainConfig, save_config
+from yolo9000.config import AugmentConfig, OptimConfig, TrainConfig, save_config
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.weights import load_weights
-from yolo9000.datasets import Batch, JointDataset, JointSampler, Transform, collate, open_joined
+from yolo9000.datasets import (
+    Batch,
+    JointDataset,
+    JointSampler,
+    TrainTransform,
+    balance_weights,
+    collate,
+    open_datasets,
+)
 from yolo9000.errors import ConfigError, TrainingError
+from yolo9000.head import RegionHead
 from yolo9000.loss import JointLoss
 from yolo9000.network import Network
 from yolo9000.runlog import CsvLog, load_checkpoint, save_checkpoint
@@ -72,12 +83,26 @@ class ClassifierTask(nn.Module):
     def forward(self, batch: Batch, seen: int) -> dict[str, Tensor]:
         """The mean negative log probability of the labels."""
         labelled = batch.labels >= 0
-        logits = self.network.class_logits(self.network.features(batch.images[labelled]))
-        return {"image_class": self.network.ops.path_nll(logits, batch.labels[labelled]).mean()}
+        features, nodes = self.network.features(batch.images[labelled]), batch.labels[labelled]
+        if self.network.head is None:
+            loss = self.network.ops.path_nll(self.network.class_logits(features), nodes)
+        else:
+            loss = _pooled_nll(self.network.head, features, nodes)
+        return {"image_class": loss.mean()}
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
         """The only term."""
         return terms["image_class"]
+
+
+def _pooled_nll(head: RegionHead, features: Tensor, nodes: Tensor) -> Tensor:
+    """-log P(node) of the mean feature vector by the class rows of every anchor, from the path's rows alone."""
+    images, copies = len(features), 1 if head.tied else head.num_anchors
+    pooled = features.mean((2, 3), keepdim=True)
+    image = torch.arange(images, device=features.device).repeat(copies)
+    anchor = torch.arange(copies, device=features.device).repeat_interleave(images)
+    corner = torch.zeros_like(image)
+    return head.path_nll(pooled, image, anchor, corner, corner, nodes.repeat(copies))
 
 
 def train_joint(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Path:
@@ -125,7 +150,7 @@ class Trainer:
         self.fabric.launch()
         self.network = build_network(config, self.console)
         self.sampler, self.loader = self._data()
-        self.total_steps = config.max_steps or config.epochs * self.steps_per_epoch
+        self.total_steps = config.max_steps or -(-config.epochs * len(self.sampler) // config.optim.accumulate)
         module = task(self.network, config).to(memory_format=torch.channels_last)
         optimizer = build_optimizer(module, config.optim)
         self.task, self.optimizer = self.fabric.setup(module, optimizer)
@@ -134,31 +159,25 @@ class Trainer:
         self.step = 0
         self.seen = self.network.seen
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimiser steps of one pass."""
-        return max(1, len(self.sampler) // self.config.optim.accumulate)
-
     def _data(self) -> tuple[JointSampler, DataLoader[Any]]:
         data, tree = self.config.data, self.network.tree
-        detection = open_joined(data.detection, tree, cache=data.cache) if data.detection else None
-        classification = open_joined(data.classification, tree, cache=data.cache) if data.classification else None
+        detection = open_datasets(data.detection, tree, cache=data.cache)
+        classification = open_datasets(data.classification, tree, cache=data.cache)
         for source in (detection, classification):
             if source is not None and source.unmatched:
                 names = ", ".join(f"{name} ({count})" for name, count in sorted(source.unmatched.items()))
                 self.console.print(f"[yellow]labels that match no node and are left out:[/] {names}")
-        transform = Transform(self.config.augment)
-        dataset = JointDataset(detection, classification, transform, seed=self.config.seed)
+        dataset = JointDataset(detection, classification, build_transform(self.config.augment))
         sampler = JointSampler(
-            len(detection) if detection is not None else 0,
-            len(classification) if classification is not None else 0,
+            0 if detection is None else len(detection),
+            0 if classification is None else len(classification),
             batch_size=self.config.batch_size,
             ratio=data.ratio,
             sizes=data.sizes or training_sizes(self.network),
             seed=self.config.seed,
             rank=self.fabric.global_rank,
             world_size=self.fabric.world_size,
-            weights=dataset.balance_weights() if data.balance else None,
+            classification_weights=balance_weights(classification) if data.balance and classification else None,
         )
         loader: DataLoader[Any] = DataLoader(
             dataset,
@@ -201,19 +220,24 @@ class Trainer:
     def _loop(self, log: CsvLog, show: Any) -> None:
         config = self.config
         self.task.train()
+        batches = self._batches()
         while self.step < self.total_steps:
-            epoch, done = divmod(self.step, self.steps_per_epoch)
-            self.sampler.load_state_dict({"epoch": epoch, "batch": done * config.optim.accumulate})
-            for group in _groups(self.loader, config.optim.accumulate):
-                terms, total, rate = self._train_step(group)
-                self.step += 1
-                if self.step % config.log_steps == 0 or self.step == self.total_steps:
-                    log.write(self._row(terms, total, rate))
-                show(self.step, f"epoch {epoch + 1} loss {total:.3f}")
-                if self.step % config.checkpoint_steps == 0:
-                    self._save(self.out / "last.ckpt")
-                if self.step >= self.total_steps:
-                    return
+            group = list(itertools.islice(batches, config.optim.accumulate))
+            terms, total, rate = self._train_step(group)
+            self.step += 1
+            done = self.step >= self.total_steps
+            if self.step % config.log_steps == 0 or done:
+                log.write(self._row(terms, total, rate))
+            show(self.step, f"epoch {self.sampler.epoch + 1} loss {total:.3f}")
+            if self.step % config.checkpoint_steps == 0 and not done:
+                self._save(self.out / "last.ckpt")
+
+    def _batches(self) -> Iterator[Batch]:
+        """Batches without end; the sampler knows which have been used, and starts the next epoch by itself."""
+        while True:
+            for batch in self.loader:
+                self.sampler.consumed(batch)
+                yield batch
 
     def _train_step(self, batches: list[Batch]) -> tuple[dict[str, float], float, float]:
         rate = learning_rate(self.config.optim, self.step, self.total_steps)
@@ -243,7 +267,8 @@ class Trainer:
 
     def _row(self, terms: dict[str, float], total: float, rate: float) -> dict[str, float]:
         weights = self.plain.loss.weights if isinstance(self.plain, JointTask) else {}
-        row = {"step": self.step, "epoch": self.step / self.steps_per_epoch, "seen": self.seen, "lr": rate, "loss": total}
+        epoch = self.sampler.epoch + self.sampler.batch / len(self.sampler)
+        row = {"step": self.step, "epoch": epoch, "seen": self.seen, "lr": rate, "loss": total}
         for name, value in terms.items():
             row[name] = value
             row[f"{name}_weighted"] = value * weights.get(name, 1.0)
@@ -259,17 +284,13 @@ class Trainer:
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
-            "steps_per_epoch": self.steps_per_epoch,
+            "sampler": self.sampler.state_dict(),
         }
         save_checkpoint(path, state)
 
     def _load(self, path: Path) -> None:
         state = load_checkpoint(path)
-        if state["steps_per_epoch"] != self.steps_per_epoch:
-            raise TrainingError(
-                f"{path}: written by a run of {state['steps_per_epoch']} steps an epoch, this one has {self.steps_per_epoch}; "
-                "resume with the same data and batch size"
-            )
+        self.sampler.load_state_dict(state["sampler"])
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None and state["average"] is not None:
@@ -302,12 +323,17 @@ def build_network(config: TrainConfig, console: Console) -> Network:
         network = Network(Cfg.load(config.model))
     if config.weights is not None:
         if config.weights.endswith(".safetensors"):
-            console.print(network.load_backbone(load_model(config.weights)[0]))
+            console.print(f"{config.weights}: {network.load_backbone(load_model(config.weights)[0])}")
         else:
             load_weights(network, config.weights, partial=True)
     for layer in network.layers[: config.freeze]:
         layer.requires_grad_(False)
     return network
+
+
+def build_transform(config: AugmentConfig) -> TrainTransform:
+    """The images' random changes that `config` describes."""
+    return TrainTransform(**dataclasses.asdict(config))
 
 
 def training_sizes(network: Network) -> tuple[int, ...]:
@@ -344,7 +370,7 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optim
 def learning_rate(config: OptimConfig, step: int, total: int) -> float:
     """The rate of step `step` (from 0) of `total`."""
     if step < config.burn_in:
-        return config.lr * ((step + 1) / config.burn_in) ** 4  # network.c, get_current_rate
+        return config.lr * ((step + 1) / config.burn_in) ** config.burn_in_power
     share = step / max(1, total)
     if config.schedule == "steps":
         return config.lr * config.decay ** sum(share >= milestone for milestone in config.milestones)
@@ -369,16 +395,6 @@ def _average(network: Network, decay: float) -> AveragedModel | None:
             torch._foreach_copy_(averages, current)
 
     return AveragedModel(network, multi_avg_fn=update, use_buffers=True)
-
-
-def _groups(loader: DataLoader[Any], size: int) -> Iterator[list[Batch]]:
-    """Batches in lists of `size`; a rest shorter than that is left out."""
-    group: list[Batch] = []
-    for batch in loader:
-        group.append(batch)
-        if len(group) == size:
-            yield group
-            group = []
 
 
 def _not_finite(terms: dict[str, float], batch: Batch, step: int) -> str:

@@ -1,0 +1,265 @@
+"""The criterion against a slow double-precision reference that loops as the C code does."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from wordtree.tree import WordTree
+from yolo9000.config import LossConfig
+from yolo9000.darknet.cfg import Cfg, RegionConfig
+from yolo9000.head import RegionHead
+from yolo9000.loss import JointLoss, best_iou
+
+#   animal          vehicle          top group (2)
+#   dog cat         car bus boat
+#   husky pug
+PARENT = [-1, -1, 0, 0, 2, 2, 1, 1, 1]
+NAMES = ["animal", "vehicle", "dog", "cat", "husky", "pug", "car", "bus", "boat"]
+TREE = WordTree(PARENT, [f"n{i:08d}" for i in range(9)], NAMES)
+ANCHORS = ((1.0, 1.2), (2.5, 2.0))
+A, N, H, W = 2, 9, 3, 4
+
+
+@dataclass
+class Truths:
+    boxes: Tensor
+    nodes: Tensor
+    image_index: Tensor
+    labels: Tensor
+
+
+def region(**changes: float) -> RegionConfig:
+    text = "[net]\nwidth=96\nheight=96\nchannels=3\n[convolutional]\nfilters=28\nsize=1\nstride=1\nactivation=linear\n[region]\n"
+    text += "anchors=" + ",".join(f"{w},{h}" for w, h in ANCHORS) + "\nclasses=9\ncoords=4\nnum=2\nsoftmax=1\nbias_match=1\n"
+    text += "rescore=1\nobject_scale=5\nnoobject_scale=1\nclass_scale=1\ncoord_scale=1\nthresh=.6\n"
+    found = Cfg.parse(text).region
+    assert found is not None
+    return replace(found, **changes)  # type: ignore[arg-type]
+
+
+def identity_head() -> RegionHead:
+    """A head whose dense output is its input: the gradient of the features is the gradient of the raw output."""
+    head = RegionHead(A * (5 + N), region(), TREE).double()
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.zero_()
+        for a in range(A):
+            for k in range(5):
+                head.box_weight[a, k, a * (5 + N) + k] = 1
+            for n in range(N):
+                head.class_weight[a, n, a * (5 + N) + 5 + n] = 1
+    return head
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def iou(one: list[float], two: list[float]) -> float:
+    width = min(one[0] + one[2] / 2, two[0] + two[2] / 2) - max(one[0] - one[2] / 2, two[0] - two[2] / 2)
+    height = min(one[1] + one[3] / 2, two[1] + two[3] / 2) - max(one[1] - one[3] / 2, two[1] - two[3] / 2)
+    inter = max(width, 0) * max(height, 0)
+    return inter / (one[2] * one[3] + two[2] * two[3] - inter)
+
+
+def class_delta(logits: np.ndarray, node: int) -> np.ndarray:
+    """One-hot minus softmax in every sibling group on the way from the node to the top."""
+    delta = np.zeros(N)
+    while node >= 0:
+        group = [k for k in range(N) if PARENT[k] == PARENT[node]]
+        exp = np.exp(logits[group] - logits[group].max())
+        delta[group] = -exp / exp.sum()
+        delta[node] += 1
+        node = PARENT[node]
+    return delta
+
+
+def path_log_prob(logits: np.ndarray, node: int) -> float:
+    value = 0.0
+    while node >= 0:
+        group = [k for k in range(N) if PARENT[k] == PARENT[node]]
+        value += logits[node] - math.log(np.exp(logits[group]).sum())
+        node = PARENT[node]
+    return value
+
+
+def deltas(raw: np.ndarray, truths: Truths, seen: int, options: RegionConfig, mode: str = "paper") -> np.ndarray:
+    """Negative gradients on the raw output [B,A,5+N,H,W], weights applied, not divided by B."""
+    delta = np.zeros_like(raw)
+    for b in range(len(raw)):
+        label = int(truths.labels[b])
+        if label >= 0:
+            image_deltas(raw[b], delta[b], label, options, mode)
+            continue
+        own = [t for t in range(len(truths.nodes)) if int(truths.image_index[t]) == b]
+        boxes = [[float(v) for v in truths.boxes[t]] for t in own]
+        for a, y, x in np.ndindex(A, H, W):
+            t = raw[b, a, :, y, x]
+            d = delta[b, a, :, y, x]
+            predicted = decoded(t, a, y, x)
+            if max([iou(predicted, box) for box in boxes], default=0) <= options.thresh:
+                d[4] = options.noobject_scale * -sigmoid(t[4])
+            if seen < 12800:
+                d[0], d[1] = 0.01 * (0.5 - sigmoid(t[0])), 0.01 * (0.5 - sigmoid(t[1]))
+                d[2], d[3] = 0.01 * -t[2], 0.01 * -t[3]
+        for index, box in zip(own, boxes, strict=True):
+            x, y = int(box[0] * W), int(box[1] * H)
+            shapes = [decoded(raw[b, a, :, y, x], a, y, x)[2:] for a in range(A)]
+            if options.bias_match:
+                shapes = [[w / W, h / H] for w, h in ANCHORS]
+            a = max(range(A), key=lambda k: iou([0, 0, *shapes[k]], [0, 0, *box[2:]]))
+            t, d = raw[b, a, :, y, x], delta[b, a, :, y, x]
+            scale = options.coord_scale * (2 - box[2] * box[3])
+            d[0] = scale * (box[0] * W - x - sigmoid(t[0]))
+            d[1] = scale * (box[1] * H - y - sigmoid(t[1]))
+            d[2] = scale * (math.log(box[2] * W / ANCHORS[a][0]) - t[2])
+            d[3] = scale * (math.log(box[3] * H / ANCHORS[a][1]) - t[3])
+            target = iou(decoded(t, a, y, x), box) if options.rescore else 1
+            d[4] = options.object_scale * (target - sigmoid(t[4]))
+            d[5:] = options.class_scale * class_delta(t[5:], int(truths.nodes[index]))
+    return delta
+
+
+def decoded(t: np.ndarray, a: int, y: int, x: int) -> list[float]:
+    return [
+        (x + sigmoid(t[0])) / W,
+        (y + sigmoid(t[1])) / H,
+        math.exp(t[2]) * ANCHORS[a][0] / W,
+        math.exp(t[3]) * ANCHORS[a][1] / H,
+    ]
+
+
+def image_deltas(raw: np.ndarray, delta: np.ndarray, label: int, options: RegionConfig, mode: str) -> None:
+    places = list(np.ndindex(A, H, W))
+    a, y, x = max(places, key=lambda p: path_log_prob(raw[p[0], 5:, p[1], p[2]], label))
+    if mode == "darknet":
+        delta[:, 4] = options.noobject_scale * -1 / (1 + np.exp(-raw[:, 4]))
+    delta[a, 5:, y, x] = class_delta(raw[a, 5:, y, x], label)
+    objectness = sigmoid(raw[a, 4, y, x])
+    delta[a, 4, y, x] = options.object_scale * max(0.0, 0.3 - objectness) if mode == "paper" else 0
+
+
+def make_truths(generator: np.random.Generator, counts: list[int], labels: list[int]) -> Truths:
+    """Truths whose anchors are all different, so that the order does not matter."""
+    boxes, nodes, image = [], [], []
+    for b, count in enumerate(counts):
+        for cell in generator.permutation(H * W)[:count]:
+            y, x = divmod(int(cell), W)
+            centre = ((x + generator.uniform(0.1, 0.9)) / W, (y + generator.uniform(0.1, 0.9)) / H)
+            boxes.append([*centre, generator.uniform(0.05, 0.9), generator.uniform(0.05, 0.9)])
+            nodes.append(int(generator.integers(N)))
+            image.append(b)
+    return Truths(
+        torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4),
+        torch.tensor(nodes, dtype=torch.long),
+        torch.tensor(image, dtype=torch.long),
+        torch.tensor(labels),
+    )
+
+
+@pytest.mark.parametrize("seen", [0, 12_800])
+@pytest.mark.parametrize("options", [{}, {"rescore": 0}, {"bias_match": 0}, {"object_scale": 2.0, "class_scale": 3.0}])
+@pytest.mark.parametrize("mode", ["paper", "darknet"])
+def test_gradients_are_darknets_deltas(seen: int, options: dict[str, float], mode: str) -> None:
+    generator = np.random.default_rng(7)
+    truths = make_truths(generator, [0, 5, 0, 12, 1], [-1, -1, 4, -1, -1])
+    truths.labels[0] = 6
+    raw = generator.normal(0, 1, (5, A, 5 + N, H, W))
+    chosen = region(**options)
+    loss = JointLoss(identity_head(), chosen, LossConfig(mode=mode))  # type: ignore[arg-type]
+    features = torch.tensor(raw.reshape(5, -1, H, W), requires_grad=True)
+    loss.total(loss(features, truths, seen)).backward()
+    assert features.grad is not None
+    found = -features.grad.numpy().reshape(raw.shape) * 5
+    np.testing.assert_allclose(found, deltas(raw, truths, seen, chosen, mode), atol=1e-9)
+
+
+def test_class_gradient_stops_at_the_level_of_the_label() -> None:
+    head = identity_head()
+    loss = JointLoss(head, region())
+    features = torch.randn(1, A * (5 + N), H, W, dtype=torch.float64, requires_grad=True)
+    truths = Truths(torch.tensor([[0.5, 0.5, 0.3, 0.3]]), torch.tensor([2]), torch.tensor([0]), torch.tensor([-1]))
+    loss(features, truths)["class"].backward()
+    assert features.grad is not None
+    touched = features.grad.view(A, 5 + N, H, W)[:, 5:].abs().sum((0, 2, 3)) > 0
+    assert [NAMES[i] for i in touched.nonzero()[:, 0].tolist()] == ["animal", "vehicle", "dog", "cat"]
+
+
+def test_empty_image_teaches_only_background() -> None:
+    loss = JointLoss(identity_head(), region())
+    features = torch.randn(2, A * (5 + N), H, W, dtype=torch.float64)
+    none = Truths(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.tensor([-1, -1]))
+    terms = loss(features, none)
+    assert terms["noobject"] > 0
+    assert [float(terms[name]) for name in ("box", "object", "class")] == [0, 0, 0]
+
+
+def test_classification_only_batch_has_no_detection_terms() -> None:
+    loss = JointLoss(identity_head(), region())
+    features = torch.randn(2, A * (5 + N), H, W, dtype=torch.float64)
+    none = Truths(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.tensor([3, 8]))
+    assert set(loss(features, none)) == {"image_class", "image_object"}
+
+
+def test_objectness_of_a_classification_image_is_lifted_to_0_3_and_no_further() -> None:
+    loss = JointLoss(identity_head(), region())
+    labels = Truths(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.tensor([4]))
+    for logit, pushed in ((-3.0, True), (3.0, False)):
+        features = torch.zeros(1, A * (5 + N), H, W, dtype=torch.float64)
+        features.view(1, A, 5 + N, H, W)[:, :, 4] = logit
+        features.requires_grad_(True)
+        loss(features, labels)["image_object"].backward()
+        assert features.grad is not None
+        assert bool((features.grad < 0).any()) is pushed
+        assert not bool((features.grad > 0).any())
+
+
+@pytest.mark.parametrize(("rule", "place"), [("objectness", (1, 2, 3)), ("largest", (0, 1, 1))])
+def test_the_other_rules_choose_their_anchor(rule: str, place: tuple[int, int, int]) -> None:
+    loss = JointLoss(identity_head(), region(), LossConfig(classification_box=rule))  # type: ignore[arg-type]
+    features = torch.zeros(1, A * (5 + N), H, W, dtype=torch.float64)
+    raw = features.view(A, 5 + N, H, W)
+    raw[1, 4, 2, 3] = 2.0
+    raw[0, 2:4, 1, 1] = 3.0
+    features.requires_grad_(True)
+    labels = Truths(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.tensor([4]))
+    loss(features, labels)["image_class"].backward()
+    assert features.grad is not None
+    where = features.grad.view(A, 5 + N, H, W)[:, 5:].abs().sum(1).nonzero().tolist()
+    assert where == [list(place)]
+
+
+def test_a_hundred_objects_in_one_image() -> None:
+    generator = np.random.default_rng(0)
+    boxes = torch.tensor(np.column_stack([generator.uniform(0.01, 0.99, (100, 2)), generator.uniform(0.01, 0.5, (100, 2))]))
+    truths = Truths(boxes, torch.arange(100) % N, torch.zeros(100, dtype=torch.long), torch.tensor([-1]))
+    loss = JointLoss(identity_head(), region())
+    terms = loss(torch.randn(1, A * (5 + N), H, W, dtype=torch.float64), truths)
+    assert all(bool(term.isfinite()) for term in terms.values())
+
+
+def test_two_truths_on_one_anchor_the_last_one_stays() -> None:
+    boxes = torch.tensor([[0.51, 0.5, 0.3, 0.3], [0.55, 0.5, 0.3, 0.3]])
+    both = Truths(boxes, torch.tensor([4, 7]), torch.tensor([0, 0]), torch.tensor([-1]))
+    last = Truths(boxes[1:], torch.tensor([7]), torch.tensor([0]), torch.tensor([-1]))
+    loss = JointLoss(identity_head(), region())
+    features = torch.randn(1, A * (5 + N), H, W, dtype=torch.float64)
+    for name in ("box", "object", "class"):
+        assert float(loss(features, both)[name]) == pytest.approx(float(loss(features, last)[name]))
+
+
+def test_best_iou_of_images_with_different_counts() -> None:
+    generator = np.random.default_rng(5)
+    predicted = torch.tensor(generator.uniform(0.1, 0.6, (3, A, H, W, 4)))
+    truths = torch.tensor(generator.uniform(0.1, 0.6, (4, 4)))
+    image = torch.tensor([2, 0, 2, 2])
+    found = best_iou(predicted, truths, image)
+    for b, a, y, x in np.ndindex(3, A, H, W):
+        own = [iou(predicted[b, a, y, x].tolist(), truths[t].tolist()) for t in range(4) if image[t] == b]
+        assert float(found[b, a, y, x]) == pytest.approx(max(own, default=0.0))
