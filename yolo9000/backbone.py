@@ -42,11 +42,11 @@ class BackboneCopy:
 
 @torch.no_grad()
 def copy_backbone(source: Network, target: Network) -> BackboneCopy:
-    """Copy the leading layers that are the same in both networks, and rows of the last layer where they mean the same.
+    """Copy the leading layers that two networks share, and the rows of the last layer that mean the same.
 
-    Class rows are copied when all layers before the head are the same and the trees are equal: a classifier's rows
-    go to every anchor, a detector's mean over its anchors goes to a classifier, and row by row between detectors with
-    the same anchors, whose box rows are copied too.
+    Class rows are copied when all layers before the head are the same and the trees are equal: a classifier's
+    rows go to every anchor, a detector's mean over its anchors goes to a classifier, and between detectors
+    with the same anchors each anchor's rows go to the same anchor, box rows too.
 
     Args:
         source: The network to copy from; it stays as it is.

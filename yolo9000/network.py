@@ -1,6 +1,6 @@
 """The network a cfg describes: images -> feature map -> class logits or region input.
 
-Letters: B batch, H W input pixels, S output cells (H / 32), D feature channels, A anchors per cell, N tree nodes.
+Letters: B batch, H W input pixels, S output cells, D feature channels, A anchors per cell, N tree nodes.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _TAIL = ("avgpool", "dropout", "softmax", "cost")  # what may follow a classifie
 class Network(nn.Module):
     """A detector (cfg with `[region]`) or classifier of darknet's YOLOv2 family.
 
-    The last 1 x 1 linear convolution stands apart from the rest: a detector keeps it in `head`, which evaluates only
-    the rows that are needed; a classifier applies it to the averaged features, which is the same by linearity and
-    spares N maps of S x S.
+    The last 1 x 1 linear convolution stands apart from the rest: a detector keeps it in `head`, which
+    evaluates only the rows that are needed; a classifier applies it to the averaged features, which is the
+    same by linearity and spares N maps of S x S.
 
     Args:
         cfg: The description.
@@ -50,10 +50,10 @@ class Network(nn.Module):
         layers: One module per layer of the cfg; the detector's last convolution is in `head`.
         stride: Input pixels per cell of the feature map.
         seen: Images seen in training, as .weights files count them.
-        weights_version: Header version of .weights files: that of the file read last, else darknet's (0, 2, 0).
+        weights_version: Header version of .weights files: that of the file read last, else (0, 2, 0).
 
     Raises:
-        CfgError: The cfg describes no network of this family, or one above the size limits (see `check_limits`).
+        CfgError: The cfg describes no network of this family, or one above the limits of `check_limits`.
     """
 
     def __init__(self, cfg: Cfg, tree: WordTree | None = None) -> None:
@@ -96,7 +96,7 @@ class Network(nn.Module):
 
     @property
     def batchnorm(self) -> str:
-        """Formula of batch norm in evaluation: `"darknet"` for weights that darknet trained, else `"torch"`."""
+        """Formula of batch norm in evaluation: `"darknet"` for weights that darknet trained or `"torch"`."""
         return next((norm.mode for norm in self._norms()), "torch")
 
     @batchnorm.setter
@@ -143,8 +143,8 @@ class Network(nn.Module):
             images: [B, 3, H, W] float, RGB in 0..1.
 
         Returns:
-            Detector: the region layer's input [B, A (5 + N), S, S], raw, channels as in darknet: per anchor x, y, w,
-            h, objectness, classes. Classifier: class logits [B, N].
+            Detector: the region layer's input [B, A (5 + N), S, S], raw, channels as in darknet: per anchor
+            x, y, w, h, objectness, classes. Classifier: class logits [B, N].
         """
         features = self.features(images)
         if self.head is None:
@@ -177,14 +177,14 @@ class Network(nn.Module):
             logits: [B, N].
 
         Returns:
-            [B, N]: with a tree, each node's probability given its parent; else the softmax over each of `groups`
-            equal parts.
+            [B, N]: with a tree, each node's probability given its parent; else the softmax over each of
+            `groups` equal parts.
         """
         section = next((plan.section for plan in self.plans if plan.type == "softmax"), None)
         logits = logits.float() / (section.get_float("temperature", 1.0) if section else 1.0)
         groups = section.get_int("groups", 1) if section and "tree" not in section.options else 1
         if groups > 1:
-            return logits.unflatten(-1, (groups, -1)).softmax(-1).flatten(-2)
+            return logits.reshape(len(logits), groups, -1).softmax(-1).flatten(1)
         return self.ops.log_softmax(logits).exp()
 
     def fuse(self) -> Network:
@@ -247,7 +247,7 @@ def _last_convolution(cfg: Cfg, plans: tuple[LayerPlan, ...]) -> int:
     if not last.is_linear_1x1:
         last.section.fail(
             "the last convolution must be a plain 1 x 1 one.",
-            remedy="Set size=1, stride=1, activation=linear, and neither batch_normalize, padding nor groups.",
+            remedy="Set size=1, stride=1, activation=linear; no batch_normalize, padding or groups.",
         )
     if regions:
         if len(tail) != 1:

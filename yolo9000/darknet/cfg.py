@@ -1,9 +1,9 @@
 """Darknet's network descriptions (.cfg): reading them, with an error that names file, line, section and key.
 
-A cfg is a list of sections, `[type]` followed by `key = value` lines. As in darknet (`parser.c`, `read_cfg`), white
-space around names and values means nothing, lines that begin with `#` or `;` are comments, and where a key stands
-twice in a section the first one counts. Unlike darknet, a value that is no number, an unknown layer or a missing key
-is an error, and keys that nobody reads are listed in `Cfg.unknown`.
+A cfg is a list of sections, `[type]` followed by `key = value` lines. As in darknet (`parser.c`, `read_cfg`),
+white space around names and values means nothing, lines that begin with `#` or `;` are comments, and where a
+key stands twice in a section the first one counts. Unlike darknet, a value that is no number, an unknown
+layer or a missing key is an error, and keys that nobody reads are listed in `Cfg.unknown`.
 """
 
 from __future__ import annotations
@@ -32,37 +32,28 @@ _ALIASES = {
 }
 # Keys that darknet's parser.c reads, by section; anything else is its "Unused field".
 _SOLVER_KEYS = (
-    "batch subdivisions time_steps notruth random learning_rate momentum decay adam B1 B2 eps inputs max_crop "
-    "min_crop max_ratio min_ratio center clip angle aspect saturation exposure hue policy burn_in power max_batches "
-    "step scale steps scales gamma"
+    "batch subdivisions time_steps notruth random learning_rate momentum decay adam B1 B2 eps inputs "
+    "max_crop min_crop max_ratio min_ratio center clip angle aspect saturation exposure hue policy burn_in "
+    "power max_batches step scale steps scales gamma"
 )
-_COMMON_KEYS = [
-    "clip",
-    "onlyforward",
-    "stopbackward",
-    "dontsave",
-    "dontload",
-    "numload",
-    "dontloadscales",
-    "learning_rate",
-    "smooth",
-    "truth",
-]
+_LAYER_KEYS = "onlyforward stopbackward dontsave dontload numload dontloadscales learning_rate smooth truth"
+_KEYS = {
+    "net": f"width height channels {_SOLVER_KEYS}",
+    "convolutional": "filters size stride pad padding groups activation batch_normalize "
+    "binary xnor flipped dot",
+    "maxpool": "size stride padding",
+    "avgpool": "",
+    "route": "layers",
+    "reorg": "stride reverse flatten extra",
+    "region": "anchors classes num coords softmax bias_match rescore object_scale noobject_scale "
+    "class_scale coord_scale mask_scale thresh absolute random jitter tree map tied max log sqrt background "
+    "classfix",
+    "softmax": "groups temperature tree spatial noloss",
+    "dropout": "probability",
+    "cost": "type scale ratio noobj thresh",
+}
 KNOWN_KEYS: Mapping[str, frozenset[str]] = {
-    name: frozenset([*keys.split(), *_COMMON_KEYS])
-    for name, keys in {
-        "net": f"width height channels {_SOLVER_KEYS}",
-        "convolutional": "filters size stride pad padding groups activation batch_normalize binary xnor flipped dot",
-        "maxpool": "size stride padding",
-        "avgpool": "",
-        "route": "layers",
-        "reorg": "stride reverse flatten extra",
-        "region": "anchors classes num coords softmax bias_match rescore object_scale noobject_scale class_scale "
-        "coord_scale mask_scale thresh absolute random jitter tree map tied max log sqrt background classfix",
-        "softmax": "groups temperature tree spatial noloss",
-        "dropout": "probability",
-        "cost": "type scale ratio noobj thresh",
-    }.items()
+    name: frozenset(f"{keys} clip {_LAYER_KEYS}".split()) for name, keys in _KEYS.items()
 }
 
 
@@ -279,7 +270,7 @@ class Cfg:
             path: Where it came from, for messages and for files it names.
 
         Raises:
-            CfgError: A line that is neither section, option nor comment; an unknown layer; no `[net]` at the top.
+            CfgError: A line that is neither section, option nor comment; an unknown layer; no `[net]` on top.
         """
         path = None if path is None else Path(path)
         sections = tuple(_read_sections(text, path))
@@ -364,7 +355,7 @@ def _read_sections(text: str, path: Path | None) -> list[Section]:
                 else "neither [section], key=value nor #"
             )
             raise CfgError(f"{problem}: {_short(line)}.", path=path, line=number)
-        # A comment behind a value: darknet's atoi stops there by itself; a path may hold `#`, but not after a space.
+        # A comment behind a value: darknet's atoi stops there by itself. A path may hold `#`.
         value = re.split(r"\s[#;]", value, maxsplit=1)[0].strip()
         if key not in options:
             options[key], lines[key] = value, number

@@ -1,7 +1,7 @@
 """Darknet's layers as torch modules. All take and give [B, C, H, W].
 
-Batch norm, pooling and reorg follow the C code (`batchnorm_layer.c`, `maxpool_layer.c`, `blas.c: reorg_cpu`) where it
-differs from what torch offers under the same name.
+Batch norm, pooling and reorg follow the C code (`batchnorm_layer.c`, `maxpool_layer.c`, `blas.c: reorg_cpu`)
+where it differs from what torch offers under the same name.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from yolo9000.darknet.plan import LayerPlan
 
 LEAKY_SLOPE = 0.1  # activations.h, leaky_activate
 DARKNET_EPSILON = 1e-6  # blas.c, normalize_cpu: added to the standard deviation, not to the variance
-# Share of the newest batch in the running statistics. Darknet has 0.01, tuned to runs of half a million batches;
-# torch's 0.1 follows single batches of mixed sizes too closely.
+# Share of the newest batch in the running statistics. Darknet has 0.01, tuned to runs of half a million
+# batches; torch's 0.1 follows single batches of mixed sizes too closely.
 MOMENTUM = 0.03
 
 
 class DarknetBatchNorm(nn.BatchNorm2d):
     """Batch normalisation that can evaluate by darknet's formula.
 
-    Training always normalises by `sqrt(var + 1e-5)`. In evaluation, mode `"torch"` does the same with the running
-    statistics, and `"darknet"` computes `(x - mean) / (sqrt(var) + 1e-6)`, which weights trained by darknet expect
-    (channels whose variance is near zero differ by orders of magnitude between the two).
+    Training always normalises by `sqrt(var + 1e-5)`. In evaluation, mode `"torch"` does the same with the
+    running statistics, and `"darknet"` computes `(x - mean) / (sqrt(var) + 1e-6)`, which weights trained by
+    darknet expect (channels whose variance is near zero differ by orders of magnitude between the two).
 
     Attributes:
         mode: `"torch"` or `"darknet"`.
@@ -61,8 +61,9 @@ class DarknetBatchNorm(nn.BatchNorm2d):
 class Convolution(nn.Module):
     """`[convolutional]`: convolution, batch norm or bias, activation.
 
-    Weights start normally distributed with deviation `sqrt(2 / fan_in)` (darknet, `make_convolutional_layer`), and with
-    0.01 in a linear layer, which starts a classifier near the uniform distribution; biases start at 0.
+    Weights start normally distributed with deviation `sqrt(2 / fan_in)` (darknet,
+    `make_convolutional_layer`), and with 0.01 in a linear layer, which starts a classifier near the uniform
+    distribution; biases start at 0.
 
     Args:
         plan: The planned layer.
@@ -100,7 +101,7 @@ class Convolution(nn.Module):
         return activate(x, self.activation)
 
     def fuse(self) -> None:
-        """Fold the batch norm into kernel and bias, in place; evaluation results stay the same to rounding."""
+        """Fold the batch norm into kernel and bias, in place; evaluation stays the same to rounding."""
         if self.bn is None:
             return
         scale, shift = self.bn.scale_shift()
@@ -114,7 +115,7 @@ class Convolution(nn.Module):
 def activate(x: Tensor, name: str) -> Tensor:
     """Apply an activation to the output of a convolution or batch norm.
 
-    Works in place: neither needs its output for the gradient, and all activations here can do with their result.
+    Works in place: neither needs its output for the gradient, and these activations need only their result.
     """
     if name == "leaky":
         return F.leaky_relu_(x, LEAKY_SLOPE)
@@ -128,8 +129,8 @@ def activate(x: Tensor, name: str) -> Tensor:
 class MaxPool(nn.Module):
     """`[maxpool]`: windows may reach over the edges, where only cells inside count.
 
-    Darknet pads `padding` (size - 1 by default) in all, `padding // 2` of it left and above: a size 2, stride 1 pool
-    keeps its input's shape, looking right and down.
+    Darknet pads `padding` (size - 1 by default) in all, `padding // 2` of it left and above: a size 2, stride
+    1 pool keeps its input's shape, looking right and down.
 
     Args:
         plan: The planned layer.
@@ -156,8 +157,8 @@ class MaxPool(nn.Module):
 class Reorg(nn.Module):
     """`[reorg]`: space to depth (or back, `reverse`) in darknet's own channel order.
 
-    Darknet reads its [C, H, W] input as if it were [C / s², H s, W s] and takes every s-th cell of that: neither
-    `pixel_unshuffle` nor what the layer's name says, but what published weights were trained with.
+    Darknet reads its [C, H, W] input as if it were [C / s², H s, W s] and takes every s-th cell of that:
+    neither `pixel_unshuffle` nor what the layer's name says, but what published weights were trained with.
 
     Args:
         plan: The planned layer.
@@ -188,10 +189,10 @@ class AvgPool(nn.Module):
 
 
 def build_layer(plan: LayerPlan) -> nn.Module:
-    """The module of a planned layer; layers that only matter in training or are applied elsewhere pass through.
+    """The module of a planned layer; those that are applied elsewhere pass their input through.
 
-    `route` is not computed by a module: the network joins its sources. `region` and `softmax` are applied by the
-    head and by `Network.probabilities`, `cost` by the criterion.
+    The network itself joins the sources of a `route`; `region` is applied by head and decoder, `softmax` by
+    `Network.probabilities`, `cost` by the criterion.
     """
     if plan.type == "convolutional":
         return Convolution(plan)

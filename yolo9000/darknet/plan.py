@@ -1,7 +1,7 @@
-"""What a cfg would build: shapes, parameters and cost of every layer, worked out before anything is allocated.
+"""What a cfg would build: shapes, parameters and cost of every layer, before anything is allocated.
 
-Shapes are (C, H, W). Formulas are darknet's: `convolutional_out_height`, `make_maxpool_layer`, `make_reorg_layer`,
-`parse_route` and the BFLOPs that it prints when it builds a network.
+Shapes are (C, H, W). Formulas are darknet's: `convolutional_out_height`, `make_maxpool_layer`,
+`make_reorg_layer`, `parse_route` and the BFLOPs that it prints when it builds a network.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def plan_layers(cfg: Cfg, height: int | None = None, width: int | None = None) -
 def check_limits(cfg: Cfg, plans: tuple[LayerPlan, ...]) -> None:
     """Refuse a network that would need more memory than the stated limits.
 
-    The limits are `MAX_PARAMETERS` and `MAX_ACTIVATIONS` (values per image at the cfg's input size); the environment
-    variables `YOLO9000_MAX_PARAMETERS` and `YOLO9000_MAX_ACTIVATIONS` change them.
+    The limits are `MAX_PARAMETERS` and `MAX_ACTIVATIONS` (values per image at the cfg's input size); the
+    environment variables `YOLO9000_MAX_PARAMETERS` and `YOLO9000_MAX_ACTIVATIONS` change them.
 
     Raises:
         CfgError: With the count, the limit, the largest layer and how to raise the limit.
@@ -115,8 +115,8 @@ def _check(variable: str, what: str, cfg: Cfg, counts: list[tuple[int, LayerPlan
     if total > limit:
         worst, plan = max(counts, key=lambda pair: pair[0])
         raise CfgError(
-            f"the network would have {total:,} {what}, of which {worst:,} in layer {plan.index} [{plan.type}]; the "
-            f"limit is {limit:,}.",
+            f"the network would have {total:,} {what}, {worst:,} of them in layer {plan.index} "
+            f"[{plan.type}]; the limit is {limit:,}.",
             path=cfg.path,
             line=plan.section.line,
             remedy=f"If that is meant, set the environment variable {variable} to a larger number.",
@@ -144,7 +144,7 @@ def _plan_convolutional(
         section.fail(
             f"{groups} groups divide neither evenly: {channels} channels, {filters} filters.", key="groups"
         )
-    for key in ("binary", "xnor", "flipped"):
+    for key in ("binary", "xnor", "flipped", "dontload", "dontsave", "dontloadscales", "numload"):
         if section.get_bool(key):
             section.fail("is not supported; only 0.", key=key)
     normalize = section.get_bool("batch_normalize")
@@ -261,11 +261,12 @@ def _plan_region(
     if shape[0] != expected:
         form = "num * 5 + classes" if region.tied else "num * (5 + classes)"
         section.fail(
-            f"needs {expected:,} channels ({form} with num={region.num}, classes={region.classes:,}), but the layer "
-            f"before it gives {shape[0]:,}.",
+            f"needs {expected:,} channels ({form} with num={region.num}, classes={region.classes:,}), but "
+            f"the layer before it gives {shape[0]:,}.",
             remedy=f"Set filters={expected} in the last [convolutional], or change num or classes.",
         )
-    return LayerPlan(index, section, shape, shape, stride)
+    # Tied rows are shared in the parameters only: the dense output has all channels.
+    return LayerPlan(index, section, shape, (region.num * (5 + region.classes), *shape[1:]), stride)
 
 
 def filters_before(region: RegionConfig) -> int:

@@ -1,9 +1,10 @@
 """Darknet's .weights files: a header, then the float32 values of every convolution, nothing in between.
 
-Header (`parser.c`, `load_weights_upto`): int32 major, minor, revision; then the number of images seen in training, as
-uint64 where major * 10 + minor >= 2 and both are below 1000, else as uint32. Per convolution, in the order of the cfg:
-biases; with batch norm scales, running mean and running variance; kernel [out, in, height, width]. All little-endian.
-The file does not say which network it belongs to, so its length is checked against the cfg before a value is read.
+Header (`parser.c`, `load_weights_upto`): int32 major, minor, revision; then the number of images seen in
+training, as uint64 where major * 10 + minor >= 2 and both are below 1000, else as uint32. Per convolution, in
+the order of the cfg: biases; with batch norm scales, running mean and running variance; kernel [out, in,
+height, width]. All little-endian. The file does not say which network it belongs to, so its length is checked
+against the cfg before a value is read.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Header:
 
     @property
     def seen_format(self) -> str:
-        """`struct` format of `seen`: 64 bits since version 0.2, 32 before and in transposed (>= 1000) files."""
+        """`struct` format of `seen`: 64 bits since version 0.2, 32 before and from version 1000 on."""
         major, minor, _ = self.version
         return "<Q" if major * 10 + minor >= 2 and major < 1000 and minor < 1000 else "<I"
 
@@ -78,7 +79,7 @@ class Loaded:
     Attributes:
         path: The file.
         header: Its header.
-        layers: Layers of the cfg whose weights are loaded, counted as darknet does (all layer types).
+        layers: Leading layers of the cfg, of any type, up to the last one loaded; all for a whole file.
         convolutions: How many of them hold weights; `total` in the whole network.
         total: Convolutions of the network.
         values: float32 values read.
@@ -110,15 +111,15 @@ def load_weights(
         path: The file.
         partial: Accept a file that ends after any whole layer, such as `darknet19_448.conv.23`, which holds a
             backbone; the layers after it keep what they have.
-        layers: Read only the first so many layers of the cfg (darknet's `cutoff`) and ignore what follows in the
-            file: a backbone out of a complete file.
+        layers: Read only the first so many layers of the cfg (darknet's `cutoff`) and ignore what follows in
+            the file: a backbone out of a complete file.
 
     Returns:
         What was read; `str()` of it is a line for a log.
 
     Raises:
-        WeightsError: The file is missing, truncated, has bytes left over, or belongs to another cfg: with expected and
-            found counts and the layer where they part. The network is unchanged then.
+        WeightsError: The file is missing, truncated, has bytes left over, or belongs to another cfg: with
+            expected and found counts and the layer where they part. The network is unchanged then.
     """
     path = Path(path)
     header, values = _open(path)
@@ -133,10 +134,9 @@ def load_weights(
             end = start
     network.batchnorm = "darknet"
     network.weights_version, network.seen = header.version, header.seen
-    complete = done == len(wanted)
     covered = len(network.plans) if layers is None else layers
-    if not complete:
-        covered = wanted[done][0].index
+    if done < len(wanted):
+        covered = wanted[done - 1][0].index + 1
     return Loaded(path, header, covered, done, len(network.convolutions()), used)
 
 
@@ -148,7 +148,7 @@ def save_weights(network: Network, path: str | Path, *, layers: int | None = Non
     Args:
         network: The network, not fused.
         path: The file to write.
-        layers: Write only the first so many layers of the cfg (darknet's `partial`), for example 23 of Darknet-19.
+        layers: Write only the first so many layers of the cfg (darknet's `partial`): 23 for a Darknet-19.
 
     Raises:
         WeightsError: The network is fused: its batch norms are gone.
@@ -190,14 +190,14 @@ def _open(path: Path) -> tuple[Header, NDArray[np.float32]]:
     major, minor, revision = header.version
     if major < 0 or minor < 0 or revision < 0 or major >= 1000 or minor >= 1000:
         raise WeightsError(
-            f"{path}: version {major}.{minor}.{revision} is none that this reads (0.0 to 999.999); is this a darknet "
-            "file? Files of 1000 and above hold transposed kernels: let darknet write them anew"
+            f"{path}: version {major}.{minor}.{revision} is not between 0.0 and 999.999; is this a .weights "
+            "file? Those of 1000 and above hold transposed kernels: let darknet write them anew"
         )
     size = path.stat().st_size - header.size
     if size % _BYTES:
         raise WeightsError(
-            f"{path}: {size:,} bytes after the header are no whole number of float32 values ({size % _BYTES} bytes "
-            "too many); truncated, or no darknet file"
+            f"{path}: {size:,} bytes after the header are no whole number of float32 values "
+            f"({size % _BYTES} bytes too many); truncated, or no .weights file"
         )
     if not size:
         return header, np.empty(0, dtype="<f4")
@@ -210,7 +210,8 @@ def _select(network: Network, layers: int | None) -> list[tuple[LayerPlan, Convo
     for plan, layer in found:
         if isinstance(layer, Convolution) and plan.batch_normalize and layer.bn is None:
             raise WeightsError(
-                f"layer {plan.index} [{plan.type}] has no batch norm any more: the network is fused; use the original"
+                f"layer {plan.index} [{plan.type}] has no batch norm any more: the network is fused; "
+                "use the original"
             )
     if layers is None:
         return found
@@ -239,12 +240,13 @@ def _fit(
     if found == expected or (found > expected and cut):
         return len(wanted)
     name = network.cfg.path or "the cfg"
-    numbers = f"{name} needs {expected:,} values ({header.size + expected * _BYTES:,} bytes), the file has {found:,}"
+    size = header.size + expected * _BYTES
+    numbers = f"{name} needs {expected:,} values ({size:,} bytes), the file has {found:,}"
     if found > expected:
         last = wanted[-1][0]
         raise WeightsError(
-            f"{path}: {numbers}: {found - expected:,} are left over after layer {last.index} [{last.type}] (line "
-            f"{last.section.line}); the weights belong to another cfg"
+            f"{path}: {numbers}: {found - expected:,} are left over after layer {last.index} [{last.type}] "
+            f"(line {last.section.line}); the weights belong to another cfg"
         )
     done, rest = 0, found
     while rest >= counts[done]:
@@ -273,14 +275,14 @@ def _stored_count(plan: LayerPlan, layer: Convolution | RegionHead) -> int:
 def _read_layer(plan: LayerPlan, layer: Convolution | RegionHead, values: Tensor, path: Path) -> None:
     if isinstance(layer, Convolution):
         targets = _stored_tensors(layer)
-        parts = values.split([tensor.numel() for tensor in targets])
-        for target, part in zip(targets, parts, strict=True):
-            target.copy_(part.view(target.shape))
+        start = 0
+        for target in targets:
+            target.copy_(values[start : start + target.numel()].view(target.shape))
+            start += target.numel()
         return
     filters = len(values) // (plan.input[0] + 1)
-    bias, weight = values.split([filters, filters * plan.input[0]])
     try:
-        layer.load_darknet_conv(weight.view(filters, -1, 1, 1), bias)
+        layer.load_darknet_conv(values[filters:].view(filters, -1, 1, 1), values[:filters])
     except WeightsError as error:
         raise WeightsError(f"{path}: layer {plan.index} (line {plan.section.line}): {error}") from error
 

@@ -1,0 +1,79 @@
+"""Fixtures of the tests that compare with libdarknet.so."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from yolo9000.darknet.layers import Convolution
+from yolo9000.network import Network
+
+
+def _module() -> ModuleType:
+    """`libdarknet.py` beside this file; a test folder is no package that could be imported from."""
+    name = "yolo9000_test_libdarknet"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("libdarknet.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def libdarknet(libdarknet_path: Path) -> Any:
+    """The library, as `libdarknet.Library`."""
+    return _module().Library(libdarknet_path)
+
+
+@pytest.fixture(scope="session")
+def randomise() -> Callable[[Network, int], Network]:
+    """A function that fills a network with random weights that keep activations near unit size."""
+    return _randomise
+
+
+@torch.no_grad()
+def _randomise(network: Network, seed: int) -> Network:
+    generator = torch.Generator().manual_seed(seed)
+    for _, layer in network.convolutions():
+        if isinstance(layer, Convolution):
+            weight = layer.conv.weight
+            weight.normal_(0, (2 / weight[0].numel()) ** 0.5, generator=generator)
+            if layer.conv.bias is not None:
+                layer.conv.bias.normal_(0, 0.5, generator=generator)
+            if layer.bn is not None:
+                layer.bn.weight.uniform_(0.7, 1.3, generator=generator)
+                layer.bn.bias.normal_(0, 0.2, generator=generator)
+                layer.bn.running_mean.normal_(0, 0.2, generator=generator)
+                layer.bn.running_var.uniform_(0.5, 2, generator=generator)
+        else:
+            for parameter in layer.parameters():
+                parameter.normal_(0, layer.in_channels**-0.5, generator=generator)
+    network.batchnorm = "darknet"
+    return network.eval()
+
+
+@pytest.fixture
+def resized_cfg(tmp_path: Path) -> Callable[..., Path]:
+    """A function that copies a cfg with another batch, width and height, for the library to load."""
+
+    def write(source: Path, *, batch: int = 1, width: int | None = None, height: int | None = None) -> Path:
+        text = re.sub(r"(?m)^\s*(batch|subdivisions)\s*=.*$", "", source.read_text())
+        text = text.replace("[net]", f"[net]\nbatch={batch}\nsubdivisions=1", 1)
+        for key, value in (("width", width), ("height", height)):
+            if value is not None:
+                text = re.sub(rf"(?m)^\s*{key}\s*=.*$", f"{key}={value}", text, count=1)
+        target = tmp_path / f"resized-{source.name}"
+        target.write_text(text)
+        return target
+
+    return write

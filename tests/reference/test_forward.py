@@ -1,0 +1,217 @@
+"""Every network of the family computes what libdarknet computes; both write the same .weights files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from yolo9000.darknet.cfg import Cfg
+from yolo9000.darknet.weights import load_weights, save_weights
+from yolo9000.network import Network
+
+pytestmark = pytest.mark.reference
+
+LIGHT = ["yolov2-tiny", "tiny"]
+HEAVY = ["yolov2-tiny-voc", "yolo9000", "yolov2", "yolov2-voc", "darknet19", "darknet19_448", "darknet9000"]
+ALL = LIGHT + [pytest.param(name, marks=pytest.mark.slow) for name in HEAVY]
+SIZES = [(64, 64), (96, 64), (64, 96)]  # width, height
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_network_equals_libdarknet(
+    name: str,
+    darknet_dir: Path,
+    libdarknet: Any,
+    randomise: Callable[[Network, int], Network],
+    resized_cfg: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    path = darknet_dir / "cfg" / f"{name}.cfg"
+    network = randomise(Network(Cfg.load(path)), 1)
+    network.seen = 12_345
+    written = tmp_path / "random.weights"
+    save_weights(network, written)
+
+    # The library writes what we wrote, byte by byte.
+    width, height = SIZES[0]
+    with libdarknet.load(resized_cfg(path, batch=2, width=width, height=height), written) as net:
+        net.save_weights(tmp_path / "theirs.weights")
+        assert (tmp_path / "theirs.weights").read_bytes() == written.read_bytes()
+
+        for width, height in SIZES:
+            net.resize(width, height)
+            images = np.random.default_rng(width).random((2, 3, height, width), dtype=np.float32)
+            net.predict(images)
+            _compare(network, net, torch.from_numpy(images))
+
+
+@torch.no_grad()
+def _compare(network: Network, net: Any, images: torch.Tensor) -> None:
+    """The features, the last convolution, and what follows it."""
+    _assert_close(network.features(images), net.output(network.last - 1))
+    last = net.output(network.last)
+    if network.head is None:
+        # Darknet averages the logits of all cells, we the features before them.
+        _assert_close(network(images), net.output(network.last + 1)[:, :, 0, 0])
+        _assert_close(network(images), last.mean((2, 3)))
+    else:
+        _assert_close(network(images), last)
+
+
+def _assert_close(ours: torch.Tensor, theirs: np.ndarray[Any, Any], tolerance: float = 1e-4) -> None:
+    assert tuple(ours.shape) == theirs.shape
+    scale = np.abs(theirs).max()
+    assert 0.05 < scale < 1000, "the random weights do not exercise the network"
+    assert np.abs(ours.numpy() - theirs).max() <= tolerance * scale
+
+
+# Every layer type and default that the published networks use little or not at all.
+ODDITIES = """
+[network]
+batch=2
+width = 27
+height=19
+channels=5
+
+[conv]
+filters=8
+size=3
+stride=2
+padding=2
+activation=relu
+
+[max]
+size=3
+stride=2
+
+[convolutional]
+batch_normalize=1
+filters=16
+groups=4
+size=3
+pad=1
+padding=7
+activation=leaky
+
+[maxpool]
+size=2
+
+[dropout]
+probability=.4
+
+[convolutional]
+filters=16
+
+[reorg]
+stride=2
+reverse=1
+
+[reorg]
+stride=2
+
+[route]
+layers = 2, -1, -3
+
+[maxpool]
+stride=2
+
+[convolutional]
+batch_normalize=1
+filters=10
+size=4
+padding=2
+activation=linear
+
+[maxpool]
+size=3
+stride=2
+padding=0
+
+[convolutional]
+filters=6
+activation=linear
+
+[avgpool]
+
+[softmax]
+groups=2
+temperature=2
+
+[cost]
+type=sse
+"""
+
+
+def test_unusual_layers_equal_libdarknet(
+    libdarknet: Any, randomise: Callable[[Network, int], Network], tmp_path: Path
+) -> None:
+    path = tmp_path / "odd.cfg"
+    path.write_text(ODDITIES)
+    network = randomise(Network(Cfg.load(path)), 2)
+    save_weights(network, tmp_path / "odd.weights")
+    images = torch.rand((2, 5, 19, 27), generator=torch.Generator().manual_seed(3))
+    with libdarknet.load(path, tmp_path / "odd.weights") as net:
+        probabilities = net.predict(images.numpy())
+        x = images
+        outputs = []
+        for index, (plan, layer) in enumerate(zip(network.plans, network.layers, strict=True)):
+            x = torch.cat([outputs[source] for source in plan.sources], 1) if plan.sources else layer(x)
+            outputs.append(x)
+            if plan.type not in ("softmax", "cost"):
+                theirs = net.output(index)
+                assert plan.output == theirs.shape[1:], f"layer {index}"
+                np.testing.assert_allclose(x.detach().numpy(), theirs, atol=1e-5, err_msg=f"layer {index}")
+        ours = network.probabilities(network(images)).detach()
+        np.testing.assert_allclose(ours.numpy(), probabilities, atol=1e-6)
+        np.testing.assert_allclose(probabilities[:, :3].sum(1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("version", [(0, 1, 0), (0, 2, 0), (0, 2, 5), (1, 0, 0)])
+def test_library_reads_every_header_version(
+    version: tuple[int, int, int],
+    darknet_dir: Path,
+    libdarknet: Any,
+    randomise: Callable[[Network, int], Network],
+    resized_cfg: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    path = darknet_dir / "cfg" / "tiny.cfg"
+    network = randomise(Network(Cfg.load(path)), 4)
+    network.seen, network.weights_version = 77, version
+    save_weights(network, tmp_path / "w.weights")
+    images = torch.rand((1, 3, 64, 64), generator=torch.Generator().manual_seed(5))
+    with libdarknet.load(resized_cfg(path, width=64, height=64), tmp_path / "w.weights") as net:
+        net.predict(images.numpy())
+        assert net.seen == 77
+        with torch.no_grad():
+            _assert_close(network(images), net.output(network.last).mean((2, 3)))
+
+
+def test_partial_file_of_the_library_initialises_a_detector(
+    darknet_dir: Path,
+    libdarknet: Any,
+    randomise: Callable[[Network, int], Network],
+    resized_cfg: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    """Darknet's recipe on a small network: `partial` cuts a classifier, the detector starts from that."""
+    path = darknet_dir / "cfg" / "tiny.cfg"
+    classifier = randomise(Network(Cfg.load(path)), 6)
+    save_weights(classifier, tmp_path / "whole.weights")
+    with libdarknet.load(resized_cfg(path, width=64, height=64), tmp_path / "whole.weights") as net:
+        net.save_weights(tmp_path / "theirs.conv.13", layers=13)
+    save_weights(classifier, tmp_path / "ours.conv.13", layers=13)
+    assert (tmp_path / "ours.conv.13").read_bytes() == (tmp_path / "theirs.conv.13").read_bytes()
+
+    fresh = randomise(Network(Cfg.load(path)), 7)
+    loaded = load_weights(fresh, tmp_path / "theirs.conv.13", partial=True)
+    assert loaded.layers == 13
+    for index, (ours, theirs) in enumerate(zip(fresh.layers, classifier.layers, strict=True)):
+        state = theirs.state_dict()
+        same = all(torch.equal(tensor, state[key]) for key, tensor in ours.state_dict().items())
+        assert same == (index < 13 or not state), f"layer {index}"
