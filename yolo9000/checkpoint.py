@@ -67,7 +67,7 @@ def save_model(
     }
     data = to_bytes(_tensors(network, half=half), metadata=about | extras)
     with atomic_write(path) as stream:
-        stream.write(data)  # type: ignore[call-overload]  # binary mode
+        stream.write(data)
 
 
 def _refuse_fused(network: Network) -> None:
@@ -130,7 +130,7 @@ def _read(path: Path, *, tensors: bool) -> tuple[dict[str, str], dict[str, Tenso
     if not path.is_file():
         raise WeightsError(f"{path}: no such model file.")
     try:
-        with safe_open(str(path), framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(str(path), framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
             _check_format(path, metadata)
             return metadata, {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118

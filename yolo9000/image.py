@@ -81,7 +81,7 @@ def is_url(source: object) -> bool:
     return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
 
 
-def _read_bytes(source: str | os.PathLike[str], name: str) -> bytes:
+def _read_bytes(source: object, name: str) -> bytes:
     if not isinstance(source, str | os.PathLike):
         kinds = "a path, URL, bytes, PIL image, NumPy array or torch tensor"
         raise ImageError(f"expected {kinds}, found {type(source).__name__}.")

@@ -89,7 +89,7 @@ class Detections:
     def __post_init__(self) -> None:
         count = np.asarray(self.nodes).shape[0] if np.ndim(self.nodes) else 0
         steps = np.asarray(self.paths).shape[-1] if np.ndim(self.paths) == 2 else 0
-        shapes = {
+        shapes: dict[str, tuple[tuple[int, ...], type[Any]]] = {
             "boxes": ((count, 4), np.float32),
             "scores": ((count,), np.float32),
             "objectness": ((count,), np.float32),
@@ -123,9 +123,16 @@ class Detections:
     @classmethod
     def empty(cls, tree: WordTree, image_size: tuple[int, int], source: str | None = None) -> Detections:
         """No detections."""
-        none = np.empty(0)
         return cls(
-            np.empty((0, 4)), none, none, none, np.empty((0, 0)), np.empty((0, 0)), tree, image_size, source
+            boxes=np.empty((0, 4), np.float32),
+            scores=np.empty(0, np.float32),
+            objectness=np.empty(0, np.float32),
+            nodes=np.empty(0, np.int64),
+            paths=np.empty((0, 0), np.int64),
+            path_probs=np.empty((0, 0), np.float32),
+            tree=tree,
+            image_size=image_size,
+            source=source,
         )
 
     # ------------------------------------------------------------------------------------------------ looking
@@ -279,7 +286,7 @@ class Detections:
 _ARRAYS = tuple(field.name for field in fields(Detections))[:6]
 
 
-def _checked(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+def _checked(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: type[Any]) -> NDArray[Any]:
     array = np.asarray(value)
     if array.shape != shape and array.size == 0 and 0 in shape:
         array = array.reshape(shape)
@@ -288,7 +295,7 @@ def _checked(name: str, value: ArrayLike, shape: tuple[int, ...], dtype: type[np
     return np.ascontiguousarray(array, dtype=dtype)
 
 
-def _refuse(bad: NDArray[np.bool_], rule: str, values: NDArray[Any]) -> None:
+def _refuse(bad: NDArray[np.bool_] | np.bool_, rule: str, values: NDArray[Any]) -> None:
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise DataError(f"{rule}; found {values[row].tolist()} (detection {row}).")
