@@ -74,7 +74,7 @@ class RegionHead(nn.Module):
         """
         weight = self.box_weight.reshape(-1, self.in_channels, 1, 1)
         raw = F.conv2d(features, weight, self.box_bias.reshape(-1))
-        return raw.unflatten(1, (self.num_anchors, BOX_CHANNELS))
+        return raw.reshape(len(raw), self.num_anchors, BOX_CHANNELS, *raw.shape[2:])
 
     def class_logits(self, features: Tensor, b: Tensor, a: Tensor, y: Tensor, x: Tensor) -> Tensor:
         """Class logits at K anchors only.
@@ -136,18 +136,19 @@ class RegionHead(nn.Module):
         height, width = features.shape[-2:]
         pieces = []
         for image, column in zip(
-            features.flatten(2), columns.column.split(columns.lengths.tolist()), strict=True
+            features.flatten(2), torch.split(columns.column, columns.lengths.tolist()), strict=True
         ):
             weight = self.class_weight.index_select(1, column)
             pieces.append(weight @ image + self.class_bias.index_select(1, column).unsqueeze(-1))
         logits = torch.cat(pieces, 1).transpose(0, 1)  # [R, A or 1, H·W]
         log_probs = -self.ops.columns_nll(logits, columns)
-        return log_probs.expand(-1, self.num_anchors, -1).unflatten(2, (height, width))
+        return log_probs.expand(-1, self.num_anchors, -1).reshape(len(labels), -1, height, width)
 
     def dense(self, features: Tensor) -> Tensor:
         """Everything everywhere: the plain convolution, [B, A, 5 + N, H, W], raw. For tests and exports."""
         weight, bias = self.darknet_conv()
-        return F.conv2d(features, weight, bias).unflatten(1, (self.num_anchors, -1))
+        raw = F.conv2d(features, weight, bias)
+        return raw.reshape(len(raw), self.num_anchors, -1, *raw.shape[2:])
 
     def classify(self, features: Tensor) -> Tensor:
         """Class logits [B, N] of whole images: the mean over the grid by the mean of the anchors' rows."""
@@ -195,12 +196,12 @@ class RegionHead(nn.Module):
         self.class_bias.copy_(class_biases)
 
     def _rows_at(self, vectors: Tensor, a: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """[K, D] vectors by their anchors' rows, weight [A or 1, U, D]: one product per anchor that occurs."""
+        """[K, D] vectors by their anchors' rows, weight [A or 1, U, D]: one product an anchor that occurs."""
         if self.tied:
             return F.linear(vectors, weight[0], bias[0])
         order = a.argsort(stable=True)
         counts = a.bincount(minlength=self.num_anchors).tolist()
-        parts = zip(vectors[order].split(counts), weight.unbind(0), bias.unbind(0), strict=True)
+        parts = zip(torch.split(vectors[order], counts), weight.unbind(0), bias.unbind(0), strict=True)
         logits = torch.cat(
             [F.linear(part, w, c) for part, w, c in parts if len(part)] or [vectors @ weight[0].t()]
         )

@@ -97,7 +97,7 @@ class TreeOps(nn.Module):
         if self.groups == 1:
             return logits.log_softmax(-1)
         flat = logits.reshape(-1, self.nodes)
-        result = cast(Tensor, _GroupLogSoftmax.apply(flat, self.group, self.groups))  # type: ignore[no-untyped-call]
+        result = cast(Tensor, _GroupLogSoftmax.apply(flat, self.group, self.groups))
         return result.view(logits.shape)
 
     def path_log_probs(self, conditional: Tensor) -> Tensor:
@@ -193,20 +193,16 @@ class TreeOps(nn.Module):
             The path [K, L] (long, padded with −1 below the leaf) and log P(node | parent) of each step [K, L]
             (padded with 0, so that sums along the path stay right).
         """
-        return self.walk(lambda columns: logits.gather(1, columns), logits.shape[0], logits.device)
-
-    def walk(self, look: Any, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """`descend` for K rows whose logits are looked up level by level: `look(columns [K, W])` is [K, W]."""
-        group = torch.zeros(rows, dtype=torch.long, device=device)
+        group = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
         steps: list[tuple[Tensor, Tensor]] = []
         for width in self.widths:
             active = group >= 0
             group = group.clamp(min=0)
-            offsets = torch.arange(width, device=device)
+            offsets = torch.arange(width, device=logits.device)
             start, size = self.group_start[group][:, None], self.group_size[group][:, None]
             outside = offsets >= size
-            logits = _at_least_float32(look(torch.where(outside, start, start + offsets)))
-            log_probs = logits.masked_fill(outside, -torch.inf).log_softmax(1)
+            children = _at_least_float32(logits.gather(1, torch.where(outside, start, start + offsets)))
+            log_probs = children.masked_fill(outside, -torch.inf).log_softmax(1)
             best_log_prob, best = log_probs.max(1)
             node = start[:, 0] + best
             steps.append((node.where(active, -1), best_log_prob.where(active, 0.0)))

@@ -1,0 +1,285 @@
+"""From head output to detections: boxes, the gate on objectness, and the walk down the tree.
+
+Letters: B batch, A anchors per cell, D feature channels, H and W grid, N tree nodes, K kept anchors of one
+image, L levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from yolo9000.errors import ConfigError
+from yolo9000.head import BOX_CHANNELS, RegionHead
+
+DecoderMode = Literal["paper", "darknet"]
+
+# Natural log of the largest factor on a prior: e^20 is far outside any image, and keeps untrained networks
+# finite.
+_MAX_LOG_FACTOR = 20.0
+# Class logits held at a time, 64 MiB of float32: a flood of anchors is decoded in slices.
+_MAX_LOGITS = 1 << 24
+
+
+@dataclass(frozen=True)
+class RawDetections:
+    """Detections of one image in network coordinates, before duplicate suppression; parallel tensors.
+
+    Attributes:
+        boxes: [K, 4] cxcywh, fractions of the network input (not clipped).
+        objectness: [K] σ(to).
+        nodes: [K] label chosen by the decoder.
+        scores: [K] the decoder's score of that label.
+        paths: [K, L] the likeliest path from the top group to a leaf, long, padded with −1 below the leaf;
+            every label is on its path. Where the classes were given or the tree is flat: the path to the
+            label.
+        path_probs: [K, L] P(node | parent) of each step, 1 in the padding, so any depth can be chosen
+            afterwards.
+    """
+
+    boxes: Tensor
+    objectness: Tensor
+    nodes: Tensor
+    scores: Tensor
+    paths: Tensor
+    path_probs: Tensor
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Anchors that passed the gate, sorted by image and then by objectness: all [K], `raw` [K, 5]."""
+
+    image: Tensor
+    anchor: Tensor
+    row: Tensor
+    column: Tensor
+    objectness: Tensor
+    raw: Tensor
+
+    def split(self, size: int) -> list[_Candidates]:
+        fields = (self.image, self.anchor, self.row, self.column, self.objectness, self.raw)
+        return [_Candidates(*parts) for parts in zip(*(torch.split(f, size) for f in fields), strict=True)]
+
+
+class _Labels(NamedTuple):
+    """What the candidates are: one row a label, which is candidate number `pick`."""
+
+    pick: Tensor
+    nodes: Tensor
+    scores: Tensor
+    paths: Tensor
+    path_probs: Tensor
+
+
+_LogitsAt = Callable[[_Candidates], Tensor]  # class logits [K, N] of K candidates
+
+
+class Decoder:
+    """Turns feature maps into detections.
+
+    Both modes walk from the top group down, taking the likeliest child at every split, and stop where a
+    product of probabilities would no longer be above `hier_threshold`; the best node of the top group is
+    given even where it is not above it.
+
+    - `"paper"`: the product is P(child), the conditional probabilities multiplied once (paper, section 4).
+      The score is objectness × P(label).
+    - `"darknet"`: what the C code does (`hierarchy_predictions`, then `hierarchy_top_prediction` in tree.c):
+      the product is that of the *absolute* probabilities of all nodes from the top to the child, so it stops
+      earlier. The score is the objectness.
+
+    Where classes are given, or the tree is flat (a plain class list), there is no walk: every class with
+    objectness × P(class) above the threshold is a detection, so one anchor can give several. Both modes agree
+    there. That is also what darknet does for a plain list and for a tree with a `map`.
+
+    Only detections whose score is above the threshold are returned. A score is never above the objectness, so
+    class logits are computed only where the objectness is above the threshold: exactly what the dense head
+    would give.
+
+    Args:
+        head: The head whose features are decoded.
+        mode: `"paper"` or `"darknet"`.
+        max_candidates: Anchors per image that get class logits, those of highest objectness first; a bound on
+            time and memory where the threshold is next to 0. The 867 anchors of YOLO9000 at 544 px all fit.
+
+    Raises:
+        ConfigError: Unknown mode, or a limit below 1.
+    """
+
+    def __init__(self, head: RegionHead, mode: DecoderMode = "paper", *, max_candidates: int = 3000) -> None:
+        if mode not in get_args(DecoderMode):
+            raise ConfigError(f"the decoder is one of {', '.join(get_args(DecoderMode))}; got {mode!r}")
+        if max_candidates < 1:
+            raise ConfigError(
+                f"at least one candidate an image is needed; got max_candidates={max_candidates}"
+            )
+        self.head = head
+        self.mode: DecoderMode = mode
+        self.max_candidates = max_candidates
+        # softmax=0 without a tree: the sigmoid of every class on its own (forward_region_layer in
+        # region_layer.c)
+        self.independent = head.ops.groups == 1 and not head.region.softmax and head.region.tree is None
+
+    @torch.no_grad()
+    def decode(
+        self,
+        features: Tensor,
+        threshold: float = 0.24,
+        hier_threshold: float = 0.5,
+        *,
+        classes: Sequence[int] | None = None,
+    ) -> list[RawDetections]:
+        """Detections of every image of a batch.
+
+        Args:
+            features: [B, D, H, W].
+            threshold: Detections with a score above it are returned (darknet: 0.24).
+            hier_threshold: How sure the walk down the tree must stay (darknet: 0.5); 0 goes to a leaf, 1
+                stays at the top.
+            classes: Nodes that count as classes, such as the 80 of COCO in a tree of 9,418. None: walk.
+
+        Returns:
+            One `RawDetections` per image, highest objectness first.
+        """
+        head = self.head
+
+        def logits_at(at: _Candidates) -> Tensor:
+            return head.class_logits(features, at.image, at.anchor, at.row, at.column)
+
+        return self._decode(head.boxes(features), logits_at, threshold, hier_threshold, classes)
+
+    @torch.no_grad()
+    def decode_dense(
+        self,
+        region: Tensor,
+        threshold: float = 0.24,
+        hier_threshold: float = 0.5,
+        *,
+        classes: Sequence[int] | None = None,
+    ) -> list[RawDetections]:
+        """`decode` from the raw output of the last convolution, as an exported network gives it.
+
+        Args:
+            region: [B, A · (5 + N), H, W], or [B, A, 5 + N, H, W] as from `RegionHead.dense`.
+            threshold: As in `decode`.
+            hier_threshold: As in `decode`.
+            classes: As in `decode`.
+        """
+        region = region.reshape(len(region), self.head.num_anchors, -1, *region.shape[-2:])
+
+        def logits_at(at: _Candidates) -> Tensor:
+            return region[at.image, at.anchor, BOX_CHANNELS:, at.row, at.column]
+
+        return self._decode(region[:, :, :BOX_CHANNELS], logits_at, threshold, hier_threshold, classes)
+
+    def _decode(
+        self,
+        raw: Tensor,
+        logits_at: _LogitsAt,
+        threshold: float,
+        hier_threshold: float,
+        classes: Sequence[int] | None,
+    ) -> list[RawDetections]:
+        at = self._gate(raw.float(), threshold)
+        if classes is None and self.head.ops.groups > 1:
+            labels = self._walk(at, logits_at, hier_threshold)
+        else:
+            labels = self._classes(at, logits_at, threshold, classes)
+        found = labels.scores > threshold
+        pick, nodes, scores, paths, path_probs = (field[found] for field in labels)
+        boxes = decode_boxes(at.raw[:, :4], self.head.anchors[at.anchor], at.column, at.row, raw.shape[-2:])
+        fields = (boxes[pick], at.objectness[pick], nodes, scores, paths, path_probs)
+        counts = at.image[pick].bincount(minlength=len(raw)).tolist()
+        return [
+            RawDetections(*parts) for parts in zip(*(torch.split(f, counts) for f in fields), strict=True)
+        ]
+
+    def _gate(self, raw: Tensor, threshold: float) -> _Candidates:
+        """Anchors [B, A, 5, H, W] with objectness above the threshold, at most `max_candidates` an image."""
+        height, width = raw.shape[-2:]
+        objectness = raw[:, :, 4].sigmoid().flatten(1)
+        best, index = objectness.topk(min(self.max_candidates, objectness.shape[1]))
+        image, rank = (best > threshold).nonzero(as_tuple=True)
+        index = index[image, rank]
+        cell = index % (height * width)
+        anchor, row, column = index // (height * width), cell // width, cell % width
+        return _Candidates(image, anchor, row, column, best[image, rank], raw[image, anchor, :, row, column])
+
+    def _walk(self, at: _Candidates, logits_at: _LogitsAt, hier_threshold: float) -> _Labels:
+        """One label for every candidate."""
+        walks = [self.head.ops.descend(logits_at(part)) for part in at.split(self._slice)]
+        paths, log_probs = (torch.cat(parts) for parts in zip(*walks, strict=True))
+        log_absolute = log_probs.cumsum(1)
+        product = log_absolute if self.mode == "paper" else log_absolute.cumsum(1)
+        level = choose_level(product, paths, hier_threshold)[:, None]
+        scores = at.objectness
+        if self.mode == "paper":
+            scores = scores * log_absolute.gather(1, level).squeeze(1).exp()
+        pick = torch.arange(len(paths), device=paths.device)
+        return _Labels(pick, paths.gather(1, level).squeeze(1), scores, paths, log_probs.exp())
+
+    def _classes(
+        self, at: _Candidates, logits_at: _LogitsAt, threshold: float, classes: Sequence[int] | None
+    ) -> _Labels:
+        """Every class above the threshold at every candidate."""
+        ops = self.head.ops
+        wanted = torch.as_tensor(range(ops.nodes) if classes is None else classes, device=at.image.device)
+        labels: list[_Labels] = []
+        for number, part in enumerate(at.split(self._slice)):
+            logits = logits_at(part)
+            conditional = logits.float().sigmoid().log() if self.independent else ops.log_softmax(logits)
+            probs = ops.path_log_probs(conditional)[:, wanted].exp()
+            scores = part.objectness[:, None] * probs
+            pick, which = (scores > threshold).nonzero(as_tuple=True)
+            nodes = wanted[which]
+            paths = ops.path[nodes]
+            steps = conditional[pick[:, None], paths.clamp(min=0)].where(paths >= 0, 0.0).exp()
+            labels.append(_Labels(pick + number * self._slice, nodes, scores[pick, which], paths, steps))
+        return _Labels(*(torch.cat(parts) for parts in zip(*labels, strict=True)))
+
+    @property
+    def _slice(self) -> int:
+        return max(1, _MAX_LOGITS // self.head.ops.nodes)
+
+
+def decode_boxes(raw: Tensor, priors: Tensor, column: Tensor, row: Tensor, grid: Sequence[int]) -> Tensor:
+    """Boxes from raw outputs.
+
+    Paper, section 2, "Direct location prediction", and `get_region_box` in region_layer.c: bx = (σ(tx) + cx)
+    / W, by = (σ(ty) + cy) / H, bw = pw · e^tw / W, bh = ph · e^th / H.
+
+    Args:
+        raw: [..., 4] tx, ty, tw, th.
+        priors: [..., 2] width pw and height ph of each prior, grid cells.
+        column: [...] grid column cx of each cell.
+        row: [...] grid row cy of each cell.
+        grid: Height H and width W of the grid.
+
+    Returns:
+        [..., 4] cxcywh, fractions of the network input. Differentiable.
+    """
+    height, width = grid
+    size = torch.tensor((width, height), dtype=raw.dtype, device=raw.device)
+    centre = (raw[..., :2].sigmoid() + torch.stack((column, row), -1)) / size
+    return torch.cat((centre, priors * raw[..., 2:4].clamp(max=_MAX_LOG_FACTOR).exp() / size), -1)
+
+
+def choose_level(log_products: Tensor, paths: Tensor, hier_threshold: float) -> Tensor:
+    """Level of the label on every path: the deepest whose product, like all above it, is over the threshold.
+
+    Args:
+        log_products: [K, L] log of the product of probabilities up to each step.
+        paths: [K, L] nodes, padded with −1.
+        hier_threshold: A probability.
+
+    Returns:
+        [K] long, 0 (the top group) where not even the first step is over the threshold.
+    """
+    sure = (log_products.exp() > hier_threshold) & (paths >= 0)
+    return (sure.long().cumprod(1).sum(1) - 1).clamp(min=0)

@@ -1,0 +1,136 @@
+"""Suppression of duplicate boxes that knows the tree.
+
+`dog` and `animal` on one spot are one thing, `dog` and `person` are two. Greedy as everywhere (`do_nms_sort`
+in darknet's box.c): boxes in order of priority, each one kept unless it overlaps a kept box whose label
+conflicts with its own. Here whole blocks of boxes are decided at once; the result is that of the plain loop.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wordtree.tree import WordTree
+from yolo9000.errors import ConfigError
+
+SuppressMode = Literal["tree", "class", "none"]
+
+# Every level of depth makes up for this factor of score where a label meets its own ancestor. A score falls
+# with every step down by the probability of the step, so without it the vaguer of two labels would always
+# win.
+DEPTH_FACTOR = 0.9
+_BLOCK = 512  # boxes decided at a time; 512 x 512 float32 temporaries (1 MiB) stay in the second-level cache
+_KEPT = 512  # kept boxes compared with a block at a time
+
+
+def suppress(
+    boxes: Tensor,
+    scores: Tensor,
+    nodes: Tensor,
+    tree: WordTree,
+    iou: float = 0.45,
+    mode: SuppressMode = "tree",
+) -> Tensor:
+    """Choose the boxes that describe different things.
+
+    Two boxes conflict where they overlap by more than `iou` and their labels are the same or, in mode
+    `"tree"`, one label is an ancestor of the other. Of two boxes with the same label the one with the higher
+    score stays. Of a label and its ancestor the deeper one stays as long as its score is comparable: at least
+    `DEPTH_FACTOR` (0.9) to the power of the levels between them, times the other score. So `dog` at 0.60 wins
+    over `animal`, six levels up, at 0.80 (0.9^6 · 0.80 = 0.43), and `dog` at 0.30 loses. Ordering by score /
+    0.9^depth gives this for all boxes at once.
+
+    Args:
+        boxes: [K, 4] xyxy, any unit.
+        scores: [K].
+        nodes: [K] label of each box, a node of `tree`.
+        tree: The labels' tree.
+        iou: Overlap above which two boxes can be the same thing (darknet: 0.45), in 0..1; at 1 every box
+            stays.
+        mode: `"tree"`, `"class"` (only equal labels conflict, as in darknet) or `"none"` (keep all).
+
+    Returns:
+        Indices of the kept boxes, [≤ K] long, highest score first.
+
+    Raises:
+        ConfigError: `mode` is none of the three, or `iou` is not in 0..1.
+    """
+    if mode not in get_args(SuppressMode):
+        raise ConfigError(f"suppression mode is one of {', '.join(get_args(SuppressMode))}; got {mode!r}")
+    if not 0 <= iou <= 1:
+        raise ConfigError(f"the overlap for suppression is a fraction in 0..1; got {iou}")
+    if mode == "none" or len(boxes) == 0:
+        return scores.argsort(descending=True, stable=True)
+    nodes = nodes.long()
+    enter, leave, depth = _label_intervals(tree, mode, nodes)
+    priority = scores.double() / DEPTH_FACTOR ** depth.double()
+    order = priority.argsort(descending=True, stable=True)
+    kept = order[_greedy(_Items(boxes.float(), enter, leave).take(order), iou)]
+    return kept[scores[kept].argsort(descending=True, stable=True)]
+
+
+class _Items:
+    """Boxes with label intervals: two labels conflict exactly where their intervals overlap."""
+
+    def __init__(self, boxes: Tensor, enter: Tensor, leave: Tensor, areas: Tensor | None = None) -> None:
+        self.boxes, self.enter, self.leave = boxes, enter, leave
+        self.areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) if areas is None else areas
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def take(self, index: Tensor | slice) -> _Items:
+        return _Items(self.boxes[index], self.enter[index], self.leave[index], self.areas[index])
+
+    def conflicts(self, others: _Items, iou: float) -> Tensor:
+        """[M, K] bool: the boxes overlap by more than `iou` and the labels are related."""
+        left, top, right, bottom = (column[:, None] for column in self.boxes.unbind(1))
+        other_left, other_top, other_right, other_bottom = others.boxes.unbind(1)
+        shared = torch.minimum(right, other_right).sub_(torch.maximum(left, other_left)).clamp_(min=0)
+        # One clamp is enough: a negative height makes the product negative, which is never above the limit.
+        shared *= torch.minimum(bottom, other_bottom).sub_(torch.maximum(top, other_top))
+        # shared / union > iou without the division: shared * (1 + iou) > iou * (area + area)
+        overlap = shared.mul_(1 + iou) > (iou * self.areas)[:, None] + iou * others.areas
+        later = torch.maximum(self.enter[:, None], others.enter)
+        related = torch.minimum(self.leave[:, None], others.leave) > later
+        return overlap.logical_and_(related)
+
+
+def _greedy(items: _Items, iou: float) -> Tensor:
+    """Indices of the boxes that greedy suppression keeps; `items` come in order of priority."""
+    kept = torch.empty(0, dtype=torch.long, device=items.boxes.device)
+    for start in range(0, len(items), _BLOCK):
+        block = torch.arange(start, min(start + _BLOCK, len(items)), device=kept.device)
+        for first in range(0, len(kept), _KEPT):
+            above = items.take(kept[first : first + _KEPT])
+            block = block[~above.conflicts(items.take(block), iou).any(0)]
+        kept = torch.cat((kept, block[_greedy_block(items.take(block), iou)]))
+    return kept
+
+
+def _greedy_block(items: _Items, iou: float) -> Tensor:
+    """[K] bool: greedy suppression of one block as a fixed point.
+
+    Start with all kept, and again and again keep those that no kept box of higher priority conflicts with.
+    After n rounds the first n boxes are final, in practice all of them after a few, and what no longer
+    changes is the greedy result.
+    """
+    above = items.conflicts(items, iou).triu_(diagonal=1).float()
+    kept = torch.ones(len(items), device=above.device)
+    while True:
+        again = (kept @ above == 0).float()
+        if torch.equal(again, kept):
+            return kept.bool()
+        kept = again
+
+
+def _label_intervals(tree: WordTree, mode: SuppressMode, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Intervals that overlap exactly where labels conflict, and the depth that counts for priority; [K]."""
+    if mode == "class":
+        return nodes.float(), nodes.float() + 1, torch.zeros_like(nodes)
+    tables = (np.asarray(values, dtype=np.float32) for values in (tree.enter, tree.leave, tree.depth))
+    enter, leave, depth = (torch.from_numpy(table).to(nodes.device)[nodes] for table in tables)
+    return enter, leave, depth
