@@ -1,4 +1,4 @@
-"""Average precision against a slow implementation, pycocotools, the package mapcalc, and cases worked by hand."""
+"""Average precision against a slow implementation, pycocotools, the package mapcalc, and known cases."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ BOX = (10, 10, 20, 20)
 def curve(predictions: list[tuple[Any, ...]], truths: list[tuple[Any, ...]], iou: float = 0.5) -> Curve:
     """From rows (box, image, score) and (box, image[, "difficult" or "crowd"])."""
     p = Predictions.of(
-        [r[0] for r in predictions], [0] * len(predictions), [r[1] for r in predictions], [r[2] for r in predictions]
+        [r[0] for r in predictions],
+        [0] * len(predictions),
+        [r[1] for r in predictions],
+        [r[2] for r in predictions],
     )
     marks = [r[2] if len(r) > 2 else "" for r in truths]
     t = Truths.of(
@@ -54,7 +57,9 @@ def curve(predictions: list[tuple[Any, ...]], truths: list[tuple[Any, ...]], iou
         pytest.param([(BOX, 0, 0.9), (BOX, 0, 0.8)], [(BOX, 0)], 1.0, 1.0, id="duplicate after"),
         pytest.param([(BOX, 0, 0.9), (BOX, 0, 0.8)], [(BOX, 0), (BOX, 1)], 0.5, 6 / 11, id="duplicate"),
         pytest.param([(BOX, 1, 0.9), (BOX, 0, 0.8)], [(BOX, 0)], 0.5, 0.5, id="false alarm first"),
-        pytest.param([(BOX, 0, 0.9), (BOX, 1, 0.8)], [(BOX, 0), (BOX, 1, "difficult")], 1.0, 1.0, id="difficult"),
+        pytest.param(
+            [(BOX, 0, 0.9), (BOX, 1, 0.8)], [(BOX, 0), (BOX, 1, "difficult")], 1.0, 1.0, id="difficult"
+        ),
         pytest.param(
             [(BOX, 1, 0.9), (BOX, 1, 0.85), (BOX, 0, 0.8)],
             [(BOX, 0), (BOX, 1, "difficult")],
@@ -121,14 +126,17 @@ def test_empty_arrays() -> None:
 
 
 def test_lengths_are_checked() -> None:
-    with pytest.raises(ValueError, match="expected 2 boxes.*got 1"):
+    with pytest.raises(ValueError, match=r"expected 2 boxes.*got 1"):
         Truths.of([BOX], [0, 1], [0, 0])
-    with pytest.raises(ValueError, match="expected 1 values.*got 2"):
+    with pytest.raises(ValueError, match=r"expected 1 values.*got 2"):
         Predictions.of([BOX], [0], [0], [0.5, 0.6])
 
 
 def test_overlap() -> None:
-    a, b = np.array([[0, 0, 10, 10], [0, 0, 1, 1], [3, 3, 3, 3.0]]), np.array([[5, 5, 15, 15], [1, 0, 2, 1], [3, 3, 3, 3.0]])
+    a, b = (
+        np.array([[0, 0, 10, 10], [0, 0, 1, 1], [3, 3, 3, 3.0]]),
+        np.array([[5, 5, 15, 15], [1, 0, 2, 1], [3, 3, 3, 3.0]]),
+    )
     assert pair_overlap(a, b) == pytest.approx([25 / 175, 0, 0])
     assert pair_overlap(a, b, of_first=True) == pytest.approx([0.25, 0, 0])
 
@@ -176,21 +184,30 @@ def slow_voc(predictions: Predictions, truths: Truths, iou: float) -> tuple[floa
     area = 0.0
     for found in range(1, right + 1):
         area += max(p for r, p in points if r >= found) / total
-    eleven = sum(max((p for r, p in points if 10 * r >= tenth * total), default=0.0) for tenth in range(11)) / 11
+    eleven = (
+        sum(max((p for r, p in points if 10 * r >= tenth * total), default=0.0) for tenth in range(11)) / 11
+    )
     return area, eleven
 
 
 corner = st.integers(0, 12)
-box = st.tuples(corner, corner, st.integers(1, 6), st.integers(1, 6)).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
+box = st.tuples(corner, corner, st.integers(1, 6), st.integers(1, 6)).map(
+    lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3])
+)
 truth_rows = st.lists(st.tuples(box, st.integers(0, 2), st.booleans()), max_size=12)
 prediction_rows = st.lists(st.tuples(box, st.integers(0, 2), st.integers(0, 20)), max_size=25)
 
 
 def arrays(predictions: list[Any], truths: list[Any]) -> tuple[Predictions, Truths]:
     p = Predictions.of(
-        [r[0] for r in predictions], np.zeros(len(predictions)), [r[1] for r in predictions], [r[2] / 20 for r in predictions]
+        [r[0] for r in predictions],
+        np.zeros(len(predictions)),
+        [r[1] for r in predictions],
+        [r[2] / 20 for r in predictions],
     )
-    t = Truths.of([r[0] for r in truths], np.zeros(len(truths)), [r[1] for r in truths], [r[2] for r in truths])
+    t = Truths.of(
+        [r[0] for r in truths], np.zeros(len(truths)), [r[1] for r in truths], [r[2] for r in truths]
+    )
     return p, t
 
 
@@ -219,7 +236,8 @@ def scene(seed: int, images: int = 8) -> tuple[Predictions, Truths]:
 def test_against_mapcalc(seed: int) -> None:
     """All-point VOC AP of an implementation that is not ours.
 
-    It knows one image and takes predictions as sorted; images are laid side by side. Its boxes end on their last pixel.
+    It knows one image and takes predictions as sorted; images are laid side by side. Its boxes end on their
+    last pixel.
     """
     mapcalc = pytest.importorskip("mapcalc.main", reason="pip install -e .[dev]")
     predictions, truths = scene(seed)
@@ -244,7 +262,7 @@ def test_against_mapcalc(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_against_pycocotools_at_101_points(seed: int) -> None:
-    """COCO matches to the best *free* truth; with truths that do not overlap each other the two rules agree."""
+    """COCO matches to the best *free* truth; where no two truths overlap the rules agree."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -252,7 +270,10 @@ def test_against_pycocotools_at_101_points(seed: int) -> None:
     cells = np.array([(x, y, image) for image in range(4) for x in range(3) for y in range(3)])
     low = cells[:, :2] * 60.0
     truths = Truths.of(
-        np.hstack((low, low + rng.uniform(20, 50, low.shape))), np.zeros(len(cells)), cells[:, 2], crowd=rng.random(len(cells)) < 0.2
+        np.hstack((low, low + rng.uniform(20, 50, low.shape))),
+        np.zeros(len(cells)),
+        cells[:, 2],
+        crowd=rng.random(len(cells)) < 0.2,
     )
     source = rng.integers(0, len(truths), 80)
     boxes = truths.boxes[source] + rng.normal(0, 5, (80, 4))
@@ -268,18 +289,32 @@ def test_against_pycocotools_at_101_points(seed: int) -> None:
             "images": [{"id": i} for i in range(4)],
             "categories": [{"id": 1, "name": "thing"}],
             "annotations": [
-                {"id": i + 1, "image_id": int(t), "category_id": 1, "bbox": xywh(b), "area": 1.0, "iscrowd": int(c)}
+                {
+                    "id": i + 1,
+                    "image_id": int(t),
+                    "category_id": 1,
+                    "bbox": xywh(b),
+                    "area": 1.0,
+                    "iscrowd": int(c),
+                }
                 for i, (b, t, c) in enumerate(zip(truths.boxes, truths.images, truths.crowd, strict=True))
             ],
         }
         coco.createIndex()
         found = coco.loadRes(
-            np.array([[i, *xywh(b), s, 1] for i, b, s in zip(predictions.images, predictions.boxes, predictions.scores, strict=True)])
+            np.array(
+                [
+                    [i, *xywh(b), s, 1]
+                    for i, b, s in zip(predictions.images, predictions.boxes, predictions.scores, strict=True)
+                ]
+            )
         )
         evaluation = COCOeval(coco, found, "bbox")
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
         evaluation.evaluate()
         evaluation.accumulate()
-    for threshold, precision in zip(evaluation.params.iouThrs, evaluation.eval["precision"][..., 0, 0, -1], strict=True):
+    for threshold, precision in zip(
+        evaluation.params.iouThrs, evaluation.eval["precision"][..., 0, 0, -1], strict=True
+    ):
         ours = class_curve(predictions, truths, float(threshold)).interpolated(101)
         assert ours == pytest.approx(precision.mean(), abs=1e-6)

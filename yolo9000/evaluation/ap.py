@@ -1,10 +1,11 @@
-"""Average precision in plain NumPy: which predictions are right, and the area under their precision-recall curve.
+"""Average precision in plain NumPy: which predictions are right, and the area under their curve.
 
 Letters: T truths, K predictions, Q pairs of a prediction and a truth of one image, C classes.
 
-The rules are those of the PASCAL VOC development kit (VOCevaldet.m, VOCap.m): predictions in order of falling score; each looks
-at the truth of its class that it overlaps most; the first to claim a truth is right, later ones are wrong; what claims a
-*difficult* object is neither. COCO's crowd regions, which VOC does not know, excuse predictions that lie within them.
+The rules are those of the PASCAL VOC development kit (VOCevaldet.m, VOCap.m): predictions in order of falling
+score; each looks at the truth of its class that it overlaps most; the first to claim a truth is right, later
+ones are wrong; what claims a *difficult* object is neither. COCO's crowd regions, which VOC does not know,
+excuse predictions that lie within them.
 """
 
 from __future__ import annotations
@@ -130,13 +131,13 @@ class Curve:
 
     @classmethod
     def of(cls, scores: Floats, credit: Floats, truths: int) -> Self:
-        """From [K] scores in falling order and what each prediction is worth: 1 right, 0 wrong, or a share."""
+        """From [K] scores in falling order and what each prediction is worth: 1 if right, 0 if wrong."""
         found = np.cumsum(credit, dtype=np.float64)
         return cls(truths, scores, found / max(truths, 1), found / np.arange(1, len(found) + 1))
 
     @property
     def ap(self) -> float:
-        """Area under the curve (VOC since 2010), precision made to fall with recall first; NaN without objects."""
+        """Area under the curve, precision made to fall first (VOC since 2010); NaN without objects."""
         if not self.truths:
             return float("nan")
         return float(np.diff(self.recall, prepend=0.0) @ self._envelope())
@@ -147,7 +148,7 @@ class Curve:
         return self.interpolated(11)
 
     def interpolated(self, points: int) -> float:
-        """Mean, over evenly spaced recalls, of the best precision at that recall or above (COCO: 101 points)."""
+        """Mean over evenly spaced recalls of the best precision from there on (COCO: 101 points)."""
         if not self.truths:
             return float("nan")
         envelope = np.append(self._envelope(), 0.0)  # a recall that is never reached has precision 0
@@ -183,8 +184,8 @@ def match(predictions: Predictions, truths: Truths, iou: float = 0.5) -> tuple[B
         iou: Overlap from which on a prediction claims a truth.
 
     Returns:
-        [K] which are right, and [K] which are excused (they claim a difficult object or lie in a crowd); the others
-        are wrong.
+        [K] which are right, and [K] which are excused (they claim a difficult object or lie in a crowd); the
+        others are wrong.
     """
     claimed, overlap = best_truth(predictions, truths[~truths.crowd])
     claims = np.flatnonzero(overlap >= iou)
@@ -207,10 +208,12 @@ def best_truth(
     Args:
         predictions: K boxes.
         truths: T boxes.
-        of_prediction: Measure intersection over the prediction's own area (COCO's rule for crowds) instead of IoU.
+        of_prediction: Measure intersection over the prediction's own area (COCO's rule for crowds) instead of
+            IoU.
 
     Returns:
-        [K] index of the truth (the first of several equal ones; −1 where the image has none), and [K] the overlap.
+        [K] index of the truth (the first of several equal ones; −1 where the image has none), and [K] the
+        overlap.
     """
     p, t = image_pairs(predictions.images, truths.images)
     overlap = pair_overlap(predictions.boxes[p], truths.boxes[t], of_first=of_prediction)
@@ -234,7 +237,7 @@ def image_pairs(first: Ints, second: Ints) -> tuple[Ints, Ints]:
 
 
 def pair_overlap(first: Floats, second: Floats, *, of_first: bool = False) -> Floats:
-    """IoU of box i with other i, both [Q, 4] xyxy; with `of_first`, intersection over the area of the first."""
+    """IoU of box i with other i, both [Q, 4] xyxy; with `of_first`, over the area of the first alone."""
     low = np.maximum(first[:, :2], second[:, :2])
     high = np.minimum(first[:, 2:], second[:, 2:])
     inter = (high - low).clip(min=0).prod(1)

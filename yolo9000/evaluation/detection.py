@@ -1,0 +1,311 @@
+"""Detection: AP at the data set's nodes, COCO's AP, AP at cuts of the tree, and the honesty of labels.
+
+Letters: T truths, K predictions, C classes.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wordtree.tree import WordTree
+from yolo9000.boxes import cxcywh_to_xyxy
+from yolo9000.datasets import Sample, SampleDataset
+from yolo9000.decode import Decoder, RawDetections
+from yolo9000.errors import ConfigError, DataError
+from yolo9000.evaluation.ap import Curve, Predictions, Truths, best_truth, class_curve
+from yolo9000.evaluation.coco import CocoScores, coco_scores
+from yolo9000.evaluation.hierarchy import Cut, LabelQuality
+from yolo9000.evaluation.options import EvaluateConfig
+from yolo9000.evaluation.predict import Loaded, NodePredictor, chosen_images, join_predictions, load_batches
+from yolo9000.network import Network
+from yolo9000.suppress import suppress
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """Average precision of one class at the IoU threshold of the evaluation.
+
+    Attributes:
+        node: Its tree node.
+        name: The node's name.
+        wnid: The node's id.
+        truths: Objects that must be found.
+        predictions: Predictions that count as right or wrong.
+        ap: Area under the whole curve (VOC since 2010), 0..1; NaN without objects.
+        ap11: Mean precision at 11 recalls (VOC 2007), 0..1.
+        recall: Share of the objects found at the lowest score.
+        curve: Precision and recall, for plots.
+    """
+
+    node: int
+    name: str
+    wnid: str
+    truths: int
+    predictions: int
+    ap: float
+    ap11: float
+    recall: float
+    curve: Curve = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, tree: WordTree, node: int, curve: Curve) -> ClassScore:
+        """From a node's curve."""
+        recall = float(curve.recall[-1]) if len(curve.recall) else 0.0
+        return cls(
+            node,
+            tree.names[node],
+            tree.wnids[node],
+            curve.truths,
+            len(curve.scores),
+            curve.ap,
+            curve.ap11,
+            recall,
+            curve,
+        )
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Average precision over a set of classes.
+
+    Attributes:
+        name: What the classes are, such as `mapped nodes` or `depth 3`.
+        classes: Classes with objects, in order of their nodes.
+        uncovered: Objects that stand above or beside a cut and are left out.
+    """
+
+    name: str
+    classes: tuple[ClassScore, ...]
+    uncovered: int = 0
+
+    @property
+    def map(self) -> float:
+        """Mean all-point AP over classes with objects; NaN where there are none."""
+        return _mean([score.ap for score in self.classes if score.truths])
+
+    @property
+    def map11(self) -> float:
+        """Mean 11-point AP over classes with objects."""
+        return _mean([score.ap11 for score in self.classes if score.truths])
+
+
+@dataclass(frozen=True)
+class DetectionResult:
+    """What a detector scores on a detection data set.
+
+    Attributes:
+        data: The data set, as it was described.
+        images: Pictures evaluated.
+        truths: Objects that must be found.
+        excused: Difficult objects and crowds, which count neither way.
+        size: Side of the network input, pixels.
+        iou: Threshold of `nodes`, `cuts` and `labels`.
+        nodes: AP of the data set's classes at their mapped nodes.
+        coco: COCO's summary over the same classes.
+        cuts: AP at each cut asked for.
+        labels: Honesty of the labels of confident detections on labelled objects.
+        seconds: Time of the whole evaluation.
+    """
+
+    data: str
+    images: int
+    truths: int
+    excused: int
+    size: int
+    iou: float
+    nodes: ClassScores
+    coco: CocoScores
+    cuts: tuple[ClassScores, ...]
+    labels: LabelQuality
+    seconds: float
+
+
+def evaluate_detection(
+    network: Network,
+    dataset: SampleDataset,
+    config: EvaluateConfig | None = None,
+    *,
+    name: str = "",
+    crowds: bool = False,
+) -> DetectionResult:
+    """Score a detector.
+
+    Each class of the data set is scored at its node: at every anchor objectness × P(node), absolute
+    probability, whatever label the walk down the tree would stop at (paper, section 4: ImageNet detection).
+
+    Args:
+        network: The detector; its mode is set back afterwards.
+        dataset: Detection samples whose labels are nodes of the network's tree.
+        config: Thresholds and cuts.
+        name: The data set's name for the result.
+        crowds: Ignored boxes are COCO's crowd regions, not VOC's difficult objects.
+
+    Raises:
+        ConfigError: The network is a classifier, or the data set has no boxes or another tree.
+        DataError: A picture cannot be read.
+    """
+    config = config or EvaluateConfig()
+    if network.head is None:
+        raise ConfigError("a classifier has no boxes to evaluate; give a detector, or classification data")
+    if dataset.kind != "detection" or len(dataset.tree) != len(network.tree):
+        raise ConfigError(
+            f"expected detection data on the network's tree of {len(network.tree)} nodes, got {dataset.kind} data on a "
+            f"tree of {len(dataset.tree)}; open the data set with the network's tree"
+        )
+    start = time.perf_counter()
+    cuts = [Cut.parse(network.tree, text) for text in config.cuts]
+    was_training = network.training
+    network.eval()
+    try:
+        predictions, labelled, truths = _run(network, dataset, config, cuts, crowds)
+    finally:
+        network.train(was_training)
+    images = chosen_images(len(dataset), config.limit)
+    return DetectionResult(
+        data=name,
+        images=len(images),
+        truths=int(truths.counted.sum()),
+        excused=int((~truths.counted).sum()),
+        size=input_side(network, config),
+        iou=config.iou,
+        nodes=score_classes(network.tree, predictions, truths, config.iou, "mapped nodes"),
+        coco=coco_scores(predictions, truths, len(dataset)),
+        cuts=tuple(score_cut(network.tree, cut, predictions, truths, config.iou) for cut in cuts),
+        labels=judge_labels(network.tree, labelled, truths, config.iou),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _run(
+    network: Network, dataset: SampleDataset, config: EvaluateConfig, cuts: list[Cut], crowds: bool
+) -> tuple[Predictions, Predictions, Truths]:
+    """One pass over the pictures: predictions at nodes, confident detections with their labels, truths."""
+    head = network.head
+    assert head is not None
+    predictor = NodePredictor(head, scored_nodes(dataset, config, cuts), config)
+    decoder = Decoder(head)
+    at_nodes, labelled, truths = [], [], []
+    device = head.anchors.device
+    with torch.inference_mode():
+        for batch in load_batches(dataset, input_side(network, config), config):
+            features = network.features(batch.images.to(device))
+            at_nodes.append(predictor(features, batch))
+            found = decoder.decode(features, config.confident, config.hier_threshold)
+            labelled.append(_labelled(found, batch, network.tree, config))
+            truths += [
+                _truths(sample, i, crowds) for i, sample in zip(batch.indices, batch.samples, strict=True)
+            ]
+    return _concatenate(at_nodes), _concatenate(labelled), _all_truths(truths)
+
+
+def input_side(network: Network, config: EvaluateConfig) -> int:
+    """Side of the network input in pixels."""
+    return config.size or int(network.cfg.width)
+
+
+def scored_nodes(dataset: SampleDataset, config: EvaluateConfig, cuts: list[Cut]) -> NDArray[np.int64]:
+    """Nodes whose AP is asked for: the labels of the chosen pictures, and what they are at each cut;
+    ascending.
+
+    Raises:
+        DataError: No object at all.
+    """
+    labels = {node for i in chosen_images(len(dataset), config.limit) for node in dataset.nodes(i)}
+    if not labels:
+        raise DataError("the data set has no labelled object to find; is it the right split?")
+    nodes = np.array(sorted(labels), np.int64)
+    lifted = [cut.lift(dataset.tree, nodes) for cut in cuts]
+    together = np.unique(np.concatenate([nodes, *lifted]))
+    return np.asarray(together[together >= 0], np.int64)
+
+
+def score_classes(
+    tree: WordTree, predictions: Predictions, truths: Truths, iou: float, name: str, uncovered: int = 0
+) -> ClassScores:
+    """AP of every class that has objects."""
+    scores = []
+    for node in np.unique(truths.classes[truths.counted]):
+        own, objects = predictions[predictions.classes == node], truths[truths.classes == node]
+        scores.append(ClassScore.of(tree, int(node), class_curve(own, objects, iou)))
+    return ClassScores(name, tuple(scores), uncovered)
+
+
+def score_cut(tree: WordTree, cut: Cut, predictions: Predictions, truths: Truths, iou: float) -> ClassScores:
+    """AP with every object and prediction seen as its node of the cut.
+
+    A prediction of a cut's node has the score objectness × P(that node). An object labelled above the cut may
+    be any of the nodes below its label: there it excuses predictions and need not be found.
+    """
+    lifted = cut.lift(tree, truths.classes)
+    inside = lifted >= 0
+    moved = Truths(
+        truths.boxes[inside],
+        lifted[inside],
+        truths.images[inside],
+        truths.difficult[inside],
+        truths.crowd[inside],
+    )
+    vague = truths[~inside & truths.counted]
+    classes = np.unique(moved.classes)
+    under = np.asarray(tree.is_ancestor(vague.classes[:, None], classes[None])).reshape(
+        len(vague), len(classes)
+    )
+    which, below = np.nonzero(under)
+    excusing = Truths.of(
+        vague.boxes[which], classes[below], vague.images[which], np.ones(len(which), np.bool_)
+    )
+    return score_classes(tree, predictions, _all_truths([moved, excusing]), iou, cut.name, len(vague))
+
+
+def judge_labels(tree: WordTree, labelled: Predictions, truths: Truths, iou: float) -> LabelQuality:
+    """Compare the label of each confident detection with the object it overlaps most, whatever its class.
+
+    Detections that overlap no labelled object enough are counted apart (in a data set of few classes most of
+    them may be right); those on a difficult object or in a crowd are left out.
+    """
+    index, overlap = best_truth(labelled, truths)
+    on_object = overlap >= iou
+    counted = np.zeros(len(labelled), np.bool_)
+    counted[on_object] = truths.counted[index[on_object]]
+    missed = int((~on_object).sum())
+    return LabelQuality.of(tree, labelled.classes[counted], truths.classes[index[counted]], missed)
+
+
+def _labelled(
+    found: list[RawDetections], batch: Loaded, tree: WordTree, config: EvaluateConfig
+) -> Predictions:
+    """Detections as a user of the model would get them, duplicates suppressed by the tree."""
+    parts = []
+    for raw, index, fit in zip(found, batch.indices, batch.fits, strict=True):
+        keep = suppress(cxcywh_to_xyxy(raw.boxes), raw.scores, raw.nodes, tree, config.nms)
+        nodes = raw.nodes[keep].cpu().numpy()
+        parts.append((fit.unmap(raw.boxes[keep]), nodes, np.full(len(nodes), index), raw.scores[keep]))
+    return join_predictions(parts)
+
+
+def _truths(sample: Sample, index: int, crowds: bool) -> Truths:
+    ignored = sample.ignored.numpy()
+    boxes = sample.boxes.as_subclass(Tensor).double().numpy()
+    none = np.zeros_like(ignored)
+    difficult, crowd = (none, ignored) if crowds else (ignored, none)
+    return Truths.of(boxes, sample.nodes.numpy(), np.full(len(ignored), index), difficult, crowd)
+
+
+def _all_truths(parts: list[Truths]) -> Truths:
+    fields = ("boxes", "classes", "images", "difficult", "crowd")
+    return Truths.of(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
+
+
+def _concatenate(parts: list[Predictions]) -> Predictions:
+    fields = ("boxes", "classes", "images", "scores")
+    return Predictions.of(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")

@@ -1,0 +1,55 @@
+"""Settings of an evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from yolo9000.errors import ConfigError
+from yolo9000.letterbox import LetterboxMode
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What is measured, and how.
+
+    Raises:
+        ConfigError: Values out of range, all at once.
+    """
+
+    size: int = 0  # side of the network input in pixels; 0: as the cfg says
+    batch_size: int = 16  # pictures at a time
+    threads: int = 2  # reading pictures while the network computes
+    limit: int = 0  # only so many pictures, evenly spread over the data set; 0: all
+    letterbox: LetterboxMode = "torch"  # "darknet" for weights that darknet trained
+    score: float = (
+        0.001  # objectness x P(class) at or below is no prediction; low, for the far end of the curve
+    )
+    nms: float = 0.45  # IoU above which two predictions of one class are one (darknet: detector.c)
+    per_image: int = 300  # best predictions kept of an image; COCO's own limit is 100
+    iou: float = 0.5  # overlap from which on a prediction claims a truth (VOC)
+    confident: float = (
+        0.24  # score above which a detection's label is judged (darknet: the default of `detect`)
+    )
+    hier_threshold: float = 0.5  # labels go down the tree while the absolute probability is above (darknet)
+    cuts: tuple[str, ...] = ()  # each a depth, or nodes separated by commas: AP with all below seen as one
+
+    def __post_init__(self) -> None:
+        checks = {
+            "size": self.size >= 0 and self.size % 32 == 0,
+            "batch_size": self.batch_size >= 1,
+            "threads": self.threads >= 1,
+            "limit": self.limit >= 0,
+            "per_image": self.per_image >= 1,
+            **{
+                name: 0 <= getattr(self, name) <= 1
+                for name in ("score", "nms", "iou", "confident", "hier_threshold")
+            },
+            "iou above 0": self.iou > 0,
+        }
+        if bad := [
+            f"{name} (got {getattr(self, name.split()[0])})" for name, good in checks.items() if not good
+        ]:
+            raise ConfigError(
+                f"settings out of range: {', '.join(bad)}. Fractions lie in 0..1, the size is a multiple of 32, "
+                "batch size, threads and per_image are at least 1."
+            )
