@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from yolo9000.datasets.batch import Batch, Key, collate
 from yolo9000.datasets.cache import CachedDataset, ConcatDataset
+from yolo9000.datasets.check import DataReport, data_check
 from yolo9000.datasets.coco import read_coco
 from yolo9000.datasets.imagenet import read_imagenet, read_tiny_imagenet
-from yolo9000.datasets.joint import Batch, JointDataset, JointSampler, Key, balance_weights, collate
+from yolo9000.datasets.joint import JointDataset, JointSampler, balance_weights
+from yolo9000.datasets.pack import pack, read_pack
 from yolo9000.datasets.records import OnError, Records, TableDataset
 from yolo9000.datasets.sample import Kind, Sample, SampleDataset
 from yolo9000.datasets.transforms import EvalTransform, Example, TrainTransform
+from yolo9000.datasets.voc import read_voc
 from yolo9000.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,9 +24,11 @@ if TYPE_CHECKING:
 
 _READERS = {
     "coco": read_coco,
+    "voc": read_voc,
     "imagenet": read_imagenet,
     "tiny-imagenet": read_tiny_imagenet,
     "tiny-imagenet-boxes": lambda root, split: read_tiny_imagenet(root, split, boxes=True),
+    "pack": read_pack,
 }
 
 
@@ -38,8 +44,8 @@ def open_dataset(
     """Open a data set by its description.
 
     Args:
-        spec: `FORMAT:PATH` or `FORMAT:PATH:SPLIT`; formats are coco, voc, imagenet, tiny-imagenet (classification),
-            tiny-imagenet-boxes (detection) and pack.
+        spec: `FORMAT:PATH` or `FORMAT:PATH:SPLIT`; formats are coco, voc, imagenet, tiny-imagenet
+            (classification), tiny-imagenet-boxes (detection) and pack.
         tree: The tree of the labels.
         split: The split where the description names none.
         map_file: Darknet map file (line i: the node of class i) instead of matching labels by id and name.
@@ -61,7 +67,10 @@ def open_dataset(
 def open_datasets(
     specs: Sequence[str], tree: WordTree, split: str = "train", *, cache: int = 0, on_error: OnError = "raise"
 ) -> SampleDataset | None:
-    """Open several data sets of one kind as one; None where there are none. Arguments as for `open_dataset`."""
+    """Open several data sets of one kind as one; None where there are none.
+
+    Arguments as for `open_dataset`.
+    """
     parts = [open_dataset(spec, tree, split, cache=cache, on_error=on_error) for spec in specs]
     return (parts[0] if len(parts) == 1 else ConcatDataset(parts)) if parts else None
 
@@ -84,6 +93,7 @@ __all__ = [
     "Batch",
     "CachedDataset",
     "ConcatDataset",
+    "DataReport",
     "EvalTransform",
     "Example",
     "JointDataset",
@@ -97,7 +107,9 @@ __all__ = [
     "TrainTransform",
     "balance_weights",
     "collate",
+    "data_check",
     "open_dataset",
     "open_datasets",
+    "pack",
     "read_records",
 ]

@@ -76,7 +76,8 @@ class CachedDataset:
 
     Args:
         dataset: Where the images come from.
-        longest: Longest side in pixels; larger images are made smaller with their boxes, smaller ones are kept.
+        longest: Longest side in pixels; larger images are made smaller with their boxes, smaller ones are
+            kept.
 
     Raises:
         DataError: An image cannot be read.

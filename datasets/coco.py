@@ -18,9 +18,9 @@ YEARS = ("", "2017", "2014")  # suffixes of COCO's folders and files, `train2017
 def read_coco(root: str | Path, split: str = "train") -> Records:
     """Read `annotations/instances_{split}.json` and the folder `{split}/` beside `annotations/`.
 
-    The real COCO's names with a year (`instances_train2017.json`, `train2017/`) are found for the plain split name
-    too. Crowd regions (`iscrowd`) are kept and marked as ignored. Boxes, COCO's [x, y, width, height], become
-    corners; one without area is left out and noted in `issues`. Segmentations are not read.
+    The real COCO's names with a year (`instances_train2017.json`, `train2017/`) are found for the plain
+    split name too. Crowd regions (`iscrowd`) are kept and marked as ignored. Boxes, COCO's [x, y, width,
+    height], become corners; one without area is left out and noted in `issues`. Segmentations are not read.
 
     Args:
         root: The data set's folder, or the JSON file itself, whose images are then looked for beside it.
@@ -40,7 +40,7 @@ def read_coco(root: str | Path, split: str = "train") -> Records:
     for annotation in _entries(content, "annotations", ("id", "image_id", "category_id", "bbox"), path):
         if annotation["image_id"] not in by_image:
             raise DataError(
-                f"{path}: annotation {annotation['id']}: image_id {annotation['image_id']} is not among the images"
+                f"{path}: annotation {annotation['id']}: no image has the id {annotation['image_id']}"
             )
         by_image[annotation["image_id"]].append(annotation)
     builder = RecordsBuilder(path, "detection")

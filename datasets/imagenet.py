@@ -10,17 +10,15 @@ import numpy as np
 
 from yolo9000.datasets.labels import Label
 from yolo9000.datasets.records import Records, RecordsBuilder, classification_records
-from yolo9000.datasets.store import FolderStore, RangeStore, Store, tar_index
+from yolo9000.datasets.store import IMAGE_SUFFIXES, FolderStore, RangeStore, Store, tar_index
 from yolo9000.errors import DataError
-
-IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif"})
 
 
 def read_imagenet(root: str | Path, split: str = "train") -> Records:
     """Read `{split}/nXXXXXXXX/*.JPEG`: every folder is a class, every image in it an example.
 
-    Folder names are WordNet ids, or names of the tree's nodes for one's own data. Files of other types are passed
-    over. Order: by folder, then by file name.
+    Folder names are WordNet ids, or names of the tree's nodes for one's own data. Files of other types are
+    passed over. Order: by folder, then by file name.
 
     Args:
         root: Folder that holds the split's folder; a folder that directly holds the class folders does too.
@@ -41,8 +39,8 @@ def read_imagenet(root: str | Path, split: str = "train") -> Records:
         label_ids += [i] * len(files)
     if not names:
         raise DataError(
-            f"{base}: expected folders nXXXXXXXX (WordNet ids) with images (*.JPEG) in them; found {len(folders)} "
-            "folders and no image"
+            f"{base}: expected folders nXXXXXXXX (WordNet ids) with images (*.JPEG) in them; "
+            f"found {len(folders)} folders and no image"
         )
     labels = [Label(folder) for folder in folders]
     return classification_records(
@@ -96,8 +94,8 @@ def read_tiny_imagenet(root: str | Path, split: str = "train", *, boxes: bool = 
     Args:
         root: The unpacked folder (or the one above it), or an uncompressed tar file of it.
         split: `train` or `val`.
-        boxes: Give the object's box from `nXXXXXXXX_boxes.txt` (one an image; x0, y0, x1, y1 inclusive pixels), as
-            detection data; otherwise the images are classification data.
+        boxes: Give the object's box from `nXXXXXXXX_boxes.txt` (one an image; x0, y0, x1, y1 inclusive
+            pixels), as detection data; otherwise the images are classification data.
 
     Raises:
         DataError: The layout is another one, or a line of a box file breaks the format; names file and line.
@@ -107,7 +105,8 @@ def read_tiny_imagenet(root: str | Path, split: str = "train", *, boxes: bool = 
     if not found:
         raise DataError(
             f"{root}: expected Tiny ImageNet's {split}/nXXXXXXXX/images/*.JPEG"
-            f"{'' if split == 'train' else ' or val/val_annotations.txt'}; found {len(files.paths)} other files"
+            f"{'' if split == 'train' else ' or val/val_annotations.txt'}; "
+            f"found {len(files.paths)} other files"
         )
     wnids = sorted({wnid for _, wnid in found})
     position = {wnid: i for i, wnid in enumerate(wnids)}

@@ -1,21 +1,16 @@
-"""Detection and classification images in one stream of mixed batches.
-
-Legend: `B` images of a batch, `T` boxes of all of them, `S` side of the input in pixels.
-"""
+"""Detection and classification images in one stream of mixed batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from yolo9000.datasets.batch import Batch, Key
 from yolo9000.datasets.sample import Kind, Sample, SampleDataset
 from yolo9000.datasets.transforms import Example, TrainTransform
 from yolo9000.errors import ConfigError, DataError
@@ -23,63 +18,7 @@ from yolo9000.errors import ConfigError, DataError
 SIZE_EVERY = 10  # batches with the same input size (paper, section 2, "Multi-Scale Training")
 
 # First numbers of the seeds of the independent random streams.
-_DETECTION, _CLASSIFICATION, _SIZE, _IMAGE = range(4)
-
-
-class Key(NamedTuple):
-    """What the sampler asks the data set for: one image, its input size, and the seed of its random changes."""
-
-    kind: Kind
-    index: int
-    size: int
-    seed: int
-    epoch: int
-    batch: int
-    position: int  # in the epoch, counted over all ranks
-
-    def generator(self) -> np.random.Generator:
-        """The random numbers of this image in this epoch; the same whichever process asks."""
-        return np.random.default_rng((_IMAGE, self.seed, self.epoch, self.position))
-
-
-@dataclass
-class Batch:
-    """Images with their labels, ready for the network.
-
-    Attributes:
-        images: float32 [B, 3, S, S] in 0..1.
-        boxes: float32 [T, 4] centre x, centre y, width, height as fractions of the input.
-        nodes: int64 [T] node of each box.
-        image_index: int64 [T] image of each box, ascending.
-        labels: int64 [B] node of a classification image, -1 for a detection image.
-        sources: Files of the images, B of them.
-        epoch: Epoch the batch belongs to.
-        index: Number of the batch in its epoch.
-    """
-
-    images: Tensor
-    boxes: Tensor
-    nodes: Tensor
-    image_index: Tensor
-    labels: Tensor
-    sources: list[str]
-    epoch: int = 0
-    index: int = 0
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        names = ("images", "boxes", "nodes", "image_index", "labels")
-        return replace(self, **{name: change(getattr(self, name)) for name in names})
-
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        """The batch with its tensors on `device`."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> Batch:
-        """The batch in page-locked memory; called by a loader with `pin_memory=True`."""
-        return self._map(lambda tensor: tensor.pin_memory())
+_DETECTION, _CLASSIFICATION, _SIZE = range(3)
 
 
 Transform = Callable[
@@ -105,12 +44,11 @@ class JointDataset(Dataset[tuple[Key, Example]]):
         classification: SampleDataset | None,
         transform: Transform | None = None,
     ) -> None:
-        self._sets: dict[Kind, SampleDataset] = {}
-        for kind, dataset in (("detection", detection), ("classification", classification)):
-            if dataset is not None:
-                if dataset.kind != kind:
-                    raise DataError(f"expected {kind} data, got a {dataset.kind} data set")
-                self._sets[kind] = dataset  # type: ignore[index]
+        given: dict[Kind, SampleDataset | None] = {"detection": detection, "classification": classification}
+        self._sets = {kind: dataset for kind, dataset in given.items() if dataset is not None}
+        for kind, dataset in self._sets.items():
+            if dataset.kind != kind:
+                raise DataError(f"expected {kind} data, got a {dataset.kind} data set")
         if not self._sets:
             raise DataError("expected detection data, classification data, or both; got neither")
         if len(self._sets) == 2 and self._sets["detection"].tree != self._sets["classification"].tree:
@@ -124,46 +62,33 @@ class JointDataset(Dataset[tuple[Key, Example]]):
         return dataset[int(rng.integers(len(dataset)))]
 
     def __getitem__(self, key: Key) -> tuple[Key, Example]:
-        sample = self._sets[key.kind][key.index]
+        sample = self._sets[key.kind][key.image]
         more = self._more if key.kind == "detection" else None
         return key, self.transform(sample, key.size, key.generator(), more)
 
 
-def collate(items: Sequence[tuple[Key, Example]]) -> Batch:
-    """Put the examples of a batch together."""
-    examples = [example for _, example in items]
-    counts = torch.tensor([len(example.nodes) for example in examples])
-    return Batch(
-        images=torch.stack([example.image for example in examples]),
-        boxes=torch.cat([example.boxes for example in examples]),
-        nodes=torch.cat([example.nodes for example in examples]),
-        image_index=torch.repeat_interleave(torch.arange(len(examples)), counts),
-        labels=torch.tensor([example.label for example in examples]),
-        sources=[example.source for example in examples],
-        epoch=items[0][0].epoch,
-        index=items[0][0].batch,
-    )
-
-
 class JointSampler(Sampler[list[Key]]):
-    """Batches in which both kinds are mixed in proportion; every number follows from `seed`, epoch and position.
+    """Batches in which both kinds are mixed in proportion.
 
-    A global batch (`batch_size` × `world_size`) holds on average `ratio` classification images to one detection
-    image, and at least one of each kind; the ranks take consecutive parts of it, in which the kinds are spread evenly.
-    Detection images are drawn by going through all of them again and again, in new orders, over the epochs.
-    An epoch is one pass over the classification images (or over the detection images where there are no others);
-    its last batch is filled up from the start of the same order. With `classification_weights` an epoch has as many draws, each image drawn in
-    proportion to its weight (its expected number rounded up or down).
+    Every number follows from `seed`, epoch and position. A global batch (`batch_size` × `world_size`) holds
+    on average `ratio` classification images to one detection image, and at least one of each kind; the
+    ranks take consecutive parts of it, in which the kinds are spread evenly. Detection images are drawn by
+    going through all of them again and again, in new orders, over the epochs. An epoch is one pass over the
+    classification images (or over the detection images where there are no others); its last batch is filled
+    up from the start of the same order. With `classification_weights` an epoch has as many draws, each
+    image drawn in proportion to its weight (its expected number rounded up or down).
 
-    Use it as the `batch_sampler` of a loader. The loader's workers run ahead of training, so tell the sampler what
-    has been used (`consumed`); `state_dict` is then exact in the middle of an epoch, with any number of workers.
+    Use it as the `batch_sampler` of a loader. The loader's workers run ahead of training, so tell the
+    sampler what has been used (`consumed`); `state_dict` is then exact in the middle of an epoch, with any
+    number of workers.
 
     Args:
         n_detection: Number of detection images.
         n_classification: Number of classification images.
         batch_size: Images a batch on each rank.
         ratio: Classification images to one detection image (paper: 4).
-        sizes: Input sizes in pixels, multiples of 32; a new one is drawn every `size_every` batches, the same on all ranks.
+        sizes: Input sizes in pixels, multiples of 32; a new one is drawn every `size_every` batches, the
+            same on all ranks.
         seed: Of everything random, also of the images' transforms.
         rank: This process.
         world_size: Number of processes.
@@ -202,7 +127,7 @@ class JointSampler(Sampler[list[Key]]):
             "no images: n_detection and n_classification are both 0": self.n_detection + self.n_classification
             > 0,
             f"batch_size: expected at least 1, got {self.batch_size}": self.batch_size >= 1,
-            f"batch_size x world_size: expected at least 2, so that both kinds fit, got {self.global_batch}": (
+            f"batch_size x world_size: expected at least 2 for two kinds, got {self.global_batch}": (
                 not both or self.global_batch >= 2
             ),
             f"ratio: expected more than 0, got {self.ratio}": self.ratio > 0,
@@ -227,7 +152,7 @@ class JointSampler(Sampler[list[Key]]):
         return self.batch_size * self.world_size
 
     def _plan(self) -> NDArray[np.int64]:
-        """Detection images up to the end of each batch of an epoch: the whole epoch's proportions, int64 [batches]."""
+        """Detection images up to the end of each batch of an epoch, int64 [batches]."""
         total = self.global_batch
         if not self.n_classification or not self.n_detection:
             images = self.n_classification + self.n_detection
@@ -261,13 +186,14 @@ class JointSampler(Sampler[list[Key]]):
         """Go on where `state` was taken.
 
         Raises:
-            ConfigError: The settings differ, so that the place means something else; all differences are listed.
+            ConfigError: The settings differ, so that the place means something else; all differences are
+                listed.
         """
         mine = self._settings()
         wrong = [f"{k}: {state.get(k)!r} then, {v!r} now" for k, v in mine.items() if state.get(k) != v]
         if wrong:
             raise ConfigError(
-                "the checkpoint's data order does not fit this run (same data and settings are needed to resume):\n"
+                "the checkpoint's data order does not fit this run (resume with the same settings):\n"
                 + "\n".join(f"  - {line}" for line in wrong)
             )
         self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
@@ -295,14 +221,16 @@ class JointSampler(Sampler[list[Key]]):
         detection_end = int(self._detection_ends[batch])
         detection_start = int(self._detection_ends[batch - 1]) if batch else 0
         classification = batch * total - detection_start
-        detection = epoch * int(self._detection_ends[-1]) + detection_start
+        detection = detection_start
         is_detection = _spread(detection_end - detection_start, total)
         size = self._size(epoch * len(self) + batch)
         keys = []
         for slot in range(total):
             kind: Kind = "detection" if is_detection[slot] else "classification"
             index = (
-                self._detection(detection) if is_detection[slot] else int(order[classification % len(order)])
+                self._detection(epoch, detection)
+                if is_detection[slot]
+                else int(order[classification % len(order)])
             )
             detection, classification = (
                 detection + is_detection[slot],
@@ -311,8 +239,12 @@ class JointSampler(Sampler[list[Key]]):
             keys.append(Key(kind, index, size, self.seed, epoch, batch, batch * total + slot))
         return keys[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
 
-    def _detection(self, draw: int) -> int:
-        turn, place = divmod(draw, self.n_detection)
+    def _detection(self, epoch: int, draw: int) -> int:
+        """Image of a draw of an epoch. Beside classification data the turns go on from epoch to epoch."""
+        if self.n_classification:
+            turn, place = divmod(epoch * int(self._detection_ends[-1]) + draw, self.n_detection)
+        else:
+            turn, place = epoch, draw % self.n_detection
         return int(_permutation(self.n_detection, self.seed, turn)[place])
 
     def _size(self, batch: int) -> int:
@@ -324,7 +256,7 @@ class JointSampler(Sampler[list[Key]]):
         rng = np.random.default_rng((_CLASSIFICATION, self.seed, epoch))
         if self.weights is None or not n:
             return rng.permutation(n)
-        # Systematic sampling: n equally spaced marks on the cumulated weights, in random order before and after.
+        # Systematic sampling: n equally spaced marks on the cumulated weights, shuffled before and after.
         shuffled = rng.permutation(n)
         ends = np.cumsum(np.asarray(self.weights, dtype=np.float64)[shuffled])
         marks = (np.arange(n) + rng.random()) * (ends[-1] / n)
@@ -343,7 +275,9 @@ def _permutation(n: int, seed: int, turn: int) -> NDArray[np.int64]:
 
 
 def balance_weights(dataset: SampleDataset) -> NDArray[np.float64]:
-    """Weights that draw rare synsets more often: the inverse square root of each label's frequency, float64 [images].
+    """Weights that draw rare synsets more often: the inverse square root of each label's frequency.
+
+    Shape: float64 [images].
 
     Args:
         dataset: Classification data.

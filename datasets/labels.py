@@ -1,4 +1,4 @@
-"""From a data set's labels to nodes of a tree: by WordNet id, by name, by a map file, or to the nearest ancestor."""
+"""From a data set's labels to nodes of a tree: by map file, WordNet id, name, or nearest ancestor."""
 
 from __future__ import annotations
 
@@ -60,9 +60,10 @@ class LabelMap:
 def map_labels(labels: Sequence[Label], tree: WordTree, map_file: str | Path | None = None) -> LabelMap:
     """Find the node of every label.
 
-    Tried in this order: the map file, where given; the label's WordNet id (its own, or the one that the built-in
-    `coco` and `voc` lists know its name by); the name, and the other names those lists have for the same id (`sofa`,
-    `couch`), among nodes that are not some *other* synset; the nearest WordNet ancestor of the id in the tree.
+    Tried in this order: the map file, where given; the label's WordNet id (its own, or the one that the
+    built-in `coco` and `voc` lists know its name by); the name, and the other names those lists have for
+    the same id (`sofa`, `couch`), among nodes that are not some *other* synset; the nearest WordNet
+    ancestor of the id in the tree.
 
     Args:
         labels: The classes in the data set's own order.

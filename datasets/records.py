@@ -1,4 +1,4 @@
-"""What a reader finds (`Records`, which knows no tree) and the data set it becomes on a tree (`TableDataset`).
+"""What a reader finds (`Records`, which knows no tree) and the data set that becomes of it (`TableDataset`).
 
 Legend: `R` images, `T` labels of all images, `M` labels of one image.
 """
@@ -19,7 +19,7 @@ from torchvision import tv_tensors
 
 from yolo9000.datasets.labels import Label, map_labels
 from yolo9000.datasets.sample import Kind, Sample, decode_image
-from yolo9000.datasets.store import Store
+from yolo9000.datasets.store import ConcatStore, Store
 from yolo9000.errors import DataError
 
 if TYPE_CHECKING:
@@ -128,18 +128,45 @@ def classification_records(
     )
 
 
+def concat_records(parts: Sequence[Records]) -> Records:
+    """Records of several data sets of one kind, one after the other; equal classes become one.
+
+    Raises:
+        DataError: No parts, or both kinds.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    if len({part.kind for part in parts}) != 1:
+        raise DataError("expected data sets of one kind, detection or classification, to put together")
+    labels = list(dict.fromkeys(label for part in parts for label in part.labels))
+    position = {label: i for i, label in enumerate(labels)}
+    ids = [np.asarray([position[label] for label in part.labels], np.int32)[part.label_ids] for part in parts]
+    counts = np.concatenate([np.diff(part.offsets) for part in parts])
+    return Records(
+        parts[0].root,
+        parts[0].kind,
+        ConcatStore([part.store for part in parts]),
+        tuple(labels),
+        np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        np.concatenate(ids),
+        np.concatenate([part.boxes for part in parts]),
+        np.concatenate([part.ignored for part in parts]),
+        tuple(issue for part in parts for issue in part.issues),
+    )
+
+
 class TableDataset:
     """Records whose labels are nodes of a tree. Implements `SampleDataset`.
 
-    A box whose label has no node is left out; a classification image whose label has none is left out of the data
-    set. Both are counted in `unmatched`.
+    A box whose label has no node is left out; a classification image whose label has none is left out of
+    the data set. Both are counted in `unmatched`.
 
     Args:
         records: What a reader found.
         tree: The tree of the labels.
         map_file: Darknet map file (line i: node of class i) instead of matching by id and name.
-        on_error: What an unreadable image does: `raise` a DataError, or `skip` to the next readable one with a
-            warning.
+        on_error: What an unreadable image does: `raise` a DataError, or `skip` to the next readable one
+            with a warning.
 
     Attributes:
         fallbacks: Labels whose own synset the tree lacks -> the nearest ancestor that stands for them.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -35,7 +35,8 @@ class Sample:
         nodes: int64 [M] tree node of each box; for classification exactly one node.
         kind: What the labels are.
         source: File the image came from, for messages.
-        ignored: bool [M], true where a box is not to be trained or scored on (VOC difficult, COCO crowd).
+        ignored: bool [M], true where a box is not to be trained or scored on (VOC difficult, COCO crowd);
+            left out: none is.
     """
 
     image: tv_tensors.Image
@@ -43,7 +44,11 @@ class Sample:
     nodes: Tensor
     kind: Kind
     source: str
-    ignored: Tensor
+    ignored: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+
+    def __post_init__(self) -> None:
+        if len(self.ignored) != len(self.nodes):
+            object.__setattr__(self, "ignored", torch.zeros(len(self.nodes), dtype=torch.bool))
 
 
 class SampleDataset(Protocol):
@@ -84,7 +89,7 @@ def decode_image(data: bytes, source: str) -> Tensor:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # frombuffer on read-only bytes: they are only read
                 encoded = torch.frombuffer(data, dtype=torch.uint8)
-            image = tv_io.decode_image(encoded, mode=tv_io.ImageReadMode.RGB)
+            image: Tensor = tv_io.decode_image(encoded, mode=tv_io.ImageReadMode.RGB)
             if image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3:
                 return image
         except RuntimeError:
@@ -103,7 +108,8 @@ def _decode_with_pillow(data: bytes, source: str) -> Tensor:
             pixels = np.array(picture.convert("RGB"))
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise DataError(
-            f"{source}: cannot be decoded as an image ({len(data)} bytes: {error}); replace or remove the file, "
-            "or train with on_error='skip'"
+            f"{source}: cannot be decoded as an image ({len(data)} bytes: {error}); replace or remove "
+            "the file, or train with on_error='skip'"
         ) from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    rgb: Tensor = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    return rgb

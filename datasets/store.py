@@ -1,10 +1,15 @@
-"""Where encoded images lie: loose files or one tar file. Stores are picklable and safe to share between processes."""
+"""Where encoded images lie: loose files or one large file.
+
+Stores are picklable, and safe to share between processes.
+"""
 
 from __future__ import annotations
 
 import os
 import tarfile
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolo9000.errors import DataError
+
+IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif"})
 
 
 class Strings(Sequence[str]):
@@ -44,6 +51,9 @@ class Store(Protocol):
     def name(self, index: int) -> str:
         """The image's file for messages; inside a tar file `FILE.tar:member`."""
 
+    def inner_name(self, index: int) -> str:
+        """The image's path below the folder or file."""
+
     def size(self, index: int) -> int:
         """Length of the encoded image in bytes."""
 
@@ -69,6 +79,10 @@ class FolderStore:
     def name(self, index: int) -> str:
         """See `Store`."""
         return os.path.join(self.root, self.names[index])  # noqa: PTH118  (ten times quicker than Path)
+
+    def inner_name(self, index: int) -> str:
+        """See `Store`."""
+        return self.names[index]
 
     def size(self, index: int) -> int:
         """See `Store`."""
@@ -122,6 +136,10 @@ class RangeStore:
         """See `Store`."""
         return f"{self.path}:{self.names[index]}"
 
+    def inner_name(self, index: int) -> str:
+        """See `Store`."""
+        return self.names[index]
+
     def size(self, index: int) -> int:
         """See `Store`."""
         return int(self.sizes[index])
@@ -140,8 +158,8 @@ class RangeStore:
             raise _unreadable(self.name(index), error) from error
         if len(data) != self.sizes[index]:
             raise DataError(
-                f"{self.name(index)}: expected {self.sizes[index]} bytes, got {len(data)}: {self.path} is cut off; "
-                "copy it again"
+                f"{self.name(index)}: expected {self.sizes[index]} bytes, got {len(data)}: {self.path} is "
+                "cut off; copy it again"
             )
         return data
 
@@ -151,6 +169,45 @@ class RangeStore:
     def __del__(self) -> None:
         if getattr(self, "_descriptor", -1) >= 0:
             os.close(self._descriptor)
+
+
+class ConcatStore:
+    """Stores one after the other.
+
+    Args:
+        parts: The stores.
+    """
+
+    def __init__(self, parts: Sequence[Store]) -> None:
+        self.parts = tuple(parts)
+        self._ends = list(accumulate(len(part) for part in parts))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def _find(self, index: int) -> tuple[Store, int]:
+        part = bisect_right(self._ends, index)
+        return self.parts[part], index - (self._ends[part - 1] if part else 0)
+
+    def name(self, index: int) -> str:
+        """See `Store`."""
+        part, place = self._find(index)
+        return part.name(place)
+
+    def inner_name(self, index: int) -> str:
+        """See `Store`."""
+        part, place = self._find(index)
+        return part.inner_name(place)
+
+    def size(self, index: int) -> int:
+        """See `Store`."""
+        part, place = self._find(index)
+        return part.size(place)
+
+    def read(self, index: int) -> bytes:
+        """See `Store`."""
+        part, place = self._find(index)
+        return part.read(place)
 
 
 def tar_index(path: Path) -> dict[str, tuple[int, int]]:
@@ -167,8 +224,8 @@ def tar_index(path: Path) -> dict[str, tuple[int, int]]:
             return {m.name: (m.offset_data, m.size) for m in archive if m.isfile()}
     except tarfile.TarError as error:
         raise DataError(
-            f"{path}: not an uncompressed tar file ({error}); unpack it, or repack it with `tar cf`: images are "
-            "read from the middle of the file, which compression does not allow"
+            f"{path}: not an uncompressed tar file ({error}); unpack it, or repack it with `tar cf`: images "
+            "are read from the middle of the file, which compression does not allow"
         ) from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error

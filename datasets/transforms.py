@@ -1,7 +1,7 @@
-"""From a `Sample` to the network's input: random window, flip and colour for training, letterbox for evaluation.
+"""From a `Sample` to the network's input: random window, flip and colour, or the plain letterbox.
 
-Legend: `S` side of the square input in pixels, `M` boxes. Geometry runs on uint8, once an image: the visible part of
-the window is cut out and resized straight to its place; colour runs on the small result.
+Legend: `S` side of the square input in pixels, `M` boxes. Geometry runs on uint8, once an image: the
+visible part of the window is cut out and resized straight to its place; colour runs on the small result.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class _Placement:
 
 
 class TrainTransform:
-    """Random changes after the paper, section 3 (darknet: data.c, load_data_detection; image.c, distort_image).
+    """Random changes after the paper, section 3 (darknet: data.c, load_data_detection).
 
-    A window is drawn whose four edges lie up to `jitter` of the image's sides inside or outside the image; it is
-    scaled to fit the square input with its aspect kept and placed at random in the room left over, grey where
-    there is no image. Boxes follow; one of which less than `min_visible` of its area is left in the picture, or
-    that is thinner than a pixel, is dropped, and so are ignored ones. Classification images take the same path, so
-    that objects vary in size, unless `crop` is given.
+    A window is drawn whose four edges lie up to `jitter` of the image's sides inside or outside the image;
+    it is scaled to fit the square input with its aspect kept and placed at random in the room left over,
+    grey where there is no image. Boxes follow; one of which less than `min_visible` of its area is left in
+    the picture, or that is thinner than a pixel, is dropped, and so are ignored ones. Classification images
+    take the same path, so that objects vary in size, unless `crop` is given.
 
     Args:
         jitter: Largest move of the window's edges, as a share of the image's sides.
@@ -66,9 +66,11 @@ class TrainTransform:
         exposure: Largest factor on the value, or on its inverse.
         flip: Probability of a left-right flip.
         mosaic: Probability of four detection images in one, each filling a quarter around a random centre.
-        scale: Range of a further factor on the window's size on the input: (0.5, 1) also shows it at half size.
-        crop: For classification, the range of the area of a random crop, as a share of the image, with its aspect
-            between 3:4 and 4:3 of the image's, stretched over the whole input; None: the same path as detection.
+        scale: Range of a further factor on the window's size on the input: (0.5, 1) also shows it at half
+            size.
+        crop: For classification, the range of the area of a random crop, as a share of the image, with its
+            aspect between 3:4 and 4:3 of the image's, stretched over the whole input; None: the same path as
+            detection.
         min_visible: Least share of a box's area that must remain for the box to stay.
 
     Raises:
@@ -160,7 +162,7 @@ class TrainTransform:
     def _place_window(
         self, sample: Sample, canvas: Tensor, rng: np.random.Generator, *, cover: bool = False
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Draw a window of the image onto the canvas and return the boxes (XYXY, pixels of the canvas) and nodes."""
+        """Draw a window of the image; boxes (XYXY, pixels of the canvas) and nodes."""
         x0, y0, x1, y1 = self._window(sample, rng)
         height, width = canvas.shape[-2:]
         fit = max if cover else min
@@ -225,7 +227,7 @@ class EvalTransform:
 def _paste(
     image: Tensor, canvas: Tensor, scale: tuple[float, float], shift: tuple[float, float]
 ) -> _Placement:
-    """Draw `image` at x' = scale·x + shift onto `canvas`, in whole pixels of both, and return the exact placement."""
+    """Draw `image` at x' = scale·x + shift, in whole pixels of both, and say where exactly."""
     spans = [
         _span(image.shape[-1 - axis], canvas.shape[-1 - axis], scale[axis], shift[axis]) for axis in (0, 1)
     ]
@@ -288,11 +290,12 @@ def _example(
 
 
 def distort(image: Tensor, hue: float, saturation: float, exposure: float) -> Tensor:
-    """Change hue, saturation and value in place (darknet: image.c, distort_image), without forming an HSV image.
+    """Change hue, saturation and value in place (darknet: image.c, distort_image), by closed formulas.
 
     With V the largest and m the smallest channel, chroma C = V − m, and the hue angle h in sixths of a turn
-    (red 0, green 2, blue 4), every channel is V − C · clamp(d − 1, 0, 1), d the distance of h from the channel's own
-    angle around the circle: so the new channels follow from h + 6·hue, C · saturation (at most V) and V · exposure.
+    (red 0, green 2, blue 4), every channel is V − C · clamp(d − 1, 0, 1), d the distance of h from the
+    channel's own angle around the circle: so the new channels follow from h + 6·hue, C · saturation (at
+    most V) and V · exposure.
 
     Args:
         image: float32 [3, H, W] in 0..1, RGB, contiguous.
@@ -304,19 +307,15 @@ def distort(image: Tensor, hue: float, saturation: float, exposure: float) -> Te
         `image`.
     """
     red, green, blue = image
-    value, low = image.amax(0), image.amin(0)
-    chroma = value - low
-    inverse = 1 / chroma.clamp(min=1e-6)
-    angle = torch.where(
-        red == value, green - blue, torch.where(green == value, blue - red, red - green)
-    ).mul_(inverse)
-    offset = torch.where(red == value, 0.0, torch.where(green == value, 2.0, 4.0)).add_(6 * hue)
-    angle.add_(offset)  # −4 to 8
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    from_green, from_blue = (blue - red).add_(chroma, alpha=2), (red - green).add_(chroma, alpha=4)
+    angle = torch.where(red == value, green - blue, torch.where(green == value, from_green, from_blue))
+    angle.div_(chroma.clamp(min=1e-6)).add_(6 * hue)  # -4 to 8
     chroma = torch.minimum(chroma.mul_(saturation), value)
-    centres = torch.tensor([0.0, 2.0, 4.0]).view(3, 1, 1)
-    torch.sub(angle, centres, out=image)
-    image.abs_().sub_(3).abs_().neg_().add_(2)  # distance around the circle of 6, less 1
-    image.clamp_(0, 1).mul_(chroma).neg_().add_(value)
+    torch.sub(angle, torch.tensor([0.0, 2.0, 4.0]).view(3, 1, 1), out=image)
+    image.abs_().sub_(3).abs_().sub_(2).clamp_(-1, 0)  # 1 - distance around the circle of 6, cut off
+    image.mul_(chroma).add_(value)
     return image.mul_(exposure).clamp_(0, 1)
 
 

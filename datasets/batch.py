@@ -1,0 +1,102 @@
+"""One batch: the keys that ask for it and the tensors that come.
+
+Legend: `B` images of a batch, `T` boxes of all of them, `S` side of the input in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from yolo9000.datasets.sample import Kind
+from yolo9000.datasets.transforms import Example
+
+_IMAGE = 3  # first number of the seeds of the images' random changes; the sampler's streams have others
+
+
+class Key(NamedTuple):
+    """What the sampler asks the data set for.
+
+    Attributes:
+        kind: Which of the two data sets.
+        image: Number of the image in it.
+        size: Side of the input in pixels.
+        seed: Of the run.
+        epoch: Epoch of the batch.
+        batch: Number of the batch in its epoch.
+        position: Number of the image in its epoch, counted over all ranks.
+    """
+
+    kind: Kind
+    image: int
+    size: int
+    seed: int
+    epoch: int
+    batch: int
+    position: int
+
+    def generator(self) -> np.random.Generator:
+        """The random numbers of this image in this epoch; the same whichever process asks."""
+        return np.random.default_rng((_IMAGE, self.seed, self.epoch, self.position))
+
+
+@dataclass
+class Batch:
+    """Images with their labels, ready for the network.
+
+    Attributes:
+        images: float32 [B, 3, S, S] in 0..1, RGB.
+        boxes: float32 [T, 4] centre x, centre y, width, height as fractions of the input.
+        nodes: int64 [T] node of each box.
+        image_index: int64 [T] image of each box, ascending.
+        labels: int64 [B] node of a classification image, -1 for a detection image.
+        sources: Files of the images, B of them.
+        epoch: Epoch the batch belongs to.
+        index: Number of the batch in its epoch.
+    """
+
+    images: Tensor
+    boxes: Tensor
+    nodes: Tensor
+    image_index: Tensor
+    labels: Tensor
+    sources: list[str]
+    epoch: int = 0
+    index: int = 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        images, boxes, nodes = change(self.images), change(self.boxes), change(self.nodes)
+        image_index, labels = change(self.image_index), change(self.labels)
+        return Batch(images, boxes, nodes, image_index, labels, self.sources, self.epoch, self.index)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """The batch with its tensors on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory; called by a loader with `pin_memory=True`."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+
+def collate(items: Sequence[tuple[Key, Example]]) -> Batch:
+    """Put the examples of a batch together."""
+    examples = [example for _, example in items]
+    counts = torch.tensor([len(example.nodes) for example in examples])
+    return Batch(
+        images=torch.stack([example.image for example in examples]),
+        boxes=torch.cat([example.boxes for example in examples]),
+        nodes=torch.cat([example.nodes for example in examples]),
+        image_index=torch.repeat_interleave(torch.arange(len(examples)), counts),
+        labels=torch.tensor([example.label for example in examples]),
+        sources=[example.source for example in examples],
+        epoch=items[0][0].epoch,
+        index=items[0][0].batch,
+    )

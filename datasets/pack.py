@@ -1,0 +1,240 @@
+"""Any data set in one HDF5 file: the encoded images as they are, boxes, and labels as WordNet ids and names.
+
+Layout (attributes `format`, `kind`; R images, T labels of all images, L classes):
+
+    images      uint8 [bytes]       the encoded images, one after the other, in one piece of the file
+    starts      int64 [R]           first byte of each image in `images`
+    sizes       int64 [R]           its length
+    names       bytes [R]           its path in the data set it came from
+    offsets     int64 [R + 1]       its labels are rows offsets[i]:offsets[i + 1]
+    label_ids   int32 [T]           class of each label
+    boxes       float32 [T, 4]      XYXY in pixels; [0, 4] for classification
+    ignored     bool [T]            VOC's difficult objects, COCO's crowds
+    label_names, label_wnids [L]    the classes; no nodes, so that a pack serves every tree
+    issues                          annotations that the reader left out
+
+The space of `images` is reserved when the file is made, so its place in the file is known: images are
+written and read with plain positioned I/O, and the file's structure is never touched again. A pack that is
+killed at any moment goes on where it was, and any number of processes read without locks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wordtree._files import atomic_write
+from yolo9000.datasets.cache import CachedDataset, ConcatDataset
+from yolo9000.datasets.labels import Label
+from yolo9000.datasets.records import Records, TableDataset, concat_records
+from yolo9000.datasets.sample import SampleDataset
+from yolo9000.datasets.store import RangeStore
+from yolo9000.errors import DataError
+
+FORMAT = "yolo9000-pack-1"
+JOURNAL_BYTES = (
+    64 << 20
+)  # image bytes between two entries of the journal: what an interruption repeats at most
+
+
+def pack(
+    dataset: SampleDataset | Records,
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    journal_bytes: int = JOURNAL_BYTES,
+) -> Path:
+    """Write a data set into one HDF5 file of about the size of its images.
+
+    The file appears under its name only when it is complete. Until then `PATH.partial` and
+    `PATH.partial.json` lie beside it; called again with the same data, `pack` goes on from there.
+
+    Args:
+        dataset: What `open_dataset` or `read_records` gives; all its images are packed, also those whose
+            labels the data set's tree lacks.
+        path: The file to write.
+        overwrite: Replace a finished file.
+        progress: Called with images done and images in all.
+        journal_bytes: See `JOURNAL_BYTES`.
+
+    Returns:
+        `path`.
+
+    Raises:
+        DataError: The file exists, an image cannot be read, has changed since, or the disk is full.
+    """
+    target = Path(path)
+    if target.exists() and not overwrite:
+        raise DataError(f"{target}: exists already; remove it or pack with overwrite")
+    records = concat_records(list(_records_of(dataset)))
+    sizes = np.asarray([records.store.size(i) for i in range(len(records.store))], dtype=np.int64)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(target.name + ".partial")
+    journal = _Journal(target.with_name(target.name + ".partial.json"), _fingerprint(records, sizes))
+    done = journal.read() if partial.exists() else 0
+    if not done:
+        journal.path.unlink(missing_ok=True)
+        _create(partial, records, sizes)
+    try:
+        _copy(partial, records, sizes, done, journal, progress, journal_bytes)
+    except OSError as error:
+        raise DataError(
+            f"{partial}: {error.strerror or error}; run the same command again to go on"
+        ) from error
+    partial.replace(target)
+    journal.path.unlink(missing_ok=True)
+    return target
+
+
+def _records_of(dataset: SampleDataset | Records) -> Iterator[Records]:
+    if isinstance(dataset, Records):
+        yield dataset
+    elif isinstance(dataset, TableDataset):
+        yield dataset.records
+    elif isinstance(dataset, CachedDataset):
+        yield from _records_of(dataset.dataset)
+    elif isinstance(dataset, ConcatDataset):
+        for part in dataset.parts:
+            yield from _records_of(part)
+    else:
+        raise DataError(
+            f"pack: expected a data set from open_dataset or read_records, got {type(dataset).__name__}"
+        )
+
+
+class _Journal:
+    """How many images are safely on disk, for which data."""
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self.path, self.fingerprint = path, fingerprint
+
+    def read(self) -> int:
+        try:
+            entry = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return 0
+        return int(entry["done"]) if entry.get("fingerprint") == self.fingerprint else 0
+
+    def write(self, done: int) -> None:
+        with atomic_write(self.path, text=True) as stream:
+            cast(IO[str], stream).write(json.dumps({"fingerprint": self.fingerprint, "done": done}))
+
+
+def _fingerprint(records: Records, sizes: NDArray[np.int64]) -> str:
+    """Changes with the images' names and sizes and with every label."""
+    digest = hashlib.sha256(repr((FORMAT, records.kind, records.labels)).encode())
+    for array in (sizes, records.offsets, records.label_ids, records.boxes, records.ignored):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    for i in range(len(records.store)):
+        digest.update(os.fsencode(records.store.name(i)) + b"\0")
+    return digest.hexdigest()
+
+
+def _create(path: Path, records: Records, sizes: NDArray[np.int64]) -> None:
+    """The whole file but for the images' bytes, whose space is reserved."""
+    import h5py
+
+    space = h5py.h5s.create_simple((max(int(sizes.sum()), 1),))
+    reserved = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    reserved.set_layout(h5py.h5d.CONTIGUOUS)
+    reserved.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    reserved.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    names = [os.fsencode(records.store.inner_name(i)) for i in range(len(records.store))]
+    text = h5py.string_dtype()
+    with h5py.File(path, "w") as file:
+        file.attrs["format"], file.attrs["kind"] = FORMAT, records.kind
+        h5py.h5d.create(file.id, b"images", h5py.h5t.STD_U8LE, space, reserved)
+        file["starts"], file["sizes"] = np.cumsum(sizes) - sizes, sizes
+        file["names"] = np.asarray(names, dtype=np.bytes_)
+        file["offsets"], file["label_ids"] = records.offsets, records.label_ids
+        file["boxes"], file["ignored"] = records.boxes, records.ignored
+        file.create_dataset("label_names", data=[label.name for label in records.labels], dtype=text)
+        file.create_dataset("label_wnids", data=[label.wnid for label in records.labels], dtype=text)
+        file.create_dataset("issues", data=list(records.issues), dtype=text)
+
+
+def _copy(
+    path: Path,
+    records: Records,
+    sizes: NDArray[np.int64],
+    done: int,
+    journal: _Journal,
+    progress: Callable[[int, int], None] | None,
+    journal_bytes: int,
+) -> None:
+    place = _images_place(path) + int(sizes[:done].sum())
+    total, pending = len(sizes), 0
+    with path.open("r+b") as file:
+        file.seek(place)
+        for i in range(done, total):
+            data = records.store.read(i)
+            if len(data) != sizes[i]:
+                raise DataError(
+                    f"{records.store.name(i)}: {sizes[i]} bytes before, {len(data)} now: it has changed "
+                    "while it was packed; run the same command again"
+                )
+            file.write(data)
+            pending += len(data)
+            if pending >= journal_bytes or i + 1 == total:
+                file.flush()
+                os.fsync(file.fileno())
+                journal.write(i + 1)
+                pending = 0
+            if progress is not None:
+                progress(i + 1, total)
+
+
+def _images_place(path: Path) -> int:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        return int(file["images"].id.get_offset())
+
+
+def read_pack(path: str | Path, split: str = "train") -> Records:
+    """Open a packed data set.
+
+    Args:
+        path: The HDF5 file.
+        split: Not used: a pack holds one split.
+
+    Raises:
+        DataError: No HDF5 file, one of another program, or a cut-off one.
+    """
+    import h5py
+
+    source = Path(path)
+    try:
+        with h5py.File(source, "r") as file:
+            if file.attrs.get("format") != FORMAT:
+                raise DataError(
+                    f"{source}: expected a file that `yolo9000 pack` wrote (format {FORMAT!r}), got "
+                    f"{file.attrs.get('format')!r}"
+                )
+            starts = file["starts"][:] + int(file["images"].id.get_offset())
+            store = RangeStore(source, map(os.fsdecode, file["names"][:]), starts, file["sizes"][:])
+            names, wnids = file["label_names"].asstr()[:], file["label_wnids"].asstr()[:]
+            return Records(
+                source,
+                file.attrs["kind"],
+                store,
+                tuple(Label(str(name), str(wnid)) for name, wnid in zip(names, wnids, strict=True)),
+                file["offsets"][:],
+                file["label_ids"][:],
+                file["boxes"][:],
+                file["ignored"][:].astype(np.bool_),
+                tuple(map(str, file["issues"].asstr()[:])),
+            )
+    except (OSError, KeyError) as error:
+        raise DataError(
+            f"{source}: cannot be read as a packed data set: {error}; pack it again, "
+            "or copy it again if it is cut off"
+        ) from error

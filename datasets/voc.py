@@ -1,0 +1,113 @@
+"""PASCAL VOC: one XML file an image (also ImageNet DET, whose names are WordNet ids)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from yolo9000.datasets.labels import WNID, Label
+from yolo9000.datasets.records import Records, RecordsBuilder
+from yolo9000.datasets.store import IMAGE_SUFFIXES, FolderStore
+from yolo9000.errors import DataError
+
+_Object = tuple[str, tuple[float, float, float, float], bool, str]  # name, corners, difficult, where
+
+
+def read_voc(root: str | Path, split: str = "train") -> Records:
+    """Read the images that `ImageSets/Main/{split}.txt` lists, with `Annotations/*.xml` and `JPEGImages/`.
+
+    Objects marked `difficult` are kept as ignored. VOC's pixels count from 1 and its boxes include their last
+    pixel; here a box covers xmin − 1 to xmax. One without area is left out and noted in `issues`.
+
+    Args:
+        root: A folder with these three folders, or one with the years in it (`VOC2007`, `VOC2012`, also below
+            `VOCdevkit`): then all years that have the split are read, one after the other.
+        split: `train`, `val`, `trainval`, `test` or any other list in `ImageSets/Main`.
+
+    Raises:
+        DataError: A file or folder is missing, or a file breaks the format; names file and line or object.
+    """
+    base = Path(root)
+    names: list[str] = []
+    objects: list[list[_Object]] = []
+    for year in _years(base, split):
+        for image_id in _image_ids(year / "ImageSets" / "Main" / f"{split}.txt"):
+            path = year / "Annotations" / f"{image_id}.xml"
+            suffix, found = _read_xml(path)
+            picture = year / "JPEGImages" / f"{image_id}{suffix}"
+            names.append(str(picture.relative_to(base)))
+            objects.append(found)
+    labels = _labels({name for found in objects for name, *_ in found})
+    position = {label.name: i for i, label in enumerate(labels)}
+    builder = RecordsBuilder(base, "detection")
+    for found in objects:
+        builder.image()
+        for name, corners, difficult, where in found:
+            builder.box(position[name], corners, where, ignored=difficult)
+    return builder.build(FolderStore(base, names), labels)
+
+
+def _years(base: Path, split: str) -> list[Path]:
+    candidates = [base, *sorted(base.glob("VOC[0-9]*")), *sorted(base.glob("VOCdevkit/VOC[0-9]*"))]
+    years = [folder for folder in candidates if (folder / "ImageSets" / "Main" / f"{split}.txt").is_file()]
+    if years:
+        return years
+    lists = sorted({path.stem for folder in candidates for path in folder.glob("ImageSets/Main/*.txt")})
+    raise DataError(
+        f"{base}: expected ImageSets/Main/{split}.txt, here or in VOC2007, VOC2012, VOCdevkit/VOC2012; "
+        f"lists found: {', '.join(lists[:20]) or 'none'}. Name one as in voc:DIR:val"
+    )
+
+
+def _image_ids(path: Path) -> Iterator[str]:
+    """Image ids of a list; in the lists of one class a second column of −1 marks images without it."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        columns = line.split()
+        if columns and not (len(columns) > 1 and columns[1] == "-1"):
+            yield columns[0]
+
+
+def _labels(names: set[str]) -> list[Label]:
+    """VOC's 20 classes in their order where they suffice, else the names found, sorted."""
+    from wordtree import class_list
+
+    voc = [Label(entry.name, entry.wnid) for entry in class_list("voc")]
+    if names <= {label.name for label in voc}:
+        return voc
+    return [Label(name, name if WNID.fullmatch(name) else "") for name in sorted(names)]
+
+
+def _read_xml(path: Path) -> tuple[str, list[_Object]]:
+    """File type of the image (`.jpg` where the file names none) and its objects."""
+    try:
+        tree = ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as error:
+        line, _ = error.position
+        raise DataError(f"{path}:{line}: no valid XML: {error}; is the file cut off?") from error
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}; the image list names it") from error
+    suffix = Path((tree.findtext("filename") or "").strip()).suffix
+    suffix = suffix if suffix.lower() in IMAGE_SUFFIXES else ".jpg"
+    return suffix, [
+        _object(element, f"{path}: object {i}") for i, element in enumerate(tree.iter("object"), 1)
+    ]
+
+
+def _object(element: ElementTree.Element, where: str) -> _Object:
+    name = (element.findtext("name") or "").strip()
+    if not name:
+        raise DataError(f"{where}: has no <name>")
+    values = [element.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+    xmin, ymin, xmax, ymax = _numbers(values, f"{where} ({name})")
+    difficult = (element.findtext("difficult") or "0").strip() == "1"
+    return name, (xmin - 1, ymin - 1, xmax, ymax), difficult, f"{where} ({name})"
+
+
+def _numbers(values: Sequence[str | None], where: str) -> list[float]:
+    try:
+        return [float(value or "") for value in values]
+    except ValueError as error:
+        raise DataError(
+            f"{where}: expected <bndbox> with xmin, ymin, xmax, ymax in pixels, got {values}"
+        ) from error
