@@ -8,6 +8,7 @@ The tensors are the network's `state_dict`. The metadata, all strings, are
 - `names`: one name a line, in the order of the tree;
 - `batchnorm`: `torch` or `darknet`, the formula of the batch norm (see `yolo9000.darknet.layers`);
 - `seen`: images seen in training;
+- `weights_version`: header version for writing darknet .weights (optional, 0.2.0);
 - and whatever the caller adds, such as `threshold` (the default for detection) or figures for a model card.
 """
 
@@ -31,7 +32,8 @@ from yolo9000.network import Network
 
 FORMAT = "yolo9000-1"
 _FAMILY = "yolo9000-"
-_OURS = ("format", "cfg", "tree", "names", "batchnorm", "seen")
+RESERVED = ("format", "cfg", "tree", "names", "batchnorm", "seen", "weights_version")
+_OPTIONAL = ("weights_version",)
 
 
 def save_model(
@@ -51,7 +53,7 @@ def save_model(
             does not fit into float16; or the network is fused.
     """
     extras = dict(metadata or {})
-    if clash := [key for key in extras if key in _OURS]:
+    if clash := [key for key in extras if key in RESERVED]:
         raise WeightsError(f"metadata {', '.join(clash)} is written by save_model itself: use other names.")
     if wrong := [key for key, value in extras.items() if not isinstance(value, str)]:
         raise WeightsError(f"metadata must be strings, and {', '.join(wrong)} is not: use str() or JSON.")
@@ -64,6 +66,7 @@ def save_model(
         "names": "\n".join(tree.names),
         "batchnorm": network.batchnorm,
         "seen": str(network.seen),
+        "weights_version": ".".join(map(str, network.weights_version)),
     }
     data = to_bytes(_tensors(network, half=half), metadata=about | extras)
     with atomic_write(path) as stream:
@@ -109,6 +112,7 @@ def load_model(path: str | Path) -> tuple[Network, dict[str, str]]:
         network = Network(Cfg.parse(metadata["cfg"]), tree=_tree(metadata))
         network.batchnorm = metadata["batchnorm"]
         network.seen = int(metadata["seen"])
+        network.weights_version = _version(metadata.get("weights_version", "0.2.0"))
     except (YOLO9000Error, ValueError) as error:
         raise WeightsError(f"{path}: the model's own description is damaged: {error}") from error
     _check_fit(path, network.state_dict(), tensors)
@@ -150,7 +154,7 @@ def _check_format(path: Path, metadata: Mapping[str, Any]) -> None:
         )
     if version != FORMAT:
         raise WeightsError(f"{path}: model format {version!r}; this version reads {FORMAT!r}: update.")
-    if missing := [key for key in _OURS if key not in metadata]:
+    if missing := [key for key in RESERVED if key not in metadata and key not in _OPTIONAL]:
         raise WeightsError(f"{path}: the model's metadata lack {', '.join(missing)}; the file is damaged.")
 
 
@@ -160,6 +164,11 @@ def _tree(metadata: Mapping[str, str]) -> WordTree:
         raise ValueError(f"line {bad} of its tree is not 'wnid parent'")
     wnids, parents = zip(*rows, strict=True)
     return WordTree([int(parent) for parent in parents], wnids, metadata["names"].split("\n"))
+
+
+def _version(text: str) -> tuple[int, int, int]:
+    major, minor, revision = (int(part) for part in text.split("."))
+    return major, minor, revision
 
 
 def _check_fit(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

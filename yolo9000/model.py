@@ -1,0 +1,338 @@
+"""`YOLO9000`: a network with everything around it that turns pictures into detections.
+
+Letters: B batch, K detections.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias, overload
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from wordtree.tree import WordTree
+from yolo9000.boxes import cxcywh_to_xyxy
+from yolo9000.checkpoint import RESERVED, load_model, save_model
+from yolo9000.darknet.cfg import Cfg
+from yolo9000.darknet.weights import load_weights
+from yolo9000.decode import Decoder, DecoderMode, RawDetections
+from yolo9000.errors import ConfigError, WeightsError
+from yolo9000.image import ImageSource, Letterbox, LetterboxMode, letterbox, read_image, source_name
+from yolo9000.network import Network
+from yolo9000.results import Detections
+from yolo9000.suppress import SuppressMode, suppress
+
+DEFAULT_MODEL = "yolo9000-nano"
+DEFAULT_THRESHOLD = 0.24  # score; what darknet's `detector test` is run with for YOLO9000
+MAX_SIDE = 4096  # pixels of the network input; larger ones exhaust memory before they find more
+
+Size: TypeAlias = int | tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What one call of `detect` runs with, checked."""
+
+    threshold: float
+    hier_threshold: float
+    size: tuple[int, int]
+    nms: float
+    decoder: Decoder
+
+
+class YOLO9000:
+    """A detector: reads pictures, runs the network, and returns `Detections`.
+
+    Args:
+        network: A detector's network; a cfg without `[region]` describes a classifier, which finds no boxes.
+        metadata: What its model file says of it. `threshold` is the default for `detect`.
+        device: Where to run, such as "cpu" or "cuda:1"; by default the first GPU, else the CPU.
+
+    Attributes:
+        network: The network, in evaluation mode.
+        tree: Its classes.
+        decoder: Default way from feature maps to labels.
+        letterbox: How pictures are resampled: "darknet" for darknet's weights, else "torch".
+        metadata: As given.
+        device: Where it runs.
+
+    Raises:
+        ConfigError: The network is a classifier, or there is no such device.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        if network.head is None:
+            raise ConfigError(
+                f"{network.cfg.path or 'the model'} has no [region] section: it is a classifier and finds no "
+                "boxes. Detection needs a detector's cfg, such as yolo9000 or yolov2."
+            )
+        self.device = pick_device(device)
+        self.network = network.to(self.device).eval()
+        self.tree: WordTree = network.tree
+        self.metadata: dict[str, str] = dict(metadata or {})
+        self.letterbox: LetterboxMode = "darknet" if network.batchnorm == "darknet" else "torch"
+        self._fused = self.network.fuse()
+        assert self._fused.head is not None
+        self._decoders: dict[str, Decoder] = {}
+        self.decoder = self._decoder("paper")
+
+    @classmethod
+    def load(
+        cls,
+        source: str | os.PathLike[str] | None = None,
+        *,
+        weights: str | os.PathLike[str] | None = None,
+        cfg: str | os.PathLike[str] | None = None,
+        device: str | torch.device | None = None,
+    ) -> YOLO9000:
+        """Load a detector.
+
+        Args:
+            source: A model file (`*.safetensors`) or the name of a model that comes with the package; by
+                default "yolo9000-nano".
+            weights: Darknet weights, together with their `cfg`.
+            cfg: A darknet cfg file, or the name of one that comes with the package.
+            device: As in the constructor.
+
+        Raises:
+            ConfigError: Arguments that do not go together, a classifier, no such device.
+            CfgError, WeightsError: The files are wrong or do not fit each other.
+        """
+        if weights is None and cfg is None:
+            network, metadata = load_model(model_path(DEFAULT_MODEL if source is None else source))
+            return cls(network, metadata=metadata, device=device)
+        if source is not None or weights is None or cfg is None:
+            raise ConfigError(
+                "expected one model, or weights together with their cfg; found "
+                + ", ".join(f"{k}={v}" for k, v in _given(source=source, weights=weights, cfg=cfg))
+                + "."
+            )
+        network = Network(Cfg.load(os.fspath(cfg)))
+        load_weights(network, Path(weights))
+        return cls(network, device=device)
+
+    def save(self, path: str | os.PathLike[str], half: bool = False) -> None:
+        """Write the model to one safetensors file; see `yolo9000.checkpoint.save_model`.
+
+        Args:
+            path: The file.
+            half: Store parameters as float16.
+        """
+        extras = {key: value for key, value in self.metadata.items() if key not in RESERVED}
+        save_model(self.network, Path(path), half=half, metadata=extras)
+
+    @property
+    def threshold(self) -> float:
+        """Default score threshold: the model's own, else 0.24."""
+        try:
+            return float(self.metadata.get("threshold", DEFAULT_THRESHOLD))
+        except ValueError:
+            return DEFAULT_THRESHOLD
+
+    @overload
+    def detect(
+        self,
+        source: ImageSource,
+        *,
+        threshold: float | None = None,
+        hier_threshold: float = 0.5,
+        size: Size | None = None,
+        nms: float = 0.45,
+        decoder: DecoderMode = "paper",
+    ) -> Detections: ...
+    @overload
+    def detect(
+        self,
+        source: Iterable[ImageSource],
+        *,
+        threshold: float | None = None,
+        hier_threshold: float = 0.5,
+        size: Size | None = None,
+        nms: float = 0.45,
+        decoder: DecoderMode = "paper",
+        batch: int = 8,
+    ) -> Iterator[Detections]: ...
+    def detect(
+        self,
+        source: ImageSource | Iterable[ImageSource],
+        *,
+        threshold: float | None = None,
+        hier_threshold: float = 0.5,
+        size: Size | None = None,
+        nms: float = 0.45,
+        decoder: DecoderMode = "paper",
+        batch: int = 8,
+    ) -> Detections | Iterator[Detections]:
+        """Find objects in one picture, or in many.
+
+        Args:
+            source: A picture in any form that `read_image` takes, or an iterable of them; a four-dimensional
+                array or tensor is many, too.
+            threshold: Lowest score, 0..1; by default the model's own (in its metadata), else 0.24.
+            hier_threshold: How sure the walk down the tree must stay, 0..1. High: "animal". Low: the breed.
+            size: Side of the network input, or (height, width), pixels, multiples of the stride (32); by
+                default the cfg's. Larger finds smaller objects and takes longer.
+            nms: Overlap (intersection over union, 0..1) above which boxes with related labels are one object.
+            decoder: "paper" or "darknet", see `yolo9000.decode.Decoder`.
+            batch: Pictures of an iterable that are run together; 1 for a live source.
+
+        Returns:
+            `Detections`, or for an iterable an iterator of them in its order, which reads as it goes.
+
+        Raises:
+            ConfigError: A setting out of range; the size is no multiple of the stride.
+            ImageError: A picture cannot be read.
+        """
+        settings = self._settings(threshold, hier_threshold, size, nms, decoder)
+        if batch < 1:
+            raise ConfigError(f"batch must be at least 1, found {batch}.")
+        if _is_one(source):
+            return self._run([read_image(source)], [source_name(source)], settings)[0]
+        if not isinstance(source, Iterable):
+            raise ConfigError(
+                f"expected a picture or an iterable of pictures, found {type(source).__name__}."
+            )
+        return self._stream(source, settings, batch)
+
+    def _stream(self, sources: Iterable[Any], settings: _Settings, batch: int) -> Iterator[Detections]:
+        iterator = iter(sources)
+        while chunk := list(islice(iterator, batch)):
+            images = [read_image(source) for source in chunk]
+            yield from self._run(images, [source_name(source) for source in chunk], settings)
+
+    def _settings(
+        self,
+        threshold: float | None,
+        hier_threshold: float,
+        size: Size | None,
+        nms: float,
+        decoder: DecoderMode,
+    ) -> _Settings:
+        threshold = self.threshold if threshold is None else threshold
+        for name, value in (("threshold", threshold), ("hier_threshold", hier_threshold), ("nms", nms)):
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name} must lie in 0..1, found {value}.")
+        return _Settings(threshold, hier_threshold, self._input_size(size), nms, self._decoder(decoder))
+
+    def _input_size(self, size: Size | None) -> tuple[int, int]:
+        cfg, stride = self.network.cfg, self.network.stride
+        height, width = (size, size) if isinstance(size, int) else size or (cfg.height, cfg.width)
+        for side in (height, width):
+            if side % stride or not stride <= side <= MAX_SIDE:
+                nearest = min(max(stride, round(side / stride) * stride), MAX_SIDE // stride * stride)
+                raise ConfigError(
+                    f"size must be a multiple of {stride} from {stride} to {MAX_SIDE} pixels, found {side}; "
+                    f"the nearest is {nearest}."
+                )
+        return height, width
+
+    def _decoder(self, mode: DecoderMode) -> Decoder:
+        if mode not in self._decoders:
+            assert self._fused.head is not None
+            self._decoders[mode] = Decoder(self._fused.head, mode)
+        return self._decoders[mode]
+
+    @torch.inference_mode()
+    def _run(
+        self, images: Sequence[Tensor], names: Sequence[str | None], settings: _Settings
+    ) -> list[Detections]:
+        """Detect in a batch of pictures, each [3, H, W] uint8."""
+        boxed = [letterbox(image.to(self.device), settings.size, self.letterbox) for image in images]
+        features = self._fused.features(torch.stack([pixels for pixels, _ in boxed]))
+        raw = settings.decoder.decode(features, settings.threshold, settings.hier_threshold)
+        fits = [fit for _, fit in boxed]
+        return [self._finish(*parts, settings) for parts in zip(raw, fits, names, strict=True)]
+
+    def _finish(
+        self, raw: RawDetections, fit: Letterbox, name: str | None, settings: _Settings
+    ) -> Detections:
+        """Suppress duplicates and bring one picture's boxes back to its own pixels."""
+        # darknet suppresses within each class alone (do_nms_sort in box.c).
+        mode: SuppressMode = "class" if settings.decoder.mode == "darknet" else "tree"
+        kept = suppress(cxcywh_to_xyxy(raw.boxes), raw.scores, raw.nodes, self.tree, settings.nms, mode)
+        boxes = fit.unmap(raw.boxes[kept])
+        inside = (boxes[:, 2:] > boxes[:, :2]).all(
+            dim=1
+        )  # the rest lay wholly in the grey around the picture
+        kept, boxes = kept[inside], boxes[inside]
+        return Detections(
+            boxes=_numpy(boxes),
+            scores=_numpy(raw.scores[kept]),
+            objectness=_numpy(raw.objectness[kept]),
+            nodes=_numpy(raw.nodes[kept]),
+            paths=_numpy(raw.paths[kept]),
+            path_probs=_numpy(raw.path_probs[kept]),
+            tree=self.tree,
+            image_size=fit.image_size,
+            source=name,
+        )
+
+
+def packaged_models() -> dict[str, Path]:
+    """Names and files of the models that come with the package."""
+    folder = Path(str(resources.files("yolo9000") / "weights"))
+    return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+
+
+def model_path(source: str | os.PathLike[str]) -> Path:
+    """Find a model by file or by the name of a packaged one.
+
+    Raises:
+        WeightsError: Neither, or darknet weights without their cfg.
+    """
+    path = Path(source)
+    if path.suffix in (".weights", ".cfg"):
+        raise WeightsError(
+            f"{path}: darknet weights and cfg are loaded together: give weights=... and cfg=...."
+        )
+    if path.is_file():
+        return path
+    packaged = packaged_models()
+    if str(source) in packaged:
+        return packaged[str(source)]
+    known = ", ".join(packaged) or "none"
+    raise WeightsError(f"{path}: neither a model file nor a packaged model (packaged: {known}).")
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, else the first GPU, else the CPU.
+
+    Raises:
+        ConfigError: There is no such device.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
+        raise ConfigError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return chosen
+
+
+def _is_one(source: object) -> bool:
+    if isinstance(source, Tensor | np.ndarray):
+        return source.ndim != 4
+    return isinstance(source, str | os.PathLike | bytes | Image.Image)
+
+
+def _given(**arguments: object) -> list[tuple[str, object]]:
+    return [(name, value) for name, value in arguments.items() if value is not None]
+
+
+def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
+    return tensor.cpu().numpy()
