@@ -59,7 +59,7 @@ class WordTree:
         parent: [N] index of each node's parent, −1 for a top node. A parent's index is below its children's, and
             the children of one node are contiguous.
         wnids: [N] unique ids without white space: WordNet ids such as `n02084071`, or any ids of your own.
-        names: [N] what people read; the ids when left out. Names may repeat.
+        names: [N] what people read (white space around them is dropped); the ids when left out. Names may repeat.
 
     Raises:
         TreeError: The arrays do not describe such a tree; the message names the node and the remedy.
@@ -71,7 +71,7 @@ class WordTree:
 
     def __init__(self, parent: ArrayLike, wnids: Sequence[str], names: Sequence[str] | None = None) -> None:
         ids = tuple(wnids)
-        texts = ids if names is None else tuple(names)
+        texts = ids if names is None else tuple([name.strip() for name in names])
         array = _check_parent(parent, ids)
         check_texts(ids, texts)
         array.flags.writeable = False
@@ -357,7 +357,8 @@ class WordTree:
         for node in graph:
             above = list(graph.predecessors(node))
             if len(above) > 1:
-                raise TreeError(f"{node!r} has {len(above)} parents ({above[0]!r}, {above[1]!r}, ...); keep one.")
+                several = f"{node!r} has {len(above)} parents ({above[0]!r}, {above[1]!r}, ...)"
+                raise NodeError(len(parents), f"{several}; a tree's node has one: keep one edge.")
             parents.append(str(above[0]) if above else None)
         names = [str(data.get("name", node)) for node, data in graph.nodes(data=True)]
         return cls.from_edges([str(node) for node in graph], parents, names)

@@ -1,0 +1,215 @@
+"""Trees as JSON, GraphML and CSV: forms in which other programs and people write hierarchies.
+
+All three name a node's parent by its id and may list nodes in any order; siblings keep the order of the file.
+
+    CSV       child,parent,name           JSON   {"format": "wordtree-1", "nodes": [
+              animal,,animal                       {"id": "animal", "name": "animal", "parent": null},
+              dog,animal,dog                       {"id": "dog", "name": "dog", "parent": "animal"}]}
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, cast
+from xml.parsers import expat
+
+from wordtree._files import atomic_write
+from wordtree.errors import FormatError, TreeError
+from wordtree.textfile import read_text
+from wordtree.tree import NodeError, WordTree
+
+JSON_FORMAT = "wordtree-1"
+_HEADER = ["child", "parent", "name"]
+
+
+def read_json(path: str | Path) -> WordTree:
+    """Read a tree from JSON.
+
+    Raises:
+        FormatError: No JSON, JSON of another form, or nodes that are no tree.
+    """
+    text = read_text(path, "a JSON tree")
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise FormatError(f"no valid JSON: {error.msg}.", path=path, line=error.lineno, remedy="Correct it.") from None
+    except RecursionError:
+        raise FormatError("no tree: JSON nested too deep.", path=path, remedy=_JSON_REMEDY) from None
+    nodes = content.get("nodes") if isinstance(content, dict) else None
+    if not isinstance(nodes, list) or content.get("format", JSON_FORMAT) != JSON_FORMAT:
+        what = f'expected an object with "format": "{JSON_FORMAT}" and a list "nodes".'
+        raise FormatError(what, path=path, line=1, remedy=_JSON_REMEDY)
+    lines = [text.count("\n", 0, match.start()) + 1 for match in re.finditer(r'"id"\s*:', text)]
+    if len(lines) != len(nodes):
+        lines = []  # "id" stands elsewhere too: better no line than a wrong one
+    for number, node in enumerate(nodes):
+        if problem := _json_node_problem(node):
+            where = lines[number] if lines else None
+            raise FormatError(f"node {number}: {problem}", path=path, line=where, remedy=_JSON_REMEDY)
+    ids = [node["id"] for node in nodes]
+    names = [node.get("name", node["id"]) for node in nodes]
+    return _tree(ids, [node.get("parent") for node in nodes], names, path, lines)
+
+
+_JSON_REMEDY = 'A node looks like {"id": "dog", "name": "dog", "parent": "animal"}, a top node has "parent": null.'
+
+
+def _json_node_problem(node: object) -> str | None:
+    if not isinstance(node, dict):
+        return f"expected an object, got {node!r:.80}."
+    if unknown := sorted(set(node) - {"id", "name", "parent"}):
+        return f"unknown key {unknown[0]!r}."
+    if not isinstance(node.get("id"), str) or not isinstance(node.get("name", ""), str):
+        return '"id" and "name" must be texts.'
+    if not isinstance(node.get("parent"), str | None):
+        return f'"parent" must be an id or null, got {node["parent"]!r:.80}.'
+    return None
+
+
+def write_json(tree: WordTree, path: str | Path) -> None:
+    """Write a tree as JSON, one node a line."""
+    nodes = []
+    for wnid, name, parent in zip(tree.wnids, tree.names, _parent_ids(tree), strict=True):
+        nodes.append("  " + json.dumps({"id": wnid, "name": name, "parent": parent}, ensure_ascii=False))
+    _write(path, f'{{"format": "{JSON_FORMAT}", "nodes": [\n' + ",\n".join(nodes) + "\n]}\n")
+
+
+def read_csv(path: str | Path) -> WordTree:
+    """Read a tree from lines of `child,parent` or `child,parent,name`; top nodes have an empty parent.
+
+    A header line `child,parent,name` is optional. White space inside an id becomes `_`; the name keeps it.
+
+    Raises:
+        FormatError: A line with another number of columns, or lines that are no tree.
+    """
+    reader = csv.reader(io.StringIO(read_text(path, "a CSV tree"), newline=""), strict=True)
+    ids: list[str] = []
+    parents: list[str | None] = []
+    names: list[str] = []
+    lines: list[int] = []
+    try:
+        for row in reader:
+            fields = [field.strip() for field in row]
+            if not any(fields) or (not lines and [f.lower() for f in fields] == _HEADER[: len(fields)]):
+                continue
+            if len(fields) not in (2, 3):
+                what = f"expected 2 or 3 columns (child, parent, name), got {len(fields)}: {','.join(row)[:80]!r}."
+                raise FormatError(what, path=path, line=reader.line_num, remedy="Write a line as: dog,animal,dog")
+            ids.append(_identifier(fields[0]))
+            parents.append(_identifier(fields[1]) or None)
+            names.append(fields[2] if len(fields) == 3 and fields[2] else fields[0])
+            lines.append(reader.line_num)
+    except csv.Error as error:
+        what = f"no valid CSV: {error}."
+        raise FormatError(what, path=path, line=reader.line_num, remedy="Close quotes; double them inside.") from None
+    if not ids:
+        raise FormatError("expected nodes, got only a header.", path=path, remedy="Add lines: child,parent,name")
+    return _tree(ids, parents, names, path, lines)
+
+
+def _identifier(text: str) -> str:
+    return "_".join(text.split())
+
+
+def write_csv(tree: WordTree, path: str | Path) -> None:
+    """Write a tree as `child,parent,name` lines with a header."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(_HEADER)
+    writer.writerows(zip(tree.wnids, _parent_ids(tree), tree.names, strict=True))
+    _write(path, buffer.getvalue())
+
+
+def read_graphml(path: str | Path) -> WordTree:
+    """Read a tree from GraphML: edges from parent to child; the node attribute `name` is optional.
+
+    Raises:
+        FormatError: No XML or GraphML, or a graph that is no forest.
+    """
+    import networkx as nx
+
+    text = read_text(path, "a GraphML tree")
+    lines = _graphml_lines(text, path)
+    remedy = "Write it with `tree.save('x.graphml')` or networkx to see the form."
+    try:
+        graph = nx.read_graphml(io.BytesIO(text.encode()), node_type=str)
+    except (nx.NetworkXError, KeyError, ValueError, AttributeError, TypeError, SyntaxError) as error:
+        raise FormatError(f"networkx cannot read this as GraphML: {error}.", path=path, remedy=remedy) from error
+    if not len(graph):
+        raise FormatError("the graph has no nodes.", path=path, remedy=remedy)
+    try:
+        return WordTree.from_networkx(graph)
+    except NodeError as error:
+        raise FormatError(str(error), path=path, line=lines.get(list(graph)[error.node])) from None
+    except TreeError as error:
+        raise FormatError(str(error), path=path, remedy='Use <graph edgedefault="directed">.') from None
+
+
+def _graphml_lines(text: str, path: str | Path) -> dict[str, int]:
+    """Line of each node; networkx, which reads the rest, would merge duplicates and invent missing nodes."""
+    lines: dict[str, int] = {}
+    ends: list[tuple[str, int]] = []
+    parser = expat.ParserCreate()
+
+    def start(tag: str, attributes: dict[str, str]) -> None:
+        line, kind = parser.CurrentLineNumber, tag.rpartition(":")[2]
+        if kind == "node" and (first := lines.setdefault(attributes.get("id", ""), line)) != line:
+            what = f"the node {attributes.get('id')!r} stands in line {first} already."
+            raise FormatError(what, path=path, line=line, remedy="Remove one of the two, or rename it.")
+        if kind == "edge":
+            ends.extend((attributes.get(end, ""), line) for end in ("source", "target"))
+
+    parser.StartElementHandler = start
+    try:
+        parser.Parse(text.encode(), True)
+    except expat.ExpatError as error:
+        what = f"no valid XML: {expat.ErrorString(error.code)}."
+        raise FormatError(what, path=path, line=error.lineno, remedy="Correct it, or export it again.") from None
+    for node, line in ends:
+        if node not in lines:
+            raise FormatError(f"an edge names the unknown node {node!r}.", path=path, line=line, remedy="Add the node.")
+    return lines
+
+
+def write_graphml(tree: WordTree, path: str | Path) -> None:
+    """Write a tree as GraphML: edges from parent to child, node attribute `name`."""
+    import networkx as nx
+
+    _write(path, "\n".join(nx.generate_graphml(tree.to_networkx())) + "\n")
+
+
+READERS: Mapping[str, Callable[[str | Path], WordTree]] = {
+    ".json": read_json,
+    ".csv": read_csv,
+    ".graphml": read_graphml,
+}
+WRITERS: Mapping[str, Callable[[WordTree, str | Path], None]] = {
+    ".json": write_json,
+    ".csv": write_csv,
+    ".graphml": write_graphml,
+}
+
+
+def _parent_ids(tree: WordTree) -> list[str | None]:
+    return [None if parent < 0 else tree.wnids[parent] for parent in tree.parent.tolist()]
+
+
+def _tree(
+    ids: Sequence[str], parents: Sequence[Any], names: Sequence[str], path: str | Path, lines: Sequence[int]
+) -> WordTree:
+    try:
+        return WordTree.from_edges(ids, parents, names)
+    except NodeError as error:
+        raise FormatError(str(error), path=path, line=lines[error.node] if lines else None) from None
+    except TreeError as error:
+        raise FormatError(str(error), path=path) from None
+
+
+def _write(path: str | Path, text: str) -> None:
+    with atomic_write(path, text=True) as stream:
+        cast(IO[str], stream).write(text)
