@@ -12,19 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wordtree.errors import TreeError
 from wordtree.tree import WordTree
 from yolo9000.backbone import BackboneCopy, copy_backbone
 from yolo9000.darknet.cfg import Cfg, RegionConfig, Section
 from yolo9000.darknet.describe import Description, describe
 from yolo9000.darknet.layers import Convolution, DarknetBatchNorm, build_layer
 from yolo9000.darknet.plan import LayerPlan, check_limits, plan_layers
-from yolo9000.errors import CfgError, ImageError
+from yolo9000.errors import CfgError, ImageError, YOLO9000Error
 from yolo9000.head import RegionHead
 from yolo9000.tree_ops import TreeOps
 
 # Class lists that a cfg without a tree is known to mean by their length alone.
-_KNOWN_LISTS = {80: "coco", 20: "voc"}
+_KNOWN_LISTS = {20: "voc", 80: "coco", 1000: "ilsvrc1k"}
 _TAIL = ("avgpool", "dropout", "softmax", "cost")  # what may follow a classifier's last convolution
 
 
@@ -120,6 +119,8 @@ class Network(nn.Module):
         """
         if images.dim() != 4 or images.shape[1] != self.cfg.channels:
             raise ImageError(f"expected images [B, {self.cfg.channels}, H, W], got {list(images.shape)}")
+        if not images.is_floating_point():
+            raise ImageError(f"expected floating-point images in 0..1, got {images.dtype}; divide by 255")
         outputs: dict[int, Tensor] = {}
         x = images
         for index in range(self.last):
@@ -264,7 +265,8 @@ def _last_convolution(cfg: Cfg, plans: tuple[LayerPlan, ...]) -> int:
 
 
 def _resolve_tree(cfg: Cfg, classes: int) -> WordTree:
-    section = next((layer for layer in cfg.layers if layer.options.get("tree")), None)
+    labelled = (layer for layer in cfg.layers if layer.name in ("region", "softmax"))
+    section = next((layer for layer in labelled if layer.options.get("tree")), None)
     if section is not None:
         return _load_tree(cfg, section)
     if classes in _KNOWN_LISTS:
@@ -284,6 +286,6 @@ def _load_tree(cfg: Cfg, section: Section) -> WordTree:
         return WordTree.load("yolo9000")
     try:
         return WordTree.load(name)
-    except (TreeError, CfgError) as error:
-        places = ", ".join(str(path) for path in candidates)
-        section.fail(f"no tree {name!r} ({places}).", key="tree", remedy=f"{error}")
+    except YOLO9000Error as error:
+        places = " or ".join(str(path) for path in candidates)
+        section.fail(f"found no tree file {places}, and none is built in ({error})", key="tree")

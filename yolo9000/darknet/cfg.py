@@ -338,7 +338,7 @@ def _read_sections(text: str, path: Path | None) -> list[Section]:
     sections: list[Section] = []
     options: dict[str, str] = {}
     lines: dict[str, int] = {}
-    for number, raw in enumerate(text.splitlines(), start=1):
+    for number, raw in enumerate(text.split("\n"), start=1):
         line = raw.strip().strip("\0")
         if not line or line[0] in "#;":
             continue

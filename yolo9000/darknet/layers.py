@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolo9000.darknet.plan import LayerPlan
+from yolo9000.errors import ImageError
 
 LEAKY_SLOPE = 0.1  # activations.h, leaky_activate
 DARKNET_EPSILON = 1e-6  # blas.c, normalize_cpu: added to the standard deviation, not to the variance
@@ -171,11 +172,14 @@ class Reorg(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C s², H / s, W / s]; reversed [B, C / s², H s, W s]."""
-        b, c, h, w = x.shape
-        s = self.stride
+        (b, c, h, w), s = x.shape, self.stride
         if self.reverse:
             x = x.reshape(b, s, s, c // (s * s), h, w).permute(0, 3, 4, 1, 5, 2)
             return x.reshape(b, c // (s * s), h * s, w * s)
+        if h % s or w % s:
+            raise ImageError(
+                f"[reorg] needs a map that is a multiple of {s}, got {h} x {w}; use another image size"
+            )
         x = x.reshape(b, c // (s * s), h, s, w, s).permute(0, 3, 5, 1, 2, 4)
         return x.reshape(b, c * s * s, h // s, w // s)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from yolo9000.darknet.cfg import Cfg, RegionConfig, Section
-from yolo9000.errors import CfgError
+from yolo9000.errors import CfgError, ConfigError
 
 Shape = tuple[int, int, int]
 
@@ -124,8 +124,14 @@ def _check(variable: str, what: str, cfg: Cfg, counts: list[tuple[int, LayerPlan
 
 
 def _limit(variable: str) -> int:
-    text = os.environ.get(variable, "")
-    return int(text) if text.isdecimal() else _LIMITS[variable]
+    text = os.environ.get(variable)
+    if text is None:
+        return _LIMITS[variable]
+    if not text.isdecimal():
+        raise ConfigError(
+            f"environment variable {variable}={text!r}: expected a whole number such as 400000000"
+        )
+    return int(text)
 
 
 def _plan_convolutional(
