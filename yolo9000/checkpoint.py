@@ -14,6 +14,7 @@ The tensors are the network's `state_dict`. The metadata, all strings, are
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def save_model(
         "seen": str(network.seen),
         "weights_version": ".".join(map(str, network.weights_version)),
     }
-    data = to_bytes(_tensors(network, half=half), metadata=about | extras)
+    data = _ordered(to_bytes(_tensors(network, half=half), metadata=about | extras))
     with atomic_write(path) as stream:
         stream.write(data)
 
@@ -78,6 +79,14 @@ def _refuse_fused(network: Network) -> None:
     wanted = sum(section.get_bool("batch_normalize") for section in network.cfg.layers)
     if wanted and not any(isinstance(module, DarknetBatchNorm) for module in network.modules()):
         raise WeightsError("a fused network cannot be saved; save the one that fuse() was called on.")
+
+
+def _ordered(data: bytes) -> bytes:
+    """The same safetensors file with its header in sorted order, so that equal models are equal files."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the tensors that follow stay aligned
+    return len(header).to_bytes(8, "little") + header + data[8 + length :]
 
 
 def _tensors(network: Network, *, half: bool) -> dict[str, Tensor]:
