@@ -1,0 +1,208 @@
+"""Drawing detections on their picture: boxes, and plates whose labels stay readable and inside it.
+
+Letters: K detections, H and W height and width of the picture in pixels.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from PIL import Image, ImageDraw, ImageFont
+
+from wordtree.tree import WordTree
+from yolo9000.image import ImageSource, read_image
+from yolo9000.results import Detection, Detections
+
+Colour: TypeAlias = tuple[int, int, int]
+Rect: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom, pixels
+Font: TypeAlias = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
+_FONT_SHARE = 0.026  # font size as a share of sqrt(W · H)
+_FONT_MIN, _FONT_MAX = 10, 120  # pixels; below 10 letters are hard to tell apart
+_LINE_SHARE = 0.0035  # width of a box's line as a share of sqrt(W · H)
+_PATH_SHARE = 0.8  # size of the path's letters compared with the label's
+_PATH_LINES = 4  # of the path on a plate; what is above is left out
+_PLATE_SHARE = 0.5  # a plate may be as wide as its box, or as this share of the picture
+_CROWDED = 0.3  # share of the picture that plates may cover before their letters shrink
+_SATURATION, _VALUE = 0.8, 0.95
+_DARK, _LIGHT = (20, 20, 20), (255, 255, 255)
+_ELLIPSIS, _STEP = "…", " › "
+
+
+def annotate(image: ImageSource, detections: Detections, *, show_path: bool = False) -> Image.Image:
+    """Draw boxes and labels.
+
+    Colours follow the tree: the hue is the node's position in it, so relatives look related. The size of lines
+    and letters follows the picture's; where plates would cover too much of it, the letters shrink. A long label
+    is cut (…) to fit. The best detections get the best places for their plates and lie on top.
+
+    Args:
+        image: The picture that was detected in.
+        detections: What was found; boxes in its pixels.
+        show_path: Write the path from the top of the tree under each label; of a long one, its end.
+
+    Returns:
+        A new RGB picture of the same size.
+    """
+    canvas = Image.fromarray(read_image(image).cpu().permute(1, 2, 0).numpy())
+    pen = ImageDraw.Draw(canvas)
+    found = list(detections)
+    colours = [node_colour(detections.tree, detection.node) for detection in found]
+    line = max(1, round(_LINE_SHARE * (canvas.width * canvas.height) ** 0.5))
+    for detection, colour in reversed(list(zip(found, colours, strict=True))):
+        _draw_box(pen, detection.box, colour, line)
+    plates = _fit_plates(found, canvas.size, show_path)
+    places = _place(plates, [detection.box for detection in found], canvas.size)
+    for plate, place, colour in reversed(list(zip(plates, places, colours, strict=True))):
+        plate.draw(pen, place, colour)
+    return canvas
+
+
+def node_colour(tree: WordTree, node: int) -> Colour:
+    """Colour of a node: the hue is the middle of its subtree in depth-first order, once around the circle."""
+    middle = (int(tree.enter[node]) + int(tree.leave[node])) / 2
+    red, green, blue = colorsys.hsv_to_rgb(middle / len(tree), _SATURATION, _VALUE)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _ink(colour: Colour) -> Colour:
+    """Dark letters on light plates, light ones on dark plates (luma of ITU-R BT.601)."""
+    luma = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+    return _DARK if luma > 128 else _LIGHT
+
+
+def _draw_box(pen: ImageDraw.ImageDraw, box: Rect, colour: Colour, line: int) -> None:
+    """A coloured frame with a thin dark one around it, to be seen on any ground; at least one pixel large."""
+    left, top = round(box[0]), round(box[1])
+    right, bottom = max(left, round(box[2]) - 1), max(top, round(box[3]) - 1)
+    pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=_DARK)
+    pen.rectangle((left, top, right, bottom), outline=colour, width=line)
+
+
+# ----------------------------------------------------------------------------------------------------- plates
+
+
+@dataclass(frozen=True)
+class _Plate:
+    """Lines of text with their fonts, measured."""
+
+    lines: tuple[tuple[str, Font], ...]
+    width: float
+    height: float
+    margin: int
+
+    @classmethod
+    def lay_out(cls, detection: Detection, limit: float, size: int, show_path: bool) -> _Plate:
+        """Write a label, and perhaps its path, in lines no wider than `limit` pixels."""
+        font, margin = ImageFont.load_default(size), max(1, size // 5)
+        room = limit - 2 * margin
+        lines = [(_elide(detection.label, f" {detection.score:.0%}", font, room), font)]
+        if show_path and len(detection.path) > 1:
+            small = ImageFont.load_default(max(_FONT_MIN - 1, round(size * _PATH_SHARE)))
+            names = [name for name, _ in detection.path]
+            lines += [(text, small) for text in _wrap_path(names, small, room)]
+        width = max(font.getlength(text) for text, font in lines) + 2 * margin
+        height = sum(_line_height(font) for _, font in lines) + 2 * margin
+        return cls(tuple(lines), min(width, limit), height, margin)
+
+    def draw(self, pen: ImageDraw.ImageDraw, place: Rect, colour: Colour) -> None:
+        pen.rectangle((place[0], place[1], place[2] - 1, place[3] - 1), fill=colour)
+        x, y = place[0] + self.margin, place[1] + self.margin
+        for text, font in self.lines:
+            pen.text((x, y), text, fill=_ink(colour), font=font)
+            y += _line_height(font)
+
+
+def _line_height(font: Font) -> float:
+    box = font.getbbox("Ág")
+    return box[3] + 1
+
+
+def _elide(text: str, tail: str, font: Font, room: float) -> str:
+    """`text` + `tail`, with the end of `text` cut so that both fit into `room` pixels."""
+    if font.getlength(text + tail) <= room:
+        return text + tail
+    low, high = 0, len(text)  # the longest cut text that fits
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = font.getlength(text[:middle].rstrip() + _ELLIPSIS + tail) <= room
+        low, high = (middle, high) if fits else (low, middle - 1)
+    if low:
+        return text[:low].rstrip() + _ELLIPSIS + tail
+    return tail.strip() if font.getlength(tail.strip()) <= room else ""
+
+
+def _wrap_path(names: Sequence[str], font: Font, room: float) -> list[str]:
+    """A path in lines that fit, its end in full and its beginning left out where it has too many lines."""
+    lines: list[str] = []
+    for number, name in enumerate(names):
+        word = _elide(name if number == len(names) - 1 else name + _STEP.rstrip(), "", font, room)
+        if lines and font.getlength(f"{lines[-1]} {word}") <= room:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    if len(lines) <= _PATH_LINES:
+        return lines
+    return [_elide("", _ELLIPSIS + _STEP.rstrip(), font, room), *lines[1 - _PATH_LINES :]]
+
+
+def _fit_plates(found: Sequence[Detection], size: tuple[int, int], show_path: bool) -> list[_Plate]:
+    """Plates in the largest letters with which they do not crowd the picture."""
+    area = size[0] * size[1]
+    letters = min(_FONT_MAX, max(_FONT_MIN, round(_FONT_SHARE * area**0.5)))
+    while True:
+        limits = [min(size[0], max(d.box[2] - d.box[0], size[0] * _PLATE_SHARE, 8 * letters)) for d in found]
+        plates = [
+            _Plate.lay_out(detection, limit, letters, show_path)
+            for detection, limit in zip(found, limits, strict=True)
+        ]
+        if letters <= _FONT_MIN or sum(p.width * p.height for p in plates) <= _CROWDED * area:
+            return plates
+        letters = max(_FONT_MIN, letters * 4 // 5)
+
+
+# -------------------------------------------------------------------------------------------------- placement
+
+
+def _place(plates: Sequence[_Plate], boxes: Sequence[Rect], size: tuple[int, int]) -> list[Rect]:
+    """Find a place for every plate, in order: at its box, in the picture, covering the others least."""
+    taken: list[Rect] = []
+    for plate, box in zip(plates, boxes, strict=True):
+        best, least = None, float("inf")
+        for place in _candidates(plate, box, size):
+            covered = sum(_overlap(place, other) for other in taken)
+            if covered < least:
+                best, least = place, covered
+            if not covered:
+                break
+        assert best is not None
+        taken.append(best)
+    return taken
+
+
+def _candidates(plate: _Plate, box: Rect, size: tuple[int, int]) -> list[Rect]:
+    """Places for a plate at its box, the usual ones first: above, inside, below, down its sides, then farther."""
+    left, top, right, bottom = box
+    height = plate.height
+    rows = [top - height, top, bottom, bottom - height]
+    rows += [top + height * step for step in range(1, int(max(0, bottom - top) / height))]
+    rows += [bottom + height, top - 2 * height]
+    columns = [left, right - plate.width, left - plate.width, right]
+    return [_inside((x, y, x + plate.width, y + height), size) for x in columns for y in rows]
+
+
+def _inside(rect: Rect, size: tuple[int, int]) -> Rect:
+    """Push a rectangle into the picture; one larger than it begins at its corner."""
+    width, height = rect[2] - rect[0], rect[3] - rect[1]
+    left = max(0, min(round(rect[0]), int(size[0] - width)))
+    top = max(0, min(round(rect[1]), int(size[1] - height)))
+    return left, top, left + width, top + height
+
+
+def _overlap(a: Rect, b: Rect) -> float:
+    """Area that two rectangles share, square pixels."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return max(0.0, width) * max(0.0, height)
