@@ -47,7 +47,7 @@ class Sample:
     ignored: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
 
     def __post_init__(self) -> None:
-        if len(self.ignored) != len(self.nodes):
+        if len(self.ignored) == 0:
             object.__setattr__(self, "ignored", torch.zeros(len(self.nodes), dtype=torch.bool))
 
 

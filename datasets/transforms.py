@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as F
 
 from yolo9000.datasets.sample import Sample
 from yolo9000.errors import ConfigError
+from yolo9000.letterbox import letterbox
 
 GREY = 127  # fill around the image: darknet's 0.5 (image.c, letterbox_image)
 MIN_SIDE = 1.0  # pixels of the input; a thinner box carries nothing to learn
@@ -51,12 +52,13 @@ class _Placement:
 
 
 class TrainTransform:
-    """Random changes after the paper, section 3 (darknet: data.c, load_data_detection).
+    """Random changes after the paper, section 3 (darknet: data.c, load_data_region).
 
-    A window is drawn whose four edges lie up to `jitter` of the image's sides inside or outside the image;
-    it is scaled to fit the square input with its aspect kept and placed at random in the room left over,
-    grey where there is no image. Boxes follow; one of which less than `min_visible` of its area is left in
-    the picture, or that is thinner than a pixel, is dropped, and so are ignored ones. Classification images
+    A window is drawn whose four edges lie up to `jitter` of the image's sides inside or outside the image.
+    As in darknet it is stretched to the proportions of the whole image, so that objects change their shape a
+    little; it is then fitted to the square input and placed at random in the room left over, grey where
+    there is no image. Boxes follow; one of which less than `min_visible` of its area is left in the
+    picture, or that is thinner than a pixel, is dropped, and so are ignored ones. Classification images
     take the same path, so that objects vary in size, unless `crop` is given.
 
     Args:
@@ -164,13 +166,14 @@ class TrainTransform:
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Draw a window of the image; boxes (XYXY, pixels of the canvas) and nodes."""
         x0, y0, x1, y1 = self._window(sample, rng)
-        height, width = canvas.shape[-2:]
+        (height, width), (image_h, image_w) = canvas.shape[-2:], sample.image.shape[-2:]
         fit = max if cover else min
-        ratio = fit(width / (x1 - x0), height / (y1 - y0)) * float(rng.uniform(*self.scale))
-        room_x, room_y = width - ratio * (x1 - x0), height - ratio * (y1 - y0)
-        shift = (rng.random() * room_x - ratio * x0, rng.random() * room_y - ratio * y0)
-        placement = _paste(sample.image, canvas, (ratio, ratio), shift)
-        return self._boxes(sample, placement)
+        ratio = fit(width / image_w, height / image_h) * float(rng.uniform(*self.scale))
+        scale = (ratio * image_w / (x1 - x0), ratio * image_h / (y1 - y0))
+        room_x, room_y = width - ratio * image_w, height - ratio * image_h
+        shift = (rng.random() * room_x - scale[0] * x0, rng.random() * room_y - scale[1] * y0)
+        placement = _paste(sample.image, canvas, scale, shift)
+        return _clip(*_moved(sample, placement), placement, self.min_visible)
 
     def _place_mosaic(
         self, samples: list[Sample], canvas: Tensor, rng: np.random.Generator
@@ -194,10 +197,6 @@ class TrainTransform:
         scale = (canvas.shape[-1] / w, canvas.shape[-2] / h)
         _paste(sample.image, canvas, scale, (-x0 * scale[0], -y0 * scale[1]))
 
-    def _boxes(self, sample: Sample, placement: _Placement) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        keep = ~sample.ignored.numpy()
-        return _clip(*_moved(sample, keep, placement), placement, self.min_visible)
-
 
 class EvalTransform:
     """The whole image, aspect kept, centred on grey: darknet's letterbox (image.c, letterbox_image).
@@ -213,15 +212,14 @@ class EvalTransform:
         more: Callable[[np.random.Generator], Sample] | None = None,
     ) -> Example:
         """Transform one image to [3, `size`, `size`]; `rng` and `more` are not used."""
-        canvas = torch.full((3, size, size), GREY, dtype=torch.uint8)
+        image, fit = letterbox(sample.image.as_subclass(torch.Tensor), (size, size))
         height, width = sample.image.shape[-2:]
-        ratio = min(size / width, size / height)
-        new_w, new_h = max(1, int(width * ratio)), max(1, int(height * ratio))
-        scale = (new_w / width, new_h / height)
-        placement = _paste(sample.image, canvas, scale, ((size - new_w) // 2, (size - new_h) // 2))
-        keep = ~sample.ignored.numpy()
-        boxes, nodes = _clip(*_moved(sample, keep, placement), placement, 0.0)
-        return _example(canvas.to(torch.float32).mul_(1 / 255), boxes, nodes, sample, size)
+        (new_h, new_w), left, top = fit.resized, int(fit.left), int(fit.top)
+        placement = _Placement(
+            (new_w / width, new_h / height), (left, top), (left, top, left + new_w, top + new_h)
+        )
+        boxes, nodes = _clip(*_moved(sample, placement), placement, 0.0)
+        return _example(image, boxes, nodes, sample, size)
 
 
 def _paste(
@@ -247,17 +245,14 @@ def _span(source: int, target: int, scale: float, shift: float) -> tuple[int, in
     return s0, s1, t0, t1
 
 
-def _moved(
-    sample: Sample, keep: NDArray[np.bool_], placement: _Placement
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    boxes = (
-        sample.boxes.as_subclass(torch.Tensor).numpy()[keep]
-        if sample.kind == "detection"
-        else np.zeros((0, 4))
-    )
-    nodes = sample.nodes.numpy()[keep] if sample.kind == "detection" else np.zeros(0, np.int64)
+def _moved(sample: Sample, placement: _Placement) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Boxes (XYXY, pixels of the canvas, not cut) and nodes of a sample, without ignored ones."""
+    if sample.kind == "classification":
+        return np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    keep = ~sample.ignored.numpy()
+    boxes = sample.boxes.as_subclass(torch.Tensor).numpy()[keep]
     moved = boxes * np.tile(placement.scale, 2) + np.tile(placement.shift, 2)
-    return moved.astype(np.float32), nodes
+    return moved.astype(np.float32), sample.nodes.numpy()[keep]
 
 
 def _clip(
