@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
@@ -25,7 +25,8 @@ _FONT_MIN, _FONT_MAX = 10, 120  # pixels; below 10 letters are hard to tell apar
 _LINE_SHARE = 0.0035  # width of a box's line as a share of sqrt(W · H)
 _PATH_SHARE = 0.8  # size of the path's letters compared with the label's
 _PATH_LINES = 4  # of the path on a plate; what is above is left out
-_PLATE_SHARE = 0.5  # a plate may be as wide as its box, or as this share of the picture
+_PLATE_SHARE = 0.35  # a plate may be as wide as its box, or as this share of the picture
+_SMALL = 320  # pixels; smaller pictures have no room for letters and are enlarged
 _CROWDED = 0.3  # share of the picture that plates may cover before their letters shrink
 _SATURATION, _VALUE = 0.8, 0.95
 _DARK, _LIGHT = (20, 20, 20), (255, 255, 255)
@@ -35,9 +36,9 @@ _ELLIPSIS, _STEP = "…", " › "
 def annotate(image: ImageSource, detections: Detections, *, show_path: bool = False) -> Image.Image:
     """Draw boxes and labels.
 
-    Colours follow the tree: the hue is the node's position in it, so relatives look related. The size of lines
-    and letters follows the picture's; where plates would cover too much of it, the letters shrink. A long label
-    is cut (…) to fit. The best detections get the best places for their plates and lie on top.
+    Colours follow the tree: the hue is the node's position in it, so relatives look related. The size of
+    lines and letters follows the picture's; where plates would cover too much of it, the letters shrink. A
+    long label is cut (…) to fit. The best detections get the best places for their plates and lie on top.
 
     Args:
         image: The picture that was detected in.
@@ -45,11 +46,13 @@ def annotate(image: ImageSource, detections: Detections, *, show_path: bool = Fa
         show_path: Write the path from the top of the tree under each label; of a long one, its end.
 
     Returns:
-        A new RGB picture of the same size.
+        A new RGB picture of the same size, or, below 320 pixels, enlarged by a whole factor to be readable.
     """
     canvas = Image.fromarray(read_image(image).cpu().permute(1, 2, 0).numpy())
+    zoom = -(-_SMALL // max(canvas.size))
+    canvas = canvas.resize((canvas.width * zoom, canvas.height * zoom), Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(canvas)
-    found = list(detections)
+    found = list(replace(detections, boxes=detections.boxes * zoom))
     colours = [node_colour(detections.tree, detection.node) for detection in found]
     line = max(1, round(_LINE_SHARE * (canvas.width * canvas.height) ** 0.5))
     for detection, colour in reversed(list(zip(found, colours, strict=True))):
@@ -118,7 +121,7 @@ class _Plate:
 
 def _line_height(font: Font) -> float:
     box = font.getbbox("Ág")
-    return box[3] + 1
+    return float(box[3] + 1)
 
 
 def _elide(text: str, tail: str, font: Font, room: float) -> str:
@@ -184,12 +187,11 @@ def _place(plates: Sequence[_Plate], boxes: Sequence[Rect], size: tuple[int, int
 
 
 def _candidates(plate: _Plate, box: Rect, size: tuple[int, int]) -> list[Rect]:
-    """Places for a plate at its box, the usual ones first: above, inside, below, down its sides, then farther."""
+    """Places for a plate at its box, the usual ones first: above, inside, below, and down its sides."""
     left, top, right, bottom = box
     height = plate.height
     rows = [top - height, top, bottom, bottom - height]
     rows += [top + height * step for step in range(1, int(max(0, bottom - top) / height))]
-    rows += [bottom + height, top - 2 * height]
     columns = [left, right - plate.width, left - plate.width, right]
     return [_inside((x, y, x + plate.width, y + height), size) for x in columns for y in rows]
 
