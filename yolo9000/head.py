@@ -125,6 +125,8 @@ class RegionHead(nn.Module):
     def path_log_probs(self, features: Tensor, labels: Tensor) -> Tensor:
         """Log P(label) at every anchor of every image, from the sibling groups on the label's path alone.
 
+        An image of the 9,418-node tree needs about 100 class rows an anchor, which are copied for the product.
+
         Args:
             features: [B, D, H, W].
             labels: [B] the node that each image shows.
@@ -134,13 +136,13 @@ class RegionHead(nn.Module):
         """
         columns = self.ops.path_columns(labels)
         height, width = features.shape[-2:]
-        pieces = []
-        for image, column in zip(
-            features.flatten(2), torch.split(columns.column, columns.lengths.tolist()), strict=True
-        ):
-            weight = self.class_weight.index_select(1, column)
-            pieces.append(weight @ image + self.class_bias.index_select(1, column).unsqueeze(-1))
-        logits = torch.cat(pieces, 1).transpose(0, 1)  # [R, A or 1, H·W]
+        lengths = columns.lengths.tolist()
+        # One gather for the batch: its gradient is one tensor of the weights' size, not one an image (7 x slower).
+        weights = torch.split(self.class_weight.index_select(1, columns.column), lengths, 1)
+        products = [weight @ image for weight, image in zip(weights, features.flatten(2), strict=True)]
+        none = features.new_zeros(len(self.class_weight), 0, height * width)
+        bias = self.class_bias.index_select(1, columns.column).unsqueeze(-1)
+        logits = (torch.cat([none, *products], 1) + bias).transpose(0, 1)  # [R, A or 1, H·W]
         log_probs = -self.ops.columns_nll(logits, columns)
         return log_probs.expand(-1, self.num_anchors, -1).reshape(len(labels), -1, height, width)
 
