@@ -1,0 +1,96 @@
+"""What makes arrays and texts a WordTree, and errors that say which node does not fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from wordtree.errors import TreeError
+
+Ints = NDArray[np.int32]
+
+# What no text format of ours can carry: line ends, controls, halves of surrogate pairs, non-characters.
+_UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+
+
+class NodeError(TreeError):
+    """A tree that is none, because of one node.
+
+    Args:
+        node: Index of the node at fault, in the order given: file readers find the line by it.
+        problem: What was expected, what came, what to do.
+    """
+
+    def __init__(self, node: int, problem: str) -> None:
+        self.node = node
+        super().__init__(problem)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NodeError, (self.node, str(self))
+
+
+def check_parent(parent: ArrayLike, wnids: Sequence[str]) -> Ints:
+    """The parent array of a tree, checked: parents before children, siblings side by side.
+
+    Raises:
+        NodeError: The first node that breaks the rules.
+        TreeError: An array of another shape, or an empty one.
+    """
+    array = np.array(parent, dtype=np.int64, ndmin=1)
+    if array.ndim != 1 or len(array) != len(wnids):
+        raise TreeError(f"expected one parent for each of the {len(wnids):,} ids, got shape {array.shape}.")
+    if not len(array):
+        raise TreeError("a tree needs at least one node, got none.")
+    bad = np.flatnonzero((array < -1) | (array >= np.arange(len(array))))
+    if len(bad):
+        raise NodeError(int(bad[0]), _parent_problem(int(bad[0]), int(array[bad[0]]), wnids))
+    starts = np.flatnonzero(np.concatenate(([True], array[1:] != array[:-1])))
+    _, first = np.unique(array[starts], return_index=True)
+    if len(first) != len(starts):
+        again = starts[np.setdiff1d(np.arange(len(starts)), first)[0]]
+        raise NodeError(int(again), _scattered_problem(int(again), int(array[again]), array, wnids))
+    return array.astype(np.int32)
+
+
+def _parent_problem(node: int, parent: int, wnids: Sequence[str]) -> str:
+    where = f"node {node} ({wnids[node]!r})"
+    if parent < -1 or parent >= len(wnids):
+        return f"{where} has parent {parent}; expected −1 (top node) or an index below {node}."
+    if parent == node:
+        return f"{where} is its own parent: a cycle. Use −1 for a top node."
+    return f"{where} stands before its parent {parent} ({wnids[parent]!r}); move the parent above it."
+
+
+def _scattered_problem(node: int, parent: int, array: NDArray[np.int64], wnids: Sequence[str]) -> str:
+    earlier = int(np.flatnonzero(array == parent)[0])
+    whose = "the top nodes" if parent < 0 else f"the children of node {parent} ({wnids[parent]!r})"
+    return (
+        f"node {node} ({wnids[node]!r}) stands apart from its siblings: {whose} begin at node {earlier}. "
+        "The children of one node must be contiguous; move them together."
+    )
+
+
+def check_texts(wnids: Sequence[str], names: Sequence[str]) -> None:
+    """Check ids (unique, without white space) and names (one line each).
+
+    Raises:
+        NodeError: The first id or name that breaks the rules.
+    """
+    if len(names) != len(wnids):
+        raise TreeError(f"expected {len(wnids):,} names, one for each id, got {len(names):,}.")
+    if len("\n".join(wnids).split()) != len(wnids) or _UNWRITABLE.search("".join(wnids)):
+        bad = next(i for i, w in enumerate(wnids) if w.split() != [w] or _UNWRITABLE.search(w))
+        raise NodeError(bad, f"node {bad} has the id {wnids[bad]!r}; expected one word of text.")
+    if len(set(wnids)) != len(wnids):
+        seen: dict[str, int] = {}
+        for i, wnid in enumerate(wnids):
+            if (first := seen.setdefault(wnid, i)) != i:
+                raise NodeError(i, f"nodes {first} and {i} have the same id {wnid!r}; ids must be unique.")
+    if not all(map(str.strip, names)) or _UNWRITABLE.search("".join(names)):
+        bad = next(i for i, n in enumerate(names) if not n.strip() or _UNWRITABLE.search(n))
+        what = f"node {bad} ({wnids[bad]!r}) has the name {names[bad]!r}"
+        raise NodeError(bad, f"{what}; expected one line of text.")
