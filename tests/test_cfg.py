@@ -251,7 +251,7 @@ def test_limits_can_be_moved(monkeypatch: pytest.MonkeyPatch) -> None:
 @settings(max_examples=300, deadline=None)
 @given(seed=st.integers(0, 2**32), edits=st.integers(1, 12))
 def test_damaged_cfgs_give_an_error_or_a_network(seed: int, edits: int) -> None:
-    """Lines of real cfgs dropped, doubled, swapped or given other values: nothing but `CfgError` may come out."""
+    """Lines of real cfgs dropped, doubled or given other values: nothing but `CfgError` may come out."""
     rng = random.Random(seed)
     lines = Cfg.load(rng.choice(["yolov2", "yolov2-tiny", "darknet19"])).text.split("\n")
     values = ["0", "-1", "1", "2", "3", "1e9", "", "2147483647", "99999999999999", "x", "nan", "1,2", "-4,-1"]

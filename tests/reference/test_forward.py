@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def test_network_equals_libdarknet(
     randomise: Callable[[Network, int], Network],
     resized_cfg: Callable[..., Path],
     tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     path = darknet_dir / "cfg" / f"{name}.cfg"
     network = randomise(Network(Cfg.load(path)), 1)
@@ -37,9 +39,15 @@ def test_network_equals_libdarknet(
     written = tmp_path / "random.weights"
     save_weights(network, written)
 
-    # The library writes what we wrote, byte by byte.
+    # We and the library write what was read, byte by byte.
+    copy = Network(network.cfg, network.tree)
+    load_weights(copy, written)
+    save_weights(copy, tmp_path / "ours.weights")
+    assert (tmp_path / "ours.weights").read_bytes() == written.read_bytes()
     width, height = SIZES[0]
+    capfd.readouterr()
     with libdarknet.load(resized_cfg(path, batch=2, width=width, height=height), written) as net:
+        _compare_listing(network, capfd.readouterr().err)
         net.save_weights(tmp_path / "theirs.weights")
         assert (tmp_path / "theirs.weights").read_bytes() == written.read_bytes()
 
@@ -48,6 +56,19 @@ def test_network_equals_libdarknet(
             images = np.random.default_rng(width).random((2, 3, height, width), dtype=np.float32)
             net.predict(images)
             _compare(network, net, torch.from_numpy(images))
+
+
+def _compare_listing(network: Network, listing: str) -> None:
+    """Shapes and operations of the convolutions, as darknet prints them when it builds a network."""
+    width, height = SIZES[0]
+    pattern = r"^ +(\d+) conv +(\d+).*-> +(\d+) x +(\d+) x *(\d+) +([\d.]+) BFLOPs$"
+    theirs = [match.groups() for match in re.finditer(pattern, listing, re.MULTILINE)]
+    ours = []
+    for row in network.describe(height, width).rows:
+        if row.filters is not None:
+            channels, rows, columns = row.output
+            ours.append((*map(str, (row.index, row.filters, columns, rows, channels)), f"{row.bflops:.3f}"))
+    assert theirs == ours
 
 
 @torch.no_grad()

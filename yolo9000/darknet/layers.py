@@ -44,7 +44,8 @@ class DarknetBatchNorm(nn.BatchNorm2d):
         """Normalise [B, C, H, W] per channel."""
         if self.training or self.mode == "torch":
             return super().forward(input)
-        deviation = self.running_var.float().sqrt() + DARKNET_EPSILON
+        precise = torch.promote_types(self.running_var.dtype, torch.float32)
+        deviation = self.running_var.to(precise).sqrt() + DARKNET_EPSILON
         variance = deviation.square().to(self.running_var.dtype)
         return F.batch_norm(input, self.running_mean, variance, self.weight, self.bias, eps=0.0)
 
