@@ -31,7 +31,7 @@ def licence_text(folder: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Pack WordNet's nouns.")
     parser.add_argument("folder", type=Path, help="database folder with data.noun and index.noun")
-    parser.add_argument("-o", "--output", type=Path, default=PACKED, help="file to write (default: %(default)s)")
+    parser.add_argument("-o", "--output", type=Path, default=PACKED, help="file to write")
     arguments = parser.parse_args()
     wordnet = WordNet.from_folder(arguments.folder)
     wordnet.save(arguments.output)

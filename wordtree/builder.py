@@ -1,15 +1,15 @@
 """Building a WordTree from a class list and WordNet, by four rules and a list of visible choices.
 
-1. *Fewest new nodes.* Every class with a single hypernym path to the root is added first; then each class with
-   several, in list order, by the path that adds the fewest nodes to the tree so far (YOLO9000 paper, section 4;
-   of equal paths the one whose steps, from the class upwards, have the lowest ids).
+1. *Fewest new nodes.* Every class with a single hypernym path to the root is added first; then each class
+   with several, in list order, by the path that adds the fewest nodes to the tree so far (YOLO9000 paper,
+   section 4; of equal paths the one whose steps, from the class upwards, have the lowest ids).
 2. *No pointless inner nodes.* An inner node that is no class and has one child goes; its child moves up.
 3. *No softmax over one.* Where a class has one child and that child is a leaf, the child becomes its sibling.
-4. *Drop the trivial top.* `entity` and `physical entity` go, unless they are classes; so do `object` and `whole`
-   where one of them stands alone at the top.
+4. *Drop the trivial top.* `entity` and `physical entity` go, unless they are classes; so do `object` and
+   `whole` where one of them stands alone at the top.
 
-A choice makes one synset have one given hypernym, before the rules run. Siblings stand in the order in which the
-class list first names them or something below them; groups are laid out depth-first.
+A choice makes one synset have one given hypernym, before the rules run. Siblings stand in the order in which
+the class list first names them or something below them; groups are laid out depth-first.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from wordtree.wordnet import WordNet
 
 _DATA = Path(__file__).parent / "data"
 TRIVIAL_TOP = ("n00001740", "n00001930")  # entity, physical entity: true of everything that can be seen
-TRIVIAL_ALONE = ("n00002684", "n00003553")  # object, whole: say something beside `matter`, nothing on their own
+TRIVIAL_ALONE = ("n00002684", "n00003553")  # object, whole: say nothing on their own
 
 _ABSENT, _TOP = -2, -1  # marks in a parent array: not in the tree; no parent
 
@@ -111,7 +111,7 @@ def build_tree(
 
 
 def load_choices(path: str | Path) -> tuple[Choice, ...]:
-    """Read a choices file: a line is the child's id, the parent's id and the reason; `#` starts a comment line.
+    """Read a choices file: child's id, parent's id and reason a line; `#` starts a comment line.
 
     Raises:
         FormatError: A line of another form, or a second choice for one child.
@@ -131,7 +131,7 @@ def load_choices(path: str | Path) -> tuple[Choice, ...]:
     return tuple(found.values())
 
 
-# ------------------------------------------------------------------------------------------------------- input
+# -------------------------------------------------------------------------------------------- input
 
 
 def _entries(
@@ -148,7 +148,7 @@ def _synsets(entries: Sequence[ClassEntry], nouns: WordNet) -> list[int]:
     seen: dict[str, int] = {}
     for number, entry in enumerate(entries):
         if (first := seen.setdefault(entry.wnid, number)) != number:
-            raise TreeError(f"classes {first} and {number} have the same id {entry.wnid}; remove one of them.")
+            raise TreeError(f"classes {first} and {number} have the same id {entry.wnid}; remove one.")
     return [nouns.index(entry.wnid) for entry in entries]
 
 
@@ -163,7 +163,9 @@ def _choices(classes: object, choices: str | Path | Sequence[Choice] | None) -> 
 
 
 def _hypernyms_chosen(choices: Sequence[Choice], nouns: WordNet) -> dict[int, tuple[int, ...]]:
-    chosen = {nouns.index(choice.child): (nouns.index(choice.parent),) for choice in choices}
+    chosen: dict[int, tuple[int, ...]] = {
+        nouns.index(choice.child): (nouns.index(choice.parent),) for choice in choices
+    }
     for choice in choices:
         _refuse_circle(choice, nouns, chosen)
     return chosen
@@ -182,7 +184,7 @@ def _refuse_circle(choice: Choice, nouns: WordNet, chosen: Mapping[int, tuple[in
             waiting.extend(chosen.get(synset) or nouns.hypernyms(synset))
 
 
-# ------------------------------------------------------------------------------------------------------- rules
+# -------------------------------------------------------------------------------------------- rules
 
 
 def _derive(wanted: Sequence[int], nouns: WordNet, chosen: Mapping[int, tuple[int, ...]]) -> list[int]:
@@ -283,7 +285,7 @@ def _remove(synset: int, parent: list[int], children: dict[int, list[int]]) -> N
     parent[synset] = _ABSENT
 
 
-# ------------------------------------------------------------------------------------------------------ output
+# ------------------------------------------------------------------------------------------- output
 
 
 def _lay_out(

@@ -1,7 +1,7 @@
 """Class lists: which classes a tree is built for. Built in: those of the paper's data sets.
 
-A class list file has one class a line: a WordNet id, an id and a name behind it, or a name alone (looked up in
-WordNet). Blank lines and what follows a `#` at the start of a line or behind white space are ignored.
+A class list file has one class a line: a WordNet id, an id and a name behind it, or a name alone (looked up
+in WordNet). Blank lines and what follows a `#` at the start of a line or behind white space are ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _DATA = Path(__file__).parent / "data"
 _WNID = re.compile(r"n\d{8}")
-ILSVRC_CLASSES = 1000  # the first lines of the ImageNet list are the challenge's classes, in the challenge's order
+ILSVRC_CLASSES = 1000  # the ImageNet list begins with the challenge's classes, in the challenge's order
 
 CLASS_LISTS = {
     "yolo9000": "the classes of the published tree: ImageNet's top 9,000, COCO's and ImageNet DET's",
@@ -61,8 +61,8 @@ def class_list(source: str | Path, wordnet: WordNet | None = None) -> list[Class
         The classes in the data set's order.
 
     Raises:
-        FormatError: An unknown name, or a line of the file that is no class: an unknown or duplicate id, a name
-            that WordNet lacks or that has several senses (they are listed).
+        FormatError: An unknown name, or a line of the file that is no class: an unknown or duplicate id, a
+            name that WordNet lacks or that has several senses (they are listed).
     """
     name = str(source)
     if name == "all-nouns":
@@ -106,7 +106,7 @@ def _read(path: Path, wordnet: WordNet | None, stop: int | None = None) -> list[
         if len(entries) == stop:
             break
     if not entries:
-        raise FormatError("expected at least one class, got only comments.", path=path, remedy="Add ids or names.")
+        raise FormatError("expected classes, got only comments.", path=path, remedy="Add ids or names.")
     return entries
 
 

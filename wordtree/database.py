@@ -50,7 +50,7 @@ def _records(base: Path, texts: dict[str, str]) -> list[Synset]:
     from nltk.corpus.reader.wordnet import WordNetCorpusReader, WordNetError
 
     class NounReader(WordNetCorpusReader):  # type: ignore[misc]  # nltk is untyped
-        """Serves nltk the noun files, and empty ones in place of all others: Debian, for one, has no lexnames."""
+        """Serves nltk the noun files, and empty ones for all others: Debian, for one, has no lexnames."""
 
         def open(self, file: str) -> io.StringIO:
             if file == "lexnames":
@@ -73,7 +73,7 @@ def _records(base: Path, texts: dict[str, str]) -> list[Synset]:
 
 @contextmanager
 def _allowed(folder: Path) -> Iterator[None]:
-    """From 3.10 on nltk reads only below the folders on its path: add the one that the user named, for this once."""
+    """Put a folder on nltk's path for a while: from 3.10 on nltk reads only below that path."""
     import nltk.data
 
     entry = str(folder)

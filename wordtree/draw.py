@@ -58,7 +58,7 @@ def _grow(branch: Tree, tree: WordTree, nodes: Sequence[int], depth: int, width:
 
 
 def path_table(tree: WordTree, node: int | str) -> Table:
-    """The way from the top to a node: a line a step, with the size of the sibling group and WordNet's gloss."""
+    """The way from the top to a node: each step with the size of its sibling group and WordNet's gloss."""
     table = _table("", "id", "among", "gloss")
     table.columns[2].justify = "right"
     path = tree.path(node)

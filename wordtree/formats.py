@@ -1,7 +1,7 @@
 """Tree files: darknet's `.tree`, `.names`, `.labels` and `.map`, and the choice of format by a file's ending.
 
-A darknet tree has one line a node, in layout order: `<id> <index of the parent, or -1>`. `.names` and `.labels`
-hold one name and one id a line. A `.map` gives, for each class of a data set, the index of its tree node.
+A darknet tree has one line a node, in layout order: `<id> <index of the parent, or -1>`. `.names` and
+`.labels` hold one name and one id a line. A `.map` gives, for each class of a data set, its node's index.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import IO, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from wordtree._checks import NodeError
 from wordtree._files import atomic_write
 from wordtree.errors import FormatError, TreeError
 from wordtree.textfile import lines_of, read_text
-from wordtree.tree import NodeError, WordTree
+from wordtree.tree import WordTree
 
 DATA = Path(__file__).parent / "data"
 STORED_TREES = {"yolo9000": DATA / "yolo9000.tree"}
@@ -52,27 +53,45 @@ def load_tree(source: str | Path) -> WordTree:
     raise FormatError(f"no tree file or built-in tree {str(source)!r}.", remedy=f"Built in are {names}.")
 
 
-def save_tree(tree: WordTree, path: str | Path) -> None:
-    """Write a tree in the format that the ending of `path` names.
+def save_tree(tree: WordTree, path: str | Path, suffix: str | None = None) -> list[Path]:
+    """Write a tree.
 
-    `.tree` writes darknet's three files: `x.tree`, `x.names`, `x.labels`.
+    Args:
+        tree: The tree.
+        path: The file. As `.tree` three files are written: `x.tree`, `x.names`, `x.labels`.
+        suffix: `.tree`, `.json`, `.graphml` or `.csv`: the format; the ending of `path` when left out.
+
+    Returns:
+        The files written.
 
     Raises:
         FormatError: The ending names no format.
     """
     target = Path(path)
-    suffix = target.suffix.lower()
+    suffix = check_suffix(target, suffix)
     if suffix == ".tree":
         _write(target, darknet_text(tree))
-        write_lines(target.with_suffix(".names"), tree.names)
-        write_lines(target.with_suffix(".labels"), tree.wnids)
-    elif suffix in SUFFIXES:
-        from wordtree import interchange
+        files = [target, target.with_suffix(".names"), target.with_suffix(".labels")]
+        write_lines(files[1], tree.names)
+        write_lines(files[2], tree.wnids)
+        return files
+    from wordtree import interchange
 
-        interchange.WRITERS[suffix](tree, target)
-    else:
+    interchange.WRITERS[suffix](tree, target)
+    return [target]
+
+
+def check_suffix(path: str | Path, suffix: str | None = None) -> str:
+    """The format to write a file in, as an ending: `suffix`, or else the file's own.
+
+    Raises:
+        FormatError: The ending names no format.
+    """
+    chosen = Path(path).suffix.lower() if suffix is None else suffix
+    if chosen not in SUFFIXES:
         remedy = f"Use one of the endings {', '.join(SUFFIXES)}."
         raise FormatError("the file's ending names no tree format.", path=path, remedy=remedy)
+    return chosen
 
 
 def darknet_text(tree: WordTree) -> str:
@@ -117,11 +136,11 @@ def _parent_index(field: str, line: int, path: str | Path | None) -> int:
     if digits.isascii() and digits.isdigit() and len(digits) <= _UNSIGNED_DIGITS:
         return int(field)
     what = f"expected the index of the parent as a whole number, got {field!r}."
-    raise FormatError(what, path=path, line=line, remedy="Top nodes have -1; the first line of the file is 0.")
+    raise FormatError(what, path=path, line=line, remedy="Top nodes have -1; the first line is node 0.")
 
 
 def read_darknet_tree(path: str | Path) -> WordTree:
-    """Read a `.tree` file, with the names from the `.names` file beside it and its `.labels` checked, if they exist.
+    """Read a `.tree` file, names from the `.names` beside it, the `.labels` beside it checked.
 
     Raises:
         FormatError: One of the files breaks its format, or they do not belong together.
@@ -132,7 +151,7 @@ def read_darknet_tree(path: str | Path) -> WordTree:
     names = read_lines(names_file, "names") if names_file.exists() else None
     if names is not None and len(names) != (count := len(lines_of(text))):
         what = f"expected {count:,} names, one for each node of {file.name}, got {len(names):,}."
-        raise FormatError(what, path=names_file, remedy="Use the names written with this tree, or move the file away.")
+        raise FormatError(what, path=names_file, remedy="Use the names written with this tree, or none.")
     tree = parse_darknet_tree(text, names, path=file)
     if labels_file.exists():
         _check_labels(tree, labels_file, file)
@@ -146,7 +165,9 @@ def _check_labels(tree: WordTree, labels_file: Path, tree_file: Path) -> None:
     pairs = zip(labels, tree.wnids, strict=False)
     line = next((i for i, (a, b) in enumerate(pairs, 1) if a != b), min(len(labels), len(tree)) + 1)
     what = f"the labels differ from the ids in {tree_file.name}, line {line}."
-    raise FormatError(what, path=labels_file, line=line, remedy="Use the labels written with this tree, or none.")
+    raise FormatError(
+        what, path=labels_file, line=line, remedy="Use the labels written with this tree, or none."
+    )
 
 
 def read_lines(path: str | Path, kind: str = "a list") -> list[str]:
@@ -158,7 +179,9 @@ def read_lines(path: str | Path, kind: str = "a list") -> list[str]:
     lines = [line.strip() for line in lines_of(read_text(path, f"a file of {kind}"))]
     if "" in lines:
         number = lines.index("") + 1
-        raise FormatError("a blank line.", path=path, line=number, remedy="Line n belongs to node n − 1: fill it.")
+        raise FormatError(
+            "a blank line.", path=path, line=number, remedy="Line n belongs to node n − 1: fill it."
+        )
     return lines
 
 

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import IO, Any, cast
 from xml.parsers import expat
 
+from wordtree._checks import NodeError
 from wordtree._files import atomic_write
 from wordtree.errors import FormatError, TreeError
 from wordtree.textfile import read_text
-from wordtree.tree import NodeError, WordTree
+from wordtree.tree import WordTree
 
 JSON_FORMAT = "wordtree-1"
 _HEADER = ["child", "parent", "name"]
@@ -37,38 +38,52 @@ def read_json(path: str | Path) -> WordTree:
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        raise FormatError(f"no valid JSON: {error.msg}.", path=path, line=error.lineno, remedy="Correct it.") from None
+        what = f"no valid JSON: {error.msg}."
+        raise FormatError(what, path=path, line=error.lineno, remedy="Correct it.") from None
     except RecursionError:
         raise FormatError("no tree: JSON nested too deep.", path=path, remedy=_JSON_REMEDY) from None
     nodes = content.get("nodes") if isinstance(content, dict) else None
     if not isinstance(nodes, list) or content.get("format", JSON_FORMAT) != JSON_FORMAT:
         what = f'expected an object with "format": "{JSON_FORMAT}" and a list "nodes".'
         raise FormatError(what, path=path, line=1, remedy=_JSON_REMEDY)
-    lines = [text.count("\n", 0, match.start()) + 1 for match in re.finditer(r'"id"\s*:', text)]
-    if len(lines) != len(nodes):
-        lines = []  # "id" stands elsewhere too: better no line than a wrong one
     for number, node in enumerate(nodes):
         if problem := _json_node_problem(node):
-            where = lines[number] if lines else None
+            where = _json_lines(text, len(nodes))[number]
             raise FormatError(f"node {number}: {problem}", path=path, line=where, remedy=_JSON_REMEDY)
     ids = [node["id"] for node in nodes]
     names = [node.get("name", node["id"]) for node in nodes]
-    return _tree(ids, [node.get("parent") for node in nodes], names, path, lines)
+    parents = [node.get("parent") for node in nodes]
+    return _tree(ids, parents, names, path, lambda: _json_lines(text, len(nodes)))
 
 
-_JSON_REMEDY = 'A node looks like {"id": "dog", "name": "dog", "parent": "animal"}, a top node has "parent": null.'
+_JSON_KEYS = {"id", "name", "parent"}
+_JSON_REMEDY = (
+    'A node looks like {"id": "dog", "name": "dog", "parent": "animal"}, a top node has "parent": null.'
+)
 
 
 def _json_node_problem(node: object) -> str | None:
     if not isinstance(node, dict):
         return f"expected an object, got {node!r:.80}."
-    if unknown := sorted(set(node) - {"id", "name", "parent"}):
-        return f"unknown key {unknown[0]!r}."
+    if not node.keys() <= _JSON_KEYS:
+        return f"unknown key {min(node.keys() - _JSON_KEYS)!r}."
     if not isinstance(node.get("id"), str) or not isinstance(node.get("name", ""), str):
         return '"id" and "name" must be texts.'
     if not isinstance(node.get("parent"), str | None):
         return f'"parent" must be an id or null, got {node["parent"]!r:.80}.'
     return None
+
+
+def _json_lines(text: str, nodes: int) -> Sequence[int | None]:
+    """Line of each node's "id"; no lines where it stands elsewhere too, or is missing somewhere."""
+    line, lines = 1, list[int]()
+    for match in re.finditer(r'\n|"id"\s*:', text):
+        if match[0] == "\n":
+            line += 1
+        else:
+            lines.append(line)
+            line += match[0].count("\n")
+    return lines if len(lines) == nodes else [None] * nodes
 
 
 def write_json(tree: WordTree, path: str | Path) -> None:
@@ -98,18 +113,21 @@ def read_csv(path: str | Path) -> WordTree:
             if not any(fields) or (not lines and [f.lower() for f in fields] == _HEADER[: len(fields)]):
                 continue
             if len(fields) not in (2, 3):
-                what = f"expected 2 or 3 columns (child, parent, name), got {len(fields)}: {','.join(row)[:80]!r}."
-                raise FormatError(what, path=path, line=reader.line_num, remedy="Write a line as: dog,animal,dog")
+                what = f"expected 2 or 3 columns, got {len(fields)}: {','.join(row)[:80]!r}."
+                remedy = "Write child,parent,name in a line: dog,animal,dog"
+                raise FormatError(what, path=path, line=reader.line_num, remedy=remedy)
             ids.append(_identifier(fields[0]))
             parents.append(_identifier(fields[1]) or None)
             names.append(fields[2] if len(fields) == 3 and fields[2] else fields[0])
             lines.append(reader.line_num)
     except csv.Error as error:
-        what = f"no valid CSV: {error}."
-        raise FormatError(what, path=path, line=reader.line_num, remedy="Close quotes; double them inside.") from None
+        what, remedy = f"no valid CSV: {error}.", "Close quotes; double them inside."
+        raise FormatError(what, path=path, line=reader.line_num, remedy=remedy) from None
     if not ids:
-        raise FormatError("expected nodes, got only a header.", path=path, remedy="Add lines: child,parent,name")
-    return _tree(ids, parents, names, path, lines)
+        raise FormatError(
+            "expected nodes, got only a header.", path=path, remedy="Add lines: child,parent,name"
+        )
+    return _tree(ids, parents, names, path, lambda: lines)
 
 
 def _identifier(text: str) -> str:
@@ -139,11 +157,13 @@ def read_graphml(path: str | Path) -> WordTree:
     try:
         graph = nx.read_graphml(io.BytesIO(text.encode()), node_type=str)
     except (nx.NetworkXError, KeyError, ValueError, AttributeError, TypeError, SyntaxError) as error:
-        raise FormatError(f"networkx cannot read this as GraphML: {error}.", path=path, remedy=remedy) from error
+        raise FormatError(
+            f"networkx cannot read this as GraphML: {error}.", path=path, remedy=remedy
+        ) from error
     if not len(graph):
         raise FormatError("the graph has no nodes.", path=path, remedy=remedy)
     try:
-        return WordTree.from_networkx(graph)
+        return WordTree.from_networkx(cast("nx.DiGraph[Any]", graph))
     except NodeError as error:
         raise FormatError(str(error), path=path, line=lines.get(list(graph)[error.node])) from None
     except TreeError as error:
@@ -169,10 +189,13 @@ def _graphml_lines(text: str, path: str | Path) -> dict[str, int]:
         parser.Parse(text.encode(), True)
     except expat.ExpatError as error:
         what = f"no valid XML: {expat.ErrorString(error.code)}."
-        raise FormatError(what, path=path, line=error.lineno, remedy="Correct it, or export it again.") from None
+        raise FormatError(
+            what, path=path, line=error.lineno, remedy="Correct it, or export it again."
+        ) from None
     for node, line in ends:
         if node not in lines:
-            raise FormatError(f"an edge names the unknown node {node!r}.", path=path, line=line, remedy="Add the node.")
+            what = f"an edge names the unknown node {node!r}."
+            raise FormatError(what, path=path, line=line, remedy="Add the node, or correct its id.")
     return lines
 
 
@@ -200,12 +223,16 @@ def _parent_ids(tree: WordTree) -> list[str | None]:
 
 
 def _tree(
-    ids: Sequence[str], parents: Sequence[Any], names: Sequence[str], path: str | Path, lines: Sequence[int]
+    ids: Sequence[str],
+    parents: Sequence[str | None],
+    names: Sequence[str],
+    path: str | Path,
+    lines: Callable[[], Sequence[int | None]],
 ) -> WordTree:
     try:
         return WordTree.from_edges(ids, parents, names)
     except NodeError as error:
-        raise FormatError(str(error), path=path, line=lines[error.node] if lines else None) from None
+        raise FormatError(str(error), path=path, line=lines()[error.node]) from None
     except TreeError as error:
         raise FormatError(str(error), path=path) from None
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from wordtree._checks import NodeError, check_texts
 from wordtree.errors import TreeError
-from wordtree.tree import NodeError, WordTree, check_texts
+from wordtree.tree import WordTree
 
 
 def unique_ids(names: Sequence[str]) -> list[str]:
@@ -24,7 +25,7 @@ def unique_ids(names: Sequence[str]) -> list[str]:
 
 
 def depth_first(children: Sequence[Sequence[int]], top: Sequence[int]) -> list[int]:
-    """Nodes in layout order: a group, then the groups below its first member, then those below its second, ...
+    """Nodes in layout order: a group, then the groups below its first member, below its second, ...
 
     Args:
         children: For each node its children, in order.
@@ -39,7 +40,9 @@ def depth_first(children: Sequence[Sequence[int]], top: Sequence[int]) -> list[i
     return order
 
 
-def arrange(wnids: Sequence[str], parents: Sequence[str | None], names: Sequence[str] | None = None) -> WordTree:
+def arrange(
+    wnids: Sequence[str], parents: Sequence[str | None], names: Sequence[str] | None = None
+) -> WordTree:
     """Build a tree from parent ids; see `WordTree.from_edges`."""
     if len(parents) != len(wnids):
         raise TreeError(f"expected one parent for each of the {len(wnids):,} ids, got {len(parents):,}.")
@@ -58,7 +61,7 @@ def arrange(wnids: Sequence[str], parents: Sequence[str | None], names: Sequence
 
 def _rearranged(parent: list[int], wnids: Sequence[str], names: Sequence[str]) -> WordTree:
     children: list[list[int]] = [[] for _ in wnids]
-    top = []
+    top: list[int] = []
     for node, above in enumerate(parent):
         (top if above < 0 else children[above]).append(node)
     order = depth_first(children, top)

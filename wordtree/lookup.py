@@ -24,22 +24,21 @@ def nearest_node(tree: WordTree, wnid: str, wordnet: WordNet | None = None) -> i
         wordnet: WordNet to walk up in; the packed one when left out.
 
     Returns:
-        The node fewest hypernym links above (of several equally near the deepest in the tree), or None where no
-        ancestor is in the tree.
+        The node fewest hypernym links above (of several equally near the deepest in the tree), or None where
+        no ancestor is in the tree.
 
     Raises:
         TreeError: An id that neither the tree nor WordNet knows.
     """
-    known = dict.fromkeys(tree.wnids)
-    if wnid in known:
-        return tree.index(wnid)
+    if (node := tree.node_of(wnid)) is not None:
+        return node
     from wordtree.wordnet import WordNet
 
     nouns = WordNet.packed() if wordnet is None else wordnet
     level = [nouns.index(wnid)]
     while level:
         level = list(dict.fromkeys(above for synset in level for above in nouns.hypernyms(synset)))
-        found = [tree.index(nouns.wnids[synset]) for synset in level if nouns.wnids[synset] in known]
+        found = [node for synset in level if (node := tree.node_of(nouns.wnids[synset])) is not None]
         if found:
             return max(found, key=lambda node: int(tree.depth[node]))
     return None
@@ -49,7 +48,7 @@ def find(tree: WordTree, text: str, wordnet: WordNet | None = None) -> list[int]
     """Nodes that a text may mean, the best first.
 
     In this order: the node of that id; nodes of that name; nodes for which WordNet has the text as a synonym
-    (`couch` finds `sofa`); nodes with the text as a whole word in their name; nodes with it anywhere in their name.
+    (`lounge` finds `sofa`); nodes with the text as a whole word in their name; nodes with it anywhere there.
 
     Args:
         tree: The tree to search.
@@ -59,18 +58,18 @@ def find(tree: WordTree, text: str, wordnet: WordNet | None = None) -> list[int]
     wanted = text.replace("_", " ").strip().casefold()
     if not wanted:
         return []
-    ids = {wnid: node for node, wnid in enumerate(tree.wnids)}
-    exact = [ids[text]] if text in ids else []
+    exact = [] if (node := tree.node_of(text)) is None else [node]
     names = [name.replace("_", " ").casefold() for name in tree.names]
     words = [node for node, name in enumerate(names) if f" {wanted} " in f" {name} "]
     anywhere = [node for node, name in enumerate(names) if wanted in name]
-    return list(dict.fromkeys([*exact, *tree.named(text), *_synonyms(ids, text, wordnet), *words, *anywhere]))
+    return list(
+        dict.fromkeys([*exact, *tree.named(text), *_synonyms(tree, text, wordnet), *words, *anywhere])
+    )
 
 
 def suggestions(tree: WordTree, text: str) -> str:
     """What to try in place of a name that the tree lacks, as the end of an error message."""
-    ids = {wnid: node for node, wnid in enumerate(tree.wnids)}
-    nodes = _synonyms(ids, text, None)
+    nodes = _synonyms(tree, text, None)
     if not nodes:
         folded = {name.casefold(): node for node, name in reversed(list(enumerate(tree.names)))}
         close = get_close_matches(text.replace("_", " ").casefold(), folded, n=_MOST_SUGGESTIONS, cutoff=0.75)
@@ -81,9 +80,9 @@ def suggestions(tree: WordTree, text: str) -> str:
     return f" Did you mean {', '.join(shown)}?"
 
 
-def _synonyms(ids: dict[str, int], text: str, wordnet: WordNet | None) -> list[int]:
+def _synonyms(tree: WordTree, text: str, wordnet: WordNet | None) -> list[int]:
     from wordtree.wordnet import WordNet
 
     nouns = WordNet.packed() if wordnet is None else wordnet
-    found = (nouns.wnids[synset] for synset in nouns.senses(text))
-    return [ids[wnid] for wnid in found if wnid in ids]
+    found = (tree.node_of(nouns.wnids[synset]) for synset in nouns.senses(text))
+    return [node for node in found if node is not None]

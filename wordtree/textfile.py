@@ -8,7 +8,7 @@ from wordtree.errors import FormatError
 
 
 def read_text(path: str | Path, kind: str) -> str:
-    """The whole of a UTF-8 text file (a byte order mark is dropped, `\\r\\n` becomes `\\n`).
+    """The whole of a UTF-8 text file, without byte order mark, lines ended by line feeds.
 
     Args:
         path: The file.
@@ -42,7 +42,7 @@ def decode(raw: bytes, path: str | Path | None, kind: str) -> str:
     if at >= 0:
         line = raw.count(b"\n", 0, at) + 1
         what = f"expected {kind}, got bytes that are no UTF-8 text (0x{raw[at]:02x})."
-        raise FormatError(what, path=path, line=line, remedy="Is this another kind of file? Else save it as UTF-8.")
+        raise FormatError(what, path=path, line=line, remedy="If it is text, save it as UTF-8.")
     return text.replace("\r\n", "\n")
 
 

@@ -23,43 +23,26 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from wordtree._checks import Ints, NodeError, check_parent, check_texts
 from wordtree.errors import TreeError
 
 if TYPE_CHECKING:
     import networkx as nx
 
-Ints = NDArray[np.int32]
 Bools = NDArray[np.bool_]
 
-# Characters that no text format of ours can carry (line ends, controls, halves of surrogate pairs, non-characters).
-_UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 _MOST_CANDIDATES = 12  # lines of an "ambiguous name" message; a screenful
-
-
-class NodeError(TreeError):
-    """A tree that is none, because of one node.
-
-    Args:
-        node: Index of the node at fault, in the order given: file readers find the line by it.
-        problem: What was expected, what came, what to do.
-    """
-
-    def __init__(self, node: int, problem: str) -> None:
-        self.node = node
-        super().__init__(problem)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return NodeError, (self.node, str(self))
 
 
 class WordTree:
     """An immutable tree (or forest) of classes.
 
     Args:
-        parent: [N] index of each node's parent, −1 for a top node. A parent's index is below its children's, and
-            the children of one node are contiguous.
-        wnids: [N] unique ids without white space: WordNet ids such as `n02084071`, or any ids of your own.
-        names: [N] what people read (white space around them is dropped); the ids when left out. Names may repeat.
+        parent: [N] index of each node's parent, −1 for a top node. A parent's index is below its children's,
+            and the children of one node are contiguous.
+        wnids: [N] unique ids without white space: WordNet ids such as `n02084071`, or ids of your own.
+        names: [N] what people read (white space around them is dropped); the ids when left out. Names may
+            repeat.
 
     Raises:
         TreeError: The arrays do not describe such a tree; the message names the node and the remedy.
@@ -72,7 +55,7 @@ class WordTree:
     def __init__(self, parent: ArrayLike, wnids: Sequence[str], names: Sequence[str] | None = None) -> None:
         ids = tuple(wnids)
         texts = ids if names is None else tuple([name.strip() for name in names])
-        array = _check_parent(parent, ids)
+        array = check_parent(parent, ids)
         check_texts(ids, texts)
         array.flags.writeable = False
         self.__dict__.update(parent=array, wnids=ids, names=texts)
@@ -103,10 +86,10 @@ class WordTree:
         return WordTree, (np.asarray(self.parent), self.wnids, self.names)
 
     def __repr__(self) -> str:
-        groups = f"{len(self.group_start):,} sibling groups"
-        return f"<WordTree: {len(self):,} nodes, {int(self.is_leaf.sum()):,} leaves, {groups}, depth {self.max_depth}>"
+        nodes, leaves, groups = len(self), int(self.is_leaf.sum()), len(self.group_start)
+        return f"<WordTree: {nodes:,} nodes, {leaves:,} leaves, {groups:,} groups, depth {self.max_depth}>"
 
-    # ------------------------------------------------------------------------------------------- derived arrays
+    # ------------------------------------------------------------------------------- derived arrays
 
     @cached_property
     def group_start(self) -> Ints:
@@ -177,7 +160,7 @@ class WordTree:
 
     @cached_property
     def enter(self) -> Ints:
-        """[N] Position in a depth-first walk: b is in the subtree of a ⇔ `enter[a] <= enter[b] < leave[a]`."""
+        """[N] Place in a depth-first walk: b is in the subtree of a ⇔ `enter[a] <= enter[b] < leave[a]`."""
         before = np.cumsum(self.subtree_size) - self.subtree_size
         enter = before - before[self.group_start[self.group]]  # sizes of the elder siblings' subtrees
         for level in self.levels[1:]:
@@ -194,7 +177,7 @@ class WordTree:
         """[N] Nodes in depth-first order: the inverse of `enter`."""
         return _frozen(np.argsort(self.enter))
 
-    # ------------------------------------------------------------------------------------------------ relations
+    # ------------------------------------------------------------------------------------ relations
 
     def path(self, node: int | str) -> tuple[int, ...]:
         """Nodes from the top down to `node`, both included."""
@@ -249,7 +232,7 @@ class WordTree:
         common = [x for x, y in zip(self.path(a), self.path(b), strict=False) if x == y]
         return common[-1] if common else None
 
-    # --------------------------------------------------------------------------------------------------- lookup
+    # --------------------------------------------------------------------------------------- lookup
 
     @cached_property
     def _by_wnid(self) -> dict[str, int]:
@@ -262,6 +245,10 @@ class WordTree:
             table.setdefault(_fold(name), []).append(i)
         return table
 
+    def node_of(self, wnid: str) -> int | None:
+        """The node with this id, or None."""
+        return self._by_wnid.get(wnid)
+
     def named(self, name: str) -> tuple[int, ...]:
         """All nodes of that name (case and `_`/space ignored), ascending; empty when there is none."""
         return tuple(self._by_name.get(_fold(name), ()))
@@ -273,11 +260,11 @@ class WordTree:
             key: An index, a wnid, a name (case ignored, `_` the same as a space), or an index as text.
 
         Raises:
-            TreeError: No such node (with suggestions), or several nodes of that name (with their ids and paths).
+            TreeError: No such node (with suggestions), or several of that name (with their ids and paths).
         """
         if not isinstance(key, str):
             return self._checked(int(key))
-        if (node := self._by_wnid.get(key)) is not None:
+        if (node := self.node_of(key)) is not None:
             return node
         nodes = self.named(key)
         if len(nodes) == 1:
@@ -294,9 +281,9 @@ class WordTree:
         raise TreeError(f"no node {index}: this tree has {len(self):,} nodes, numbered 0 to {len(self) - 1}.")
 
     def _ambiguous(self, key: str, nodes: Sequence[int]) -> str:
-        lines = [
-            f"  {self.wnids[i]}  {' > '.join(self.names[j] for j in self.path(i))}" for i in nodes[:_MOST_CANDIDATES]
-        ]
+        lines = []
+        for node in nodes[:_MOST_CANDIDATES]:
+            lines.append(f"  {self.wnids[node]}  {' > '.join(self.names[i] for i in self.path(node))}")
         if len(nodes) > _MOST_CANDIDATES:
             lines.append(f"  and {len(nodes) - _MOST_CANDIDATES} more")
         return f"{len(nodes)} nodes are called {key!r}; say which by its id:\n" + "\n".join(lines)
@@ -306,7 +293,7 @@ class WordTree:
 
         return f"no node {key!r} in this tree of {len(self):,} nodes." + suggestions(self, key)
 
-    # ---------------------------------------------------------------------------------------------- other forms
+    # ---------------------------------------------------------------------------------- other forms
 
     @classmethod
     def flat(cls, names: Sequence[str]) -> WordTree:
@@ -324,8 +311,8 @@ class WordTree:
     ) -> WordTree:
         """A tree from each node's parent id (None for top nodes), given in any order.
 
-        An order that is a valid layout already is kept; otherwise groups are laid out depth-first, siblings in
-        the order given.
+        An order that is a valid layout already is kept; otherwise groups are laid out depth-first, siblings
+        in the order given.
 
         Raises:
             TreeError: An unknown parent, a duplicate id, a cycle.
@@ -335,7 +322,7 @@ class WordTree:
         return arrange(wnids, parents, names)
 
     def to_networkx(self) -> nx.DiGraph[str]:
-        """A directed graph, edges from parent to child, keyed by wnid, each node with its `name`; nodes in order."""
+        """A directed graph, edges from parent to child, keyed by wnid, each node with its `name`."""
         import networkx as nx
 
         graph: nx.DiGraph[str] = nx.DiGraph()
@@ -352,7 +339,7 @@ class WordTree:
             TreeError: The graph is undirected, or no forest (a node with two parents, a cycle).
         """
         if not graph.is_directed():
-            raise TreeError("expected a directed graph with edges from parent to child, got an undirected one.")
+            raise TreeError("expected edges directed from parent to child, got an undirected graph.")
         parents: list[str | None] = []
         for node in graph:
             above = list(graph.predecessors(node))
@@ -368,8 +355,8 @@ class WordTree:
         """A built-in tree (`yolo9000`, `coco`, `voc`, `imagenet-det`, ...) or a tree file.
 
         Args:
-            source: A built-in name, or a path: `.tree` (darknet; `.names` beside it gives the names), `.json`,
-                `.graphml` or `.csv`. `yolo9000` is stored; the other built-in trees are derived from WordNet.
+            source: A built-in name, or a path: `.tree` (darknet; `.names` beside it gives the names),
+                `.json`, `.graphml` or `.csv`. `yolo9000` is stored; the other built-in trees are derived.
 
         Raises:
             FormatError: A file that cannot be read as a tree, with file and line.
@@ -379,7 +366,7 @@ class WordTree:
         return load_tree(source)
 
     def save(self, path: str | Path) -> None:
-        """Write the tree in the format that the file's ending names; a `.tree` gets `.names` and `.labels` too."""
+        """Write the tree in the format of the file's ending; a `.tree` gets `.names` and `.labels` too."""
         from wordtree.formats import save_tree
 
         save_tree(self, path)
@@ -395,59 +382,3 @@ def _frozen(array: NDArray[Any]) -> Ints:
 
 def _fold(name: str) -> str:
     return unicodedata.normalize("NFC", name).replace("_", " ").strip().casefold()
-
-
-def _check_parent(parent: ArrayLike, wnids: tuple[str, ...]) -> Ints:
-    array = np.array(parent, dtype=np.int64, ndmin=1)
-    if array.ndim != 1 or len(array) != len(wnids):
-        raise TreeError(f"expected one parent for each of the {len(wnids):,} ids, got an array of {array.shape}.")
-    if not len(array):
-        raise TreeError("a tree needs at least one node, got none.")
-    bad = np.flatnonzero((array < -1) | (array >= np.arange(len(array))))
-    if len(bad):
-        raise NodeError(int(bad[0]), _parent_problem(int(bad[0]), int(array[bad[0]]), wnids))
-    starts = np.flatnonzero(np.concatenate(([True], array[1:] != array[:-1])))
-    _, first = np.unique(array[starts], return_index=True)
-    if len(first) != len(starts):
-        again = starts[np.setdiff1d(np.arange(len(starts)), first)[0]]
-        raise NodeError(int(again), _scattered_problem(int(again), int(array[again]), array, wnids))
-    return array.astype(np.int32)
-
-
-def _parent_problem(node: int, parent: int, wnids: tuple[str, ...]) -> str:
-    where = f"node {node} ({wnids[node]!r})"
-    if parent < -1 or parent >= len(wnids):
-        return f"{where} has parent {parent}; expected −1 (top node) or an index below {node}."
-    if parent == node:
-        return f"{where} is its own parent: a cycle. Use −1 for a top node."
-    return f"{where} stands before its parent {parent} ({wnids[parent]!r}); move the parent above it."
-
-
-def _scattered_problem(node: int, parent: int, array: NDArray[np.int64], wnids: tuple[str, ...]) -> str:
-    earlier = int(np.flatnonzero(array == parent)[0])
-    whose = "the top nodes" if parent < 0 else f"the children of node {parent} ({wnids[parent]!r})"
-    return (
-        f"node {node} ({wnids[node]!r}) stands apart from its siblings: {whose} begin at node {earlier}. "
-        "The children of one node must be contiguous; move them together."
-    )
-
-
-def check_texts(wnids: Sequence[str], names: Sequence[str]) -> None:
-    """Check ids (unique, without white space) and names (one line each).
-
-    Raises:
-        NodeError: The first id or name that breaks the rules.
-    """
-    if len(names) != len(wnids):
-        raise TreeError(f"expected {len(wnids):,} names, one for each id, got {len(names):,}.")
-    if len("\n".join(wnids).split()) != len(wnids) or _UNWRITABLE.search("".join(wnids)):
-        bad = next(i for i, w in enumerate(wnids) if w.split() != [w] or _UNWRITABLE.search(w))
-        raise NodeError(bad, f"node {bad} has the id {wnids[bad]!r}; ids are not empty and hold no white space.")
-    if len(set(wnids)) != len(wnids):
-        seen: dict[str, int] = {}
-        for i, wnid in enumerate(wnids):
-            if (first := seen.setdefault(wnid, i)) != i:
-                raise NodeError(i, f"nodes {first} and {i} have the same id {wnid!r}; ids must be unique.")
-    if not all(map(str.strip, names)) or _UNWRITABLE.search("".join(names)):
-        bad = next(i for i, n in enumerate(names) if not n.strip() or _UNWRITABLE.search(n))
-        raise NodeError(bad, f"node {bad} ({wnids[bad]!r}) has the name {names[bad]!r}; expected one line of text.")

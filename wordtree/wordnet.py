@@ -3,8 +3,8 @@
 The packed file is a zip of NumPy arrays (texts as UTF-8 bytes), made from a database folder by
 `scripts/pack_wordnet.py`. Glosses are unpacked only when somebody asks for one.
 
-A synset is known by its number (ascending in the id) or by its id, `n` and the eight digits of its place in the
-database file. Hypernyms are ascending: nothing depends on the order in which a reader found them.
+A synset is known by its number (ascending in the id) or by its id, `n` and the eight digits of its place in
+the database file. Hypernyms are ascending: nothing depends on the order in which a reader found them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from pathlib import Path
-from typing import IO, Self, cast
+from typing import IO, Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +63,7 @@ class WordNet:
     def __repr__(self) -> str:
         return f"<WordNet {self.version}: {len(self):,} noun synsets>"
 
-    # ------------------------------------------------------------------------------------------------- synsets
+    # -------------------------------------------------------------------------------------- synsets
 
     @cached_property
     def _by_wnid(self) -> dict[str, int]:
@@ -108,17 +108,16 @@ class WordNet:
         """Definition of a synset."""
         return self._glosses[synset]
 
-    # -------------------------------------------------------------------------------------------------- lookup
+    # --------------------------------------------------------------------------------------- lookup
 
     @cached_property
     def _senses(self) -> dict[str, list[int]]:
         table: dict[str, list[tuple[int, int]]] = {}
-        word = 0
+        ranks = iter(self._ranks)
         for synset, words in enumerate(self._words):
-            for lemma in words.split("\t"):
-                table.setdefault(_fold(lemma), []).append((self._ranks[word], synset))
-                word += 1
-        return {lemma: [synset for _, synset in dict.fromkeys(sorted(found))] for lemma, found in table.items()}
+            for lemma in words.replace("_", " ").casefold().split("\t"):
+                table.setdefault(lemma, []).append((next(ranks), synset))
+        return {lemma: [synset for _, synset in sorted(set(found))] for lemma, found in table.items()}
 
     def senses(self, text: str) -> list[int]:
         """Synsets that have this word, the commonest sense first (case ignored, `_` the same as a space)."""
@@ -157,7 +156,7 @@ class WordNet:
             lines.append(f"  and {len(synsets) - _MOST_CANDIDATES} more")
         return "\n".join(lines)
 
-    # --------------------------------------------------------------------------------------------------- files
+    # ---------------------------------------------------------------------------------------- files
 
     @classmethod
     def packed(cls) -> WordNet:
@@ -169,7 +168,8 @@ class WordNet:
         """Read a WordNet database folder through nltk (about ten seconds).
 
         Args:
-            folder: Holds `data.noun` and `index.noun`: Debian's `/usr/share/wordnet`, an unpacked nltk corpus.
+            folder: Holds `data.noun` and `index.noun`: Debian's `/usr/share/wordnet`, an unpacked nltk
+                corpus.
 
         Raises:
             FormatError: Files are missing or no WordNet database.
@@ -180,7 +180,7 @@ class WordNet:
 
     def save(self, path: str | Path) -> None:
         """Write the packed form."""
-        arrays = {
+        arrays: dict[str, NDArray[Any]] = {
             "version": _bytes([self.version]),
             "offsets": np.array([int(wnid[1:]) for wnid in self.wnids], np.uint32),
             "hypernym_count": np.array([len(above) for above in self._hypernyms], np.uint8),
