@@ -6,7 +6,9 @@ Letters: T truths, K predictions, C classes.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -22,7 +24,15 @@ from yolo9000.evaluation.ap import Curve, Predictions, Truths, best_truth, class
 from yolo9000.evaluation.coco import CocoScores, coco_scores
 from yolo9000.evaluation.hierarchy import Cut, LabelQuality
 from yolo9000.evaluation.options import EvaluateConfig
-from yolo9000.evaluation.predict import Loaded, NodePredictor, chosen_images, join_predictions, load_batches
+from yolo9000.evaluation.predict import (
+    Loaded,
+    NodePredictor,
+    chosen_images,
+    input_size,
+    join_predictions,
+    load_batches,
+)
+from yolo9000.evaluation.result import Result
 from yolo9000.network import Network
 from yolo9000.suppress import suppress
 
@@ -94,9 +104,13 @@ class ClassScores:
         """Mean 11-point AP over classes with objects."""
         return _mean([score.ap11 for score in self.classes if score.truths])
 
+    def subset(self, nodes: Collection[int], name: str) -> ClassScores:
+        """Only some of the classes, such as those that training had boxes of."""
+        return ClassScores(name, tuple(score for score in self.classes if score.node in nodes))
+
 
 @dataclass(frozen=True)
-class DetectionResult:
+class DetectionResult(Result):
     """What a detector scores on a detection data set.
 
     Attributes:
@@ -104,7 +118,8 @@ class DetectionResult:
         images: Pictures evaluated.
         truths: Objects that must be found.
         excused: Difficult objects and crowds, which count neither way.
-        size: Side of the network input, pixels.
+        unmatched: Labels of the data set without a node -> objects left out.
+        size: (height, width) of the network input, pixels.
         iou: Threshold of `nodes`, `cuts` and `labels`.
         nodes: AP of the data set's classes at their mapped nodes.
         coco: COCO's summary over the same classes.
@@ -113,11 +128,14 @@ class DetectionResult:
         seconds: Time of the whole evaluation.
     """
 
+    kind: ClassVar[str] = "detection"
+
     data: str
     images: int
     truths: int
     excused: int
-    size: int
+    unmatched: Mapping[str, int]
+    size: tuple[int, int]
     iou: float
     nodes: ClassScores
     coco: CocoScores
@@ -140,7 +158,7 @@ def evaluate_detection(
     probability, whatever label the walk down the tree would stop at (paper, section 4: ImageNet detection).
 
     Args:
-        network: The detector; its mode is set back afterwards.
+        network: The detector; a fused copy of it runs.
         dataset: Detection samples whose labels are nodes of the network's tree.
         config: Thresholds and cuts.
         name: The data set's name for the result.
@@ -155,24 +173,20 @@ def evaluate_detection(
         raise ConfigError("a classifier has no boxes to evaluate; give a detector, or classification data")
     if dataset.kind != "detection" or len(dataset.tree) != len(network.tree):
         raise ConfigError(
-            f"expected detection data on the network's tree of {len(network.tree)} nodes, got {dataset.kind} data on a "
-            f"tree of {len(dataset.tree)}; open the data set with the network's tree"
+            f"expected detection data on the network's tree of {len(network.tree)} nodes, got {dataset.kind} "
+            f"data on a tree of {len(dataset.tree)}; open the data set with the network's tree"
         )
     start = time.perf_counter()
     cuts = [Cut.parse(network.tree, text) for text in config.cuts]
-    was_training = network.training
-    network.eval()
-    try:
-        predictions, labelled, truths = _run(network, dataset, config, cuts, crowds)
-    finally:
-        network.train(was_training)
+    predictions, labelled, truths = _run(network.fuse(), dataset, config, cuts, crowds)
     images = chosen_images(len(dataset), config.limit)
     return DetectionResult(
         data=name,
         images=len(images),
         truths=int(truths.counted.sum()),
         excused=int((~truths.counted).sum()),
-        size=input_side(network, config),
+        unmatched=dict(dataset.unmatched),
+        size=input_size(network, config),
         iou=config.iou,
         nodes=score_classes(network.tree, predictions, truths, config.iou, "mapped nodes"),
         coco=coco_scores(predictions, truths, len(dataset)),
@@ -193,7 +207,7 @@ def _run(
     at_nodes, labelled, truths = [], [], []
     device = head.anchors.device
     with torch.inference_mode():
-        for batch in load_batches(dataset, input_side(network, config), config):
+        for batch in load_batches(network, dataset, config):
             features = network.features(batch.images.to(device))
             at_nodes.append(predictor(features, batch))
             found = decoder.decode(features, config.confident, config.hier_threshold)
@@ -204,14 +218,8 @@ def _run(
     return _concatenate(at_nodes), _concatenate(labelled), _all_truths(truths)
 
 
-def input_side(network: Network, config: EvaluateConfig) -> int:
-    """Side of the network input in pixels."""
-    return config.size or int(network.cfg.width)
-
-
 def scored_nodes(dataset: SampleDataset, config: EvaluateConfig, cuts: list[Cut]) -> NDArray[np.int64]:
-    """Nodes whose AP is asked for: the labels of the chosen pictures, and what they are at each cut;
-    ascending.
+    """Nodes whose AP is asked for, ascending: labels of the chosen pictures, and what they are at each cut.
 
     Raises:
         DataError: No object at all.

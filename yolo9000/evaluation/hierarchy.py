@@ -21,14 +21,14 @@ VERDICTS = ("exact", "finer", "unspecific", "overconfident", "wrong")
 
 
 def path_matrix(tree: WordTree, nodes: ArrayLike) -> Ints:
-    """Paths of K nodes as rows, [K, L]: top first, −1 below the node. K rows of one top-down walk each."""
+    """Paths of K nodes as rows, [K, L]: top first, −1 below the node."""
     current = np.asarray(nodes, np.int64).reshape(-1)
     paths = np.full((len(current), tree.max_depth + 1), -1, np.int64)
     rows = np.arange(len(current))
     while len(rows):
         paths[rows, tree.depth[current]] = current
-        current = tree.parent[current]
-        rows, current = rows[current >= 0], current[current >= 0]
+        above = tree.parent[current].astype(np.int64)
+        rows, current = rows[above >= 0], above[above >= 0]
     return paths
 
 
@@ -104,7 +104,7 @@ class LabelQuality:
         length = np.where(verdicts == VERDICTS.index("finer"), true_length, length)
         too_far = verdicts == VERDICTS.index("overconfident")
         return cls(
-            *counts,
+            **dict(zip(VERDICTS, counts, strict=True)),
             overconfident_leaves=int((too_far & tree.is_leaf[given]).sum()),
             depth=_mean(tree.depth[given]),
             truth_depth=_mean(tree.depth[true]),
@@ -130,8 +130,9 @@ class LabelQuality:
 
 @dataclass(frozen=True)
 class Cut:
-    """A line through the tree: nodes of which none is above another. What lies below is seen as its node of
-    the cut.
+    """A line through the tree: nodes of which none is above another.
+
+    What lies below the line is seen as its node of the cut.
 
     Attributes:
         name: For tables, such as `depth 3`.
@@ -162,6 +163,8 @@ class Cut:
             TreeError: No such node, or several of that name.
         """
         chosen = np.unique(np.asarray([tree.index(node) for node in nodes], np.int64))
+        if not len(chosen):
+            raise ConfigError(f"the cut {name!r} names no node; give a depth, or nodes separated by commas")
         for node in chosen:
             if below := [int(other) for other in chosen if tree.is_ancestor(int(node), int(other))]:
                 raise ConfigError(

@@ -20,7 +20,7 @@ class EvaluateConfig:
     batch_size: int = 16  # pictures at a time
     threads: int = 2  # reading pictures while the network computes
     limit: int = 0  # only so many pictures, evenly spread over the data set; 0: all
-    letterbox: LetterboxMode = "torch"  # "darknet" for weights that darknet trained
+    letterbox: LetterboxMode | None = None  # resampling; None: darknet's own for weights that it trained
     score: float = (
         0.001  # objectness x P(class) at or below is no prediction; low, for the far end of the curve
     )
@@ -50,6 +50,6 @@ class EvaluateConfig:
             f"{name} (got {getattr(self, name.split()[0])})" for name, good in checks.items() if not good
         ]:
             raise ConfigError(
-                f"settings out of range: {', '.join(bad)}. Fractions lie in 0..1, the size is a multiple of 32, "
-                "batch size, threads and per_image are at least 1."
+                f"settings out of range: {', '.join(bad)}. Fractions lie in 0..1, the size is a multiple of "
+                "32, batch size, threads and per_image are at least 1."
             )

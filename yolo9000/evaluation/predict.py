@@ -25,6 +25,7 @@ from yolo9000.evaluation.ap import Predictions
 from yolo9000.evaluation.options import EvaluateConfig
 from yolo9000.head import RegionHead
 from yolo9000.letterbox import Letterbox, letterbox
+from yolo9000.network import Network
 
 if TYPE_CHECKING:
     from yolo9000.datasets import Sample, SampleDataset
@@ -51,18 +52,20 @@ class Loaded:
     fits: list[Letterbox]
 
 
-def load_batches(dataset: SampleDataset, side: int, config: EvaluateConfig) -> Iterator[Loaded]:
+def load_batches(network: Network, dataset: SampleDataset, config: EvaluateConfig) -> Iterator[Loaded]:
     """Read and letterbox a data set's pictures in order, a few batches ahead of their use.
 
     Args:
+        network: Whose input size and way of resampling are taken where `config` leaves them open.
         dataset: The pictures.
-        side: Height and width of the network input, pixels.
-        config: Batch size, threads, limit and letterbox mode.
+        config: Size, batch size, threads, limit and letterbox mode.
     """
+    size = input_size(network, config)
+    mode = config.letterbox or ("darknet" if network.batchnorm == "darknet" else "torch")
 
     def prepare(index: int) -> tuple[Sample, Tensor, Letterbox]:
         sample = dataset[index]
-        image, fit = letterbox(sample.image.as_subclass(Tensor), (side, side), config.letterbox)
+        image, fit = letterbox(sample.image.as_subclass(Tensor), size, mode)
         return sample, image, fit
 
     indices = chosen_images(len(dataset), config.limit)
@@ -78,6 +81,11 @@ def load_batches(dataset: SampleDataset, side: int, config: EvaluateConfig) -> I
                 yield Loaded(done, list(samples), torch.stack(images), list(fits))
 
 
+def input_size(network: Network, config: EvaluateConfig) -> tuple[int, int]:
+    """(height, width) of the network input in pixels: as asked for, else as the cfg says."""
+    return config.size or network.cfg.height, config.size or network.cfg.width
+
+
 def chosen_images(count: int, limit: int) -> list[int]:
     """All positions 0..count−1, or `limit` of them, evenly spread."""
     if not limit or limit >= count:
@@ -86,8 +94,7 @@ def chosen_images(count: int, limit: int) -> list[int]:
 
 
 def prune_tree(tree: WordTree, nodes: ArrayLike) -> tuple[WordTree, NDArray[np.int64]]:
-    """The part of a tree that the probabilities of some nodes depend on: the sibling groups on their paths,
-    whole.
+    """The part of a tree that the probabilities of some nodes depend on: whole groups along their paths.
 
     Args:
         tree: N nodes.

@@ -1,0 +1,348 @@
+"""Whole evaluations of a detector whose answers are known: coloured cells on black, no training.
+
+Five max-poolings bring a picture to one RGB colour a cell of 32 pixels; the head's rows turn colours into
+objectness and classes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from wordtree.tree import WordTree
+from yolo9000.darknet.cfg import Cfg
+from yolo9000.datasets import open_dataset
+from yolo9000.errors import ConfigError, DataError
+from yolo9000.evaluate import evaluate
+from yolo9000.evaluation.ap import Predictions, Truths
+from yolo9000.evaluation.classification import ClassificationResult
+from yolo9000.evaluation.coco import coco_scores
+from yolo9000.evaluation.detection import DetectionResult, score_cut
+from yolo9000.evaluation.hierarchy import Cut
+from yolo9000.evaluation.options import EvaluateConfig
+from yolo9000.evaluation.predict import chosen_images
+from yolo9000.evaluation.report import save_curves, tables
+from yolo9000.network import Network
+
+# animal ─┬─ dog ─┬─ husky        vehicle ─┬─ car
+#         │       └─ pug                   └─ boat
+#         └─ cat
+NAMES = ["animal", "vehicle", "dog", "cat", "car", "boat", "husky", "pug"]
+TREE = WordTree([-1, -1, 0, 0, 1, 1, 2, 2], NAMES)
+POOL = "[maxpool]\nsize=2\nstride=2\n"
+CFG = f"""[net]
+width=128
+height=128
+channels=3
+{POOL * 5}
+[convolutional]
+size=1
+stride=1
+activation=linear
+filters={5 + len(NAMES)}
+[region]
+anchors=1,1
+num=1
+classes={len(NAMES)}
+softmax=1
+"""
+RED, GREEN, BLUE, DARK_RED, PINK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 0, 0), (255, 0, 80)
+SIDE = 256  # pixels of the pictures: twice the network's, so boxes must be brought back
+
+
+@pytest.fixture
+def network() -> Network:
+    """Red is a husky, green a cat, blue a car; the brighter, the surer."""
+    network = Network(Cfg.parse(CFG), TREE)
+    head = network.head
+    assert head is not None
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.zero_()
+        head.box_weight[0, 4] = 8.0
+        head.box_bias[0, 4] = -4.0  # objectness: black 0.02, a full colour 0.98
+        for colour, name in enumerate(("husky", "cat", "car")):
+            for node in TREE.path(name):
+                head.class_weight[0, node, colour] = 20.0
+    return network
+
+
+def picture(path: Path, cells: dict[tuple[int, int], tuple[int, int, int]]) -> None:
+    """Black, with cells (column, row) of the 4 x 4 grid coloured."""
+    pixels = np.zeros((SIDE, SIDE, 3), np.uint8)
+    for (x, y), colour in cells.items():
+        pixels[64 * y : 64 * y + 64, 64 * x : 64 * x + 64] = colour
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def coco(
+    root: Path, pictures: list[tuple[dict[tuple[int, int], tuple[int, int, int]], list[tuple[str, int, int]]]]
+) -> str:
+    """A COCO folder; an object is (name, column, row), the name with a star for a crowd."""
+    annotations = []
+    for i, (cells, objects) in enumerate(pictures):
+        picture(root / "val" / f"{i}.png", cells)
+        for name, x, y in objects:
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": i,
+                    "category_id": NAMES.index(name.rstrip("*")),
+                    "bbox": [64 * x, 64 * y, 64, 64],
+                    "iscrowd": int(name.endswith("*")),
+                }
+            )
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.png"} for i in range(len(pictures))],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(NAMES)],
+        "annotations": annotations,
+    }
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / "annotations" / "instances_val.json").write_text(json.dumps(content))
+    return f"coco:{root}"
+
+
+def detect(network: Network, data: str, **settings: object) -> DetectionResult:
+    result = evaluate(network, data, EvaluateConfig(**settings))  # type: ignore[arg-type]
+    assert isinstance(result, DetectionResult)
+    return result
+
+
+def ap(result: DetectionResult) -> dict[str, float]:
+    return {score.name: score.ap for score in result.nodes.classes}
+
+
+def test_everything_found(network: Network, tmp_path: Path) -> None:
+    data = coco(
+        tmp_path,
+        [({(0, 0): RED, (2, 3): GREEN}, [("husky", 0, 0), ("cat", 2, 3)]), ({(1, 1): BLUE}, [("car", 1, 1)])],
+    )
+    result = detect(network, data)
+    assert ap(result) == {"cat": 1.0, "car": 1.0, "husky": 1.0}
+    assert (result.nodes.map, result.nodes.map11) == (1.0, 1.0)
+    assert (result.images, result.truths, result.excused, result.size) == (2, 3, 0, (128, 128))
+    assert (result.coco.ap, result.coco.ap75, result.coco.medium) == pytest.approx((1.0, 1.0, 1.0))
+    assert math.isnan(result.coco.small)
+    assert (result.labels.exact, result.labels.labels, result.labels.unmatched) == (3, 3, 0)
+    assert network.training  # as it was
+
+
+def test_wrong_missed_and_excused(network: Network, tmp_path: Path) -> None:
+    """Husky: the brighter red, a pug's, comes first and is wrong: AP 1/2. Pug and boat: never found."""
+    data = coco(
+        tmp_path,
+        [
+            ({(0, 0): RED, (3, 3): DARK_RED}, [("pug", 0, 0), ("husky", 3, 3)]),
+            ({(2, 1): GREEN, (0, 3): GREEN}, [("cat*", 2, 1), ("cat", 0, 3)]),
+            ({(1, 2): BLUE}, [("boat", 0, 0)]),
+        ],
+    )
+    result = detect(network, data, cuts=("dog,cat,vehicle",), score=0.01)  # black cells: 0.005
+    assert ap(result) == pytest.approx({"cat": 1.0, "boat": 0.0, "husky": 0.5, "pug": 0.0})
+    assert (result.truths, result.excused) == (4, 1)
+    assert {score.name: score.ap for score in result.cuts[0].classes} == {
+        "vehicle": 0.0,
+        "dog": 1.0,
+        "cat": 1.0,
+    }
+    # husky on a pug; husky and cat right; the crowd's cat is not judged; the car stands where nothing is.
+    labels = result.labels
+    assert (labels.exact, labels.overconfident, labels.overconfident_leaves, labels.unmatched) == (2, 1, 1, 1)
+
+
+def test_pug_is_scored_by_its_own_probability(network: Network, tmp_path: Path) -> None:
+    """The walk says husky, and yet the box has a score as a pug: AP looks at scores, not at labels."""
+    data = coco(tmp_path, [({(0, 0): RED}, [("pug", 0, 0)])])
+    result = detect(network, data, score=0.0)
+    assert 0 < ap(result)["pug"] < 1
+    assert result.labels.overconfident == 1
+
+
+def test_honest_depth_follows_the_threshold(network: Network, tmp_path: Path) -> None:
+    assert network.head is not None
+    with torch.no_grad():
+        network.head.class_weight[0, NAMES.index("husky"), 0] = 0.0  # husky or pug: nobody knows
+    data = coco(tmp_path, [({(0, 0): RED}, [("husky", 0, 0)]), ({(0, 0): RED}, [("dog", 0, 0)])])
+    vague, bold = detect(network, data).labels, detect(network, data, hier_threshold=0.4).labels
+    assert (vague.unspecific, vague.exact, vague.finer) == (1, 1, 0)
+    assert (bold.unspecific, bold.exact, bold.finer) == (0, 1, 1)
+    assert detect(network, data, confident=0.99).labels.labels == 0
+
+
+def test_an_object_above_the_cut_excuses(network: Network, tmp_path: Path) -> None:
+    """`animal` may be a husky: at the cut through dog and cat it is neither to be found nor a false alarm."""
+    data = coco(tmp_path, [({(0, 0): RED, (2, 2): DARK_RED}, [("animal", 0, 0), ("husky", 2, 2)])])
+    result = detect(network, data, cuts=("1",))
+    (at_cut,) = result.cuts
+    assert [(score.name, score.ap) for score in at_cut.classes] == [("dog", 1.0)]
+    assert at_cut.uncovered == 1
+    assert ap(result) == {"animal": 1.0, "husky": 0.5}
+
+
+def test_cut_without_anything_left_out() -> None:
+    truths = Truths.of([(0, 0, 9, 9)], [NAMES.index("pug")], [0])
+    found = Predictions.of([(0, 0, 9, 9)], [NAMES.index("dog")], [0], [0.5])
+    scores = score_cut(TREE, Cut.at_depth(TREE, 1), found, truths, 0.5)
+    assert (scores.map, scores.uncovered) == (1.0, 0)
+
+
+def test_limit_and_batches_change_nothing_else(network: Network, tmp_path: Path) -> None:
+    scene = ({(0, 0): RED}, [("husky", 0, 0)])
+    data = coco(tmp_path, [scene] * 5)
+    for batch_size in (1, 2, 16):
+        result = detect(network, data, batch_size=batch_size)
+        assert (result.images, result.truths, result.nodes.map) == (5, 5, 1.0)
+    assert detect(network, data, limit=2).truths == 2
+    assert chosen_images(10, 4) == [0, 2, 5, 7]
+    assert chosen_images(3, 9) == [0, 1, 2]
+
+
+def test_duplicates_are_suppressed(network: Network, tmp_path: Path) -> None:
+    """The same box twice: suppression leaves one, without it the second is a false alarm."""
+    wide = (
+        CFG.replace("anchors=1,1", "anchors=1,1,1,1")
+        .replace("num=1", "num=2")
+        .replace(f"filters={5 + len(NAMES)}", f"filters={2 * (5 + len(NAMES))}")
+    )
+    double = Network(Cfg.parse(wide), TREE)
+    assert double.head is not None
+    assert network.head is not None
+    with torch.no_grad():
+        for name, parameter in double.head.named_parameters():
+            parameter.copy_(network.head.get_parameter(name).expand_as(parameter))
+    data = coco(tmp_path, [({(0, 0): RED}, [("husky", 0, 0)]), ({(0, 0): DARK_RED}, [("husky", 0, 0)])])
+    assert ap(detect(double, data)) == {"husky": 1.0}
+    assert ap(detect(double, data, nms=1.0)) == pytest.approx({"husky": 0.5 + 0.5 * 2 / 3})
+
+
+def folders(root: Path, pictures: list[tuple[str, dict[tuple[int, int], tuple[int, int, int]]]]) -> str:
+    for i, (name, cells) in enumerate(pictures):
+        picture(root / "val" / name / f"{i}.png", cells)
+    return f"imagenet:{root}"
+
+
+def test_classification(network: Network, tmp_path: Path) -> None:
+    """The pug's picture is red: a husky's colour. Averages over the picture keep what most of it is."""
+    everywhere = {(x, y): colour for x in range(4) for y in range(4) for colour in (RED,)}
+    green = dict.fromkeys(everywhere, GREEN)
+    data = folders(
+        tmp_path, [("husky", everywhere), ("pug", everywhere), ("cat", green), ("cat", green | {(0, 0): RED})]
+    )
+    result = evaluate(network, data)
+    assert isinstance(result, ClassificationResult)
+    assert (result.images, result.classes) == (4, 3)
+    whole = result.whole
+    assert (whole.top1, whole.top5, whole.node) == (0.75, 1.0, 0.75)
+    assert [(row.depth, row.images, row.accuracy) for row in whole.depths] == [
+        (0, 4, 1.0),
+        (1, 4, 1.0),
+        (2, 2, 0.5),
+    ]
+    assert (whole.labels.exact, whole.labels.overconfident, whole.labels.unmatched) == (3, 1, 0)
+    assert result.best_anchor is not None
+    # All cells are equally sure; the first one, red in the last picture, is taken.
+    assert result.best_anchor.top1 == 0.5
+
+
+def test_a_picture_without_a_confident_anchor_has_no_verdict(network: Network, tmp_path: Path) -> None:
+    data = folders(tmp_path, [("husky", {(1, 1): RED}), ("cat", {})])
+    result = evaluate(network, data)
+    assert isinstance(result, ClassificationResult)
+    assert result.best_anchor is not None
+    assert (result.best_anchor.labels.exact, result.best_anchor.labels.unmatched) == (1, 1)
+
+
+def test_a_classifier(tmp_path: Path) -> None:
+    cfg = (
+        CFG[: CFG.index("[region]")].replace(f"filters={5 + len(NAMES)}", f"filters={len(NAMES)}")
+        + "[avgpool]\n[softmax]\n"
+    )
+    classifier = Network(Cfg.parse(cfg), TREE)
+    data = folders(tmp_path / "c", [("husky", {(1, 1): RED})])
+    result = evaluate(classifier, data)
+    assert isinstance(result, ClassificationResult)
+    assert result.best_anchor is None
+    boxes = coco(tmp_path / "d", [({(0, 0): RED}, [("husky", 0, 0)])])
+    with pytest.raises(ConfigError, match="classifier has no boxes"):
+        evaluate(classifier, boxes)
+
+
+def test_nothing_to_find(network: Network, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no labelled object"):
+        evaluate(network, coco(tmp_path, [({(0, 0): RED}, [])]))
+
+
+def test_coco_scores_without_predictions_or_truths() -> None:
+    truths = Truths.of([(0, 0, 9, 9)], [1], [0])
+    none = Predictions.of([], [], [], [])
+    assert coco_scores(none, truths, 1).ap == 0.0
+    assert math.isnan(coco_scores(none, truths[np.zeros(1, bool)], 1).ap)
+
+
+def test_coco_scores_apart_by_size() -> None:
+    """A small object found well, a large one badly: IoU 0.6, right at 0.50, 0.55 and 0.60."""
+    truths = Truths.of([(0, 0, 20, 20), (100, 100, 200, 200)], [1, 1], [0, 0])
+    found = Predictions.of([(0, 0, 20, 20), (100, 100, 200, 160)], [1, 1], [0, 0], [0.9, 0.8])
+    scores = coco_scores(found, truths, 1)
+    assert scores.small == pytest.approx(1.0)
+    assert scores.large == pytest.approx(0.3)
+    assert math.isnan(scores.medium)
+    assert scores.ap50 == pytest.approx(1.0)
+    assert scores.ap75 == pytest.approx(51 / 101)
+
+
+def test_json_and_tables(network: Network, tmp_path: Path) -> None:
+    from rich.console import Console
+
+    data = coco(tmp_path, [({(0, 0): RED}, [("husky", 0, 0)]), ({(1, 0): GREEN}, [("pug", 1, 0)])])
+    result = detect(network, data, cuts=("1",))
+    result.save(tmp_path / "out" / "result.json")
+    content = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert (content["format"], content["kind"]) == ("yolo9000-evaluation-1", "detection")
+    assert content["nodes"]["map"] == pytest.approx(result.nodes.map, abs=1e-6)
+    assert content["coco"]["small"] is None
+    assert [row["name"] for row in content["nodes"]["classes"]] == ["husky", "pug"]
+    assert "curve" not in content["nodes"]["classes"][0]
+    console = Console(width=160, record=True, file=(tmp_path / "tables.txt").open("w"))
+    for table in tables(result):
+        console.print(table)
+    text = console.export_text()
+    assert "2 pictures, 2 objects, 128 × 128" in text
+    assert "husky" in text
+    assert "overconfident" in text
+
+
+def test_curves_as_a_picture(network: Network, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="drawing is optional")
+    result = detect(network, coco(tmp_path, [({(0, 0): RED}, [("husky", 0, 0)])]))
+    save_curves(result.nodes, tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as image:
+        assert image.format == "PNG"
+        assert image.width > 200
+    with pytest.raises(ConfigError, match="no class"):
+        save_curves(result.nodes.subset([], "none"), tmp_path / "none.png")
+
+
+def test_settings_are_checked_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"size \(got 100\), nms \(got 2\)"):
+        EvaluateConfig(size=100, nms=2)
+    with pytest.raises(ConfigError, match="iou above 0"):
+        EvaluateConfig(iou=0)
+
+
+def test_other_trees_are_refused(network: Network, tmp_path: Path) -> None:
+    from yolo9000.evaluation.classification import evaluate_classification
+    from yolo9000.evaluation.detection import evaluate_detection
+
+    data = open_dataset(coco(tmp_path, [({}, [("cat", 0, 0)])]), WordTree.flat(NAMES[1:]), "val")
+    with pytest.raises(ConfigError, match="tree of 8 nodes, got detection data on a tree of 7"):
+        evaluate_detection(network, data)
+    with pytest.raises(ConfigError, match="expected classification data"):
+        evaluate_classification(network, data)

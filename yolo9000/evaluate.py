@@ -1,0 +1,59 @@
+"""Measuring a model on a data set: `evaluate(model, "voc:DIR")`.
+
+Detection data give average precision, classification data accuracy, and both how honest the depth of the
+labels is. The parts are in `yolo9000.evaluation`: ap (curves), detection, classification, hierarchy (verdicts
+and cuts), coco, report.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from yolo9000.datasets import open_dataset
+from yolo9000.evaluation.classification import ClassificationResult, evaluate_classification
+from yolo9000.evaluation.detection import DetectionResult, evaluate_detection
+from yolo9000.evaluation.options import EvaluateConfig
+from yolo9000.network import Network
+
+if TYPE_CHECKING:
+    from yolo9000.model import YOLO9000
+
+
+def evaluate(
+    model: YOLO9000 | Network,
+    data: str,
+    config: EvaluateConfig | None = None,
+    *,
+    split: str = "val",
+    map_file: str | Path | None = None,
+) -> DetectionResult | ClassificationResult:
+    """Evaluate a model on a data set.
+
+    Args:
+        model: A model, or a network (which may be a classifier).
+        data: A description such as `voc:DIR`, `coco:DIR:val` or `imagenet:DIR`; see
+            `yolo9000.datasets.open_dataset`.
+        config: Thresholds, size and cuts; by default those of `EvaluateConfig`, and of a model its own
+            threshold.
+        split: The split where the description names none.
+        map_file: Darknet map file (line i: the node of class i) instead of matching labels by id and name.
+
+    Returns:
+        A `DetectionResult` for data with boxes, a `ClassificationResult` for data without.
+
+    Raises:
+        ConfigError: The model cannot do what the data ask for.
+        DataError: The data set is not what its format says.
+    """
+    network = model if isinstance(model, Network) else model.network
+    if config is None:
+        config = EvaluateConfig()
+        if not isinstance(model, Network):
+            config = replace(config, confident=model.threshold)
+    dataset = open_dataset(data, network.tree, split, map_file=map_file)
+    if dataset.kind == "classification":
+        return evaluate_classification(network, dataset, config, name=data)
+    crowds = data.startswith("coco:")  # COCO's ignored boxes are crowds, others' are difficult objects
+    return evaluate_detection(network, dataset, config, name=data, crowds=crowds)

@@ -1,0 +1,169 @@
+"""Results for people: tables on the terminal, precision-recall curves as a picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wordtree._files import atomic_write
+from yolo9000.errors import ConfigError
+from yolo9000.evaluation.classification import AccuracyScores, ClassificationResult
+from yolo9000.evaluation.detection import ClassScores, DetectionResult
+from yolo9000.evaluation.hierarchy import VERDICTS, LabelQuality
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_MEANING = {
+    "exact": "the label of the data set",
+    "finer": "below it: right as far as the data set says",
+    "unspecific": "above it: right, but vague",
+    "overconfident": "another branch, where less would have been right",
+    "wrong": "nothing in common",
+}
+_COLUMNS, _CELL = 5, (2.4, 2.0)  # plots in a row, and the size of each in inches
+
+
+def tables(result: DetectionResult | ClassificationResult, *, per_class: bool = True) -> Iterator[Table]:
+    """The result as rich tables, in the order to read them."""
+    if isinstance(result, DetectionResult):
+        yield _detection_summary(result)
+        if per_class:
+            yield _class_table(result.nodes)
+        yield _label_table([("labels of confident detections", result.labels)])
+    else:
+        yield _accuracy_table(result)
+        yield _depth_table(result)
+        yield _label_table([(name, way.labels) for name, way in _ways(result)])
+
+
+def _table(title: str, *columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    return table
+
+
+def _share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _detection_summary(result: DetectionResult) -> Table:
+    height, width = result.size
+    title = f"{result.data}: {result.images} pictures, {result.truths} objects, {width} × {height}"
+    table = _table(title, "average precision, %", "")
+    for scores in (result.nodes, *result.cuts):
+        left_out = f", {scores.uncovered} objects left out" if scores.uncovered else ""
+        label = f"VOC mAP{round(100 * result.iou)}, {scores.name} ({len(scores.classes)} classes{left_out})"
+        table.add_row(f"{label}, all points", _share(scores.map))
+        if scores is result.nodes:
+            table.add_row(f"{label}, 11 points", _share(scores.map11))
+    for name, value in (
+        ("COCO AP, IoU 0.50 to 0.95", result.coco.ap),
+        ("COCO AP50", result.coco.ap50),
+        ("COCO AP75", result.coco.ap75),
+        ("COCO AP small, by box", result.coco.small),
+        ("COCO AP medium", result.coco.medium),
+        ("COCO AP large", result.coco.large),
+        ("COCO AR100", result.coco.ar100),
+    ):
+        table.add_row(name, _share(value))
+    return table
+
+
+def _class_table(scores: ClassScores) -> Table:
+    table = _table(
+        f"per class, {scores.name}",
+        "class",
+        "id",
+        "objects",
+        "predictions",
+        "recall, %",
+        "AP, %",
+        "11 points, %",
+    )
+    for score in sorted(scores.classes, key=lambda score: -score.ap):
+        counts = (str(score.truths), str(score.predictions))
+        shares = (_share(score.recall), _share(score.ap), _share(score.ap11))
+        table.add_row(score.name, score.wnid, *counts, *shares)
+    return table
+
+
+def _label_table(columns: Sequence[tuple[str, LabelQuality]]) -> Table:
+    table = _table(
+        "honesty of labels, % of those given", "verdict", *(name for name, _ in columns), "meaning"
+    )
+    qualities = [quality for _, quality in columns]
+    for verdict in VERDICTS:
+        table.add_row(verdict, *(_share(q.share(verdict)) for q in qualities), _MEANING[verdict])
+    table.add_section()
+    leaves = (q.overconfident_leaves / q.labels if q.labels else math.nan for q in qualities)
+    table.add_row("overconfident leaves", *(_share(value) for value in leaves), "part of overconfident")
+    table.add_row("labels given", *(str(q.labels) for q in qualities), "")
+    table.add_row("no verdict", *(str(q.unmatched) for q in qualities), "no object there, or not confident")
+    table.add_row("mean depth", *(f"{q.depth:.1f}" for q in qualities), "top nodes: 0")
+    table.add_row("mean depth of the truths", *(f"{q.truth_depth:.1f}" for q in qualities), "")
+    return table
+
+
+def _ways(result: ClassificationResult) -> list[tuple[str, AccuracyScores]]:
+    ways = [("whole picture", result.whole)]
+    return ways if result.best_anchor is None else [*ways, ("best anchor", result.best_anchor)]
+
+
+def _accuracy_table(result: ClassificationResult) -> Table:
+    height, width = result.size
+    title = f"{result.data}: {result.images} pictures, {result.classes} classes, {width} × {height}"
+    ways = _ways(result)
+    table = _table(title, "accuracy, %", *(name for name, _ in ways))
+    table.add_row("top-1 of the data set's classes", *(_share(way.top1) for _, way in ways))
+    table.add_row("top-5 of the data set's classes", *(_share(way.top5) for _, way in ways))
+    table.add_row("label on the likeliest path of the whole tree", *(_share(way.node) for _, way in ways))
+    return table
+
+
+def _depth_table(result: ClassificationResult) -> Table:
+    ways = _ways(result)
+    table = _table("likeliest path right at depth, %", "depth", "pictures", *(name for name, _ in ways))
+    for rows in zip(*(way.depths for _, way in ways), strict=True):
+        table.add_row(str(rows[0].depth), str(rows[0].images), *(_share(row.accuracy) for row in rows))
+    return table
+
+
+def save_curves(scores: ClassScores, path: str | Path) -> None:
+    """Draw the precision-recall curve of every class into one PNG, whole or not at all.
+
+    Args:
+        scores: The classes.
+        path: The file.
+
+    Raises:
+        ConfigError: matplotlib is not installed, or there is no class to draw.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError("curves are drawn by matplotlib: pip install matplotlib") from error
+    if not scores.classes:
+        raise ConfigError("no class has objects, so there is no curve to draw")
+    columns = min(_COLUMNS, len(scores.classes))
+    rows = -(-len(scores.classes) // columns)
+    figure = Figure(figsize=(columns * _CELL[0], rows * _CELL[1]), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True)).ravel()
+    for plot, score in zip(axes, scores.classes, strict=False):
+        plot.step(score.curve.recall, score.curve.precision, where="pre", linewidth=1)
+        plot.set_title(f"{score.name}  {_share(score.ap)}", fontsize=8)
+        plot.set(xlim=(0, 1), ylim=(0, 1.02))
+        plot.tick_params(labelsize=6)
+    for plot in axes[len(scores.classes) :]:
+        plot.set_visible(False)
+    figure.supxlabel("recall", fontsize=8)
+    figure.supylabel("precision", fontsize=8)
+    with atomic_write(path) as stream:
+        figure.savefig(stream, format="png", dpi=120)
