@@ -204,6 +204,7 @@ def test_partial_files(tmp_path: Path, count: int, layers: int, convolutions: in
         fives = all((p == 5).all() for p in layer.parameters())
         assert fives == (index < convolutions)
     assert unchanged(net, before) is False
+    assert net.seen == (9 if count == TOTAL else 0)  # a backbone's images are not the detector's
 
 
 @pytest.mark.parametrize("count", [0, 123, 125, 232])

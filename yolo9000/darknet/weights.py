@@ -110,7 +110,7 @@ def load_weights(
         network: Built from the cfg that the weights belong to.
         path: The file.
         partial: Accept a file that ends after any whole layer, such as `darknet19_448.conv.23`, which holds a
-            backbone; the layers after it keep what they have.
+            backbone; the layers after it keep what they have, and `network.seen` stays.
         layers: Read only the first so many layers of the cfg (darknet's `cutoff`) and ignore what follows in
             the file: a backbone out of a complete file.
 
@@ -133,11 +133,14 @@ def load_weights(
             _read_layer(plan, layer, torch.from_numpy(values[start:end]), path)
             end = start
     network.batchnorm = "darknet"
-    network.weights_version, network.seen = header.version, header.seen
+    network.weights_version = header.version
+    total = len(network.convolutions())
+    if done == total:  # a backbone alone starts a new training: its images do not count
+        network.seen = header.seen
     covered = len(network.plans) if layers is None else layers
     if done < len(wanted):
         covered = wanted[done - 1][0].index + 1
-    return Loaded(path, header, covered, done, len(network.convolutions()), used)
+    return Loaded(path, header, covered, done, total, used)
 
 
 def save_weights(network: Network, path: str | Path, *, layers: int | None = None) -> None:
