@@ -1,0 +1,111 @@
+"""The `convert` command: darknet cfg and weights into one model file, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO, cast
+
+import torch
+
+from wordtree._files import atomic_write
+from yolo9000.checkpoint import load_model, save_model
+from yolo9000.darknet.cfg import Cfg
+from yolo9000.darknet.layers import DarknetBatchNorm
+from yolo9000.darknet.weights import load_weights, save_weights
+from yolo9000.errors import ConfigError
+from yolo9000.network import Network
+
+MODEL_SUFFIX, WEIGHTS_SUFFIX = ".safetensors", ".weights"
+_DARKNET_EPS = 1e-6  # darknet divides by sqrt(variance) + this (blas.c, normalize_cpu)
+
+
+def convert(source: Path, target: Path, *, cfg: str | None = None, half: bool = False) -> list[Path]:
+    """Convert between darknet's files and a model file; the endings say which way.
+
+    Args:
+        source: `*.weights` with its `cfg`, or a model file `*.safetensors`.
+        target: The other kind. Beside `*.weights` its cfg and, for a tree, its tree files are written.
+        cfg: The cfg of `source`, a file or a built-in name.
+        half: Store a model file's parameters as float16.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ConfigError: Endings that name no conversion, a missing or needless cfg.
+        WeightsError: Files that do not fit each other.
+    """
+    ways = (source.suffix.lower(), target.suffix.lower())
+    if ways == (WEIGHTS_SUFFIX, MODEL_SUFFIX):
+        if cfg is None:
+            raise ConfigError(f"{source}: darknet weights do not say what network they belong to: add --cfg.")
+        network = Network(Cfg.load(cfg))
+        load_weights(network, source)
+        save_model(network, target, half=half)
+        return [target]
+    if ways == (MODEL_SUFFIX, WEIGHTS_SUFFIX):
+        if cfg is not None or half:
+            raise ConfigError("--cfg and --half are for writing a model file; its cfg is in it already.")
+        return _to_darknet(load_model(source)[0], target)
+    raise ConfigError(
+        f"cannot convert {source.name} to {target.name}: expected *.weights to *.safetensors, or the reverse."
+    )
+
+
+def _to_darknet(network: Network, target: Path) -> list[Path]:
+    _use_darknet_batchnorm(network)
+    save_weights(network, target)
+    files = [target, target.with_suffix(".cfg")]
+    text = darknet_cfg(network.cfg)
+    if network.tree.max_depth:
+        tree = target.with_suffix(".tree")
+        network.tree.save(tree)
+        layers = Cfg.parse(text).layers
+        holder = next((k for k, layer in enumerate(layers) if "tree" in layer.options), len(layers) - 1)
+        text = _set_option(text, holder, "tree", tree.name)
+        files.append(tree)
+    with atomic_write(files[1], text=True) as stream:
+        cast("IO[str]", stream).write(text)
+    return files
+
+
+def darknet_cfg(cfg: Cfg) -> str:
+    """The text of a cfg that darknet itself can read: tied class rows (our extension) are written out.
+
+    Weights files hold the rows of every anchor in any case, so this cfg is the one that belongs to them.
+    """
+    region = cfg.region
+    if region is None or not region.tied:
+        return cfg.text
+    last = max(number for number, layer in enumerate(cfg.layers) if layer.name == "convolutional")
+    text = _set_option(cfg.text, last, "filters", str(region.num * (region.coords + 1 + region.classes)))
+    return _set_option(text, len(cfg.layers) - 1, "tied", None)
+
+
+def _set_option(text: str, layer: int, key: str, value: str | None) -> str:
+    """Set one option of a layer (counted from 0 after `[net]`) in a cfg's text, or remove it for None."""
+    section = Cfg.parse(text).layers[layer]
+    lines = text.splitlines()
+    new = [] if value is None else [f"{key}={value}"]
+    line = section.lines.get(key)
+    if line is None:
+        lines[section.line : section.line] = new
+    else:
+        lines[line - 1 : line] = new
+    return "\n".join(lines) + "\n"
+
+
+@torch.no_grad()
+def _use_darknet_batchnorm(network: Network) -> None:
+    """Change running variances v so that darknet's formula gives what torch's gave.
+
+    Solves sqrt(v') + 1e-6 = sqrt(v + 1e-5) for v'.
+    """
+    if network.batchnorm == "darknet":
+        return
+    for module in network.modules():
+        if isinstance(module, DarknetBatchNorm):
+            assert module.running_var is not None
+            deviation = (module.running_var.double() + module.eps).sqrt() - _DARKNET_EPS
+            module.running_var.copy_(deviation.square())
+    network.batchnorm = "darknet"

@@ -1,0 +1,112 @@
+"""Detections and models as tables and trees for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from wordtree.tree import WordTree
+from yolo9000.draw import node_colour
+from yolo9000.results import Detections
+
+_LONG = 60  # characters of metadata that still fit into a table
+
+
+def print_detections(
+    console: Console, found: Detections, *, tree: bool = False, written: Path | None = None
+) -> None:
+    """Print what was found in one picture: a table or, with `tree`, each detection's path through the tree.
+
+    Args:
+        console: Where to print.
+        found: The detections.
+        tree: Print paths.
+        written: The annotated picture, if one was written.
+    """
+    height, width = found.image_size
+    count = f"{len(found)} detection{'' if len(found) == 1 else 's'}"
+    heading = Text.assemble((found.source or "image", "bold"), f"  {width} × {height}  {count}")
+    if written is not None:
+        heading.append(f"  → {written}", "dim")
+    console.print(heading, soft_wrap=True)
+    if tree:
+        for index in range(len(found)):
+            console.print(_path_tree(found, index))
+    elif len(found):
+        console.print(_table(found))
+
+
+def _table(found: Detections) -> Table:
+    table = Table("label", "score", "box: x1, y1, x2, y2", box=None, pad_edge=True, header_style="dim")
+    table.columns[1].justify = "right"
+    for detection in found:
+        label = Text(detection.label, _style(found.tree, detection.node))
+        table.add_row(label, f"{detection.score:.2f}", _corners(detection.box))
+    return table
+
+
+def _path_tree(found: Detections, index: int) -> RenderableType:
+    """One detection: its label, then its path, a level deeper at every step, and dim the step not taken."""
+    detection = found[index]
+    heading = Text.assemble(
+        ("● ", _style(found.tree, detection.node)),
+        (detection.label, f"bold {_style(found.tree, detection.node)}"),
+        f"  score {detection.score:.2f}  objectness {detection.objectness:.2f}",
+        f"  box {_corners(detection.box)}",
+    )
+    root: Tree | None = None
+    branch: Tree | None = None
+    label_depth = len(detection.path) - 1
+    nodes = [int(node) for node in found.paths[index] if node >= 0]
+    for depth, (name, probability) in enumerate(detection.full_path[: label_depth + 2]):
+        text = Text.assemble((name, _style(found.tree, nodes[depth])), f"  {probability:.2f}")
+        if depth == label_depth:
+            text.stylize("bold")
+        if depth > label_depth:
+            text = Text(f"{name}  {probability:.2f}  not sure enough", "dim")
+        branch = Tree(text, guide_style="dim") if branch is None else branch.add(text)
+        root = root or branch
+    assert root is not None
+    return Group(heading, Padding(root, (0, 0, 0, 2)))
+
+
+def _corners(box: tuple[float, float, float, float]) -> str:
+    return ", ".join(f"{value:.0f}" for value in box)
+
+
+def _style(tree: WordTree, node: int) -> str:
+    return "rgb({},{},{})".format(*node_colour(tree, node))
+
+
+def print_models(console: Console, models: Mapping[str, tuple[Path, Mapping[str, str]]]) -> None:
+    """Print the packaged models with what their files say of them.
+
+    Args:
+        console: Where to print.
+        models: File and metadata by name.
+    """
+    from yolo9000.checkpoint import RESERVED
+    from yolo9000.darknet.cfg import Cfg
+
+    for name, (path, metadata) in models.items():
+        cfg = Cfg.parse(metadata["cfg"])
+        facts = {
+            "classes": f"{metadata['tree'].count(chr(10)) + 1:,}",
+            "input": f"{cfg.width} × {cfg.height} pixels",
+            "file": f"{path.stat().st_size / 1e6:.1f} MB, {path}",
+            "seen in training": f"{int(metadata['seen']):,} images",
+        }
+        facts |= {
+            key: value for key, value in metadata.items() if key not in RESERVED and len(value) <= _LONG
+        }
+        table = Table(title=name, title_justify="left", title_style="bold", box=None, show_header=False)
+        table.add_column(style="dim")
+        for key, value in facts.items():
+            table.add_row(key.replace("_", " "), Text(value, overflow="fold"))
+        console.print(table)
