@@ -12,6 +12,7 @@ import typer
 from wordtree.cli import build_tree, tree_app
 from wordtree.errors import YOLO9000Error
 from yolo9000 import __version__
+from yolo9000.evaluate_cli import evaluate
 
 _DEBUG = "YOLO9000_DEBUG"  # environment: 1 shows where an error came from
 
@@ -165,6 +166,7 @@ def models() -> None:
     print_models(Console(highlight=False), found)
 
 
+app.command("evaluate", rich_help_panel=_MODELS)(evaluate)
 app.command("build-tree", rich_help_panel=_TREE)(build_tree)
 app.add_typer(tree_app, name="tree", rich_help_panel=_TREE)
 

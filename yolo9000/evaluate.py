@@ -15,6 +15,7 @@ from yolo9000.datasets import open_dataset
 from yolo9000.evaluation.classification import ClassificationResult, evaluate_classification
 from yolo9000.evaluation.detection import DetectionResult, evaluate_detection
 from yolo9000.evaluation.options import EvaluateConfig
+from yolo9000.evaluation.predict import Progress
 from yolo9000.network import Network
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def evaluate(
     *,
     split: str = "val",
     map_file: str | Path | None = None,
+    progress: Progress | None = None,
 ) -> DetectionResult | ClassificationResult:
     """Evaluate a model on a data set.
 
@@ -39,6 +41,7 @@ def evaluate(
             threshold.
         split: The split where the description names none.
         map_file: Darknet map file (line i: the node of class i) instead of matching labels by id and name.
+        progress: Called after each batch with the pictures just done and those in all.
 
     Returns:
         A `DetectionResult` for data with boxes, a `ClassificationResult` for data without.
@@ -54,6 +57,6 @@ def evaluate(
             config = replace(config, confident=model.threshold)
     dataset = open_dataset(data, network.tree, split, map_file=map_file)
     if dataset.kind == "classification":
-        return evaluate_classification(network, dataset, config, name=data)
+        return evaluate_classification(network, dataset, config, name=data, progress=progress)
     crowds = data.startswith("coco:")  # COCO's ignored boxes are crowds, others' are difficult objects
-    return evaluate_detection(network, dataset, config, name=data, crowds=crowds)
+    return evaluate_detection(network, dataset, config, name=data, crowds=crowds, progress=progress)

@@ -21,7 +21,7 @@ from yolo9000.decode import choose_level
 from yolo9000.errors import ConfigError
 from yolo9000.evaluation.hierarchy import LabelQuality, path_matrix
 from yolo9000.evaluation.options import EvaluateConfig
-from yolo9000.evaluation.predict import chosen_images, input_size, load_batches
+from yolo9000.evaluation.predict import Progress, chosen_images, input_size, load_batches
 from yolo9000.evaluation.result import Result
 from yolo9000.head import RegionHead
 from yolo9000.network import Network
@@ -93,7 +93,12 @@ class ClassificationResult(Result):
 
 
 def evaluate_classification(
-    network: Network, dataset: SampleDataset, config: EvaluateConfig | None = None, *, name: str = ""
+    network: Network,
+    dataset: SampleDataset,
+    config: EvaluateConfig | None = None,
+    *,
+    name: str = "",
+    progress: Progress | None = None,
 ) -> ClassificationResult:
     """Score a detector or classifier on pictures with one label each, letterboxed whole.
 
@@ -102,6 +107,7 @@ def evaluate_classification(
         dataset: Classification samples whose labels are nodes of the network's tree.
         config: Size, batch and thresholds.
         name: The data set's name for the result.
+        progress: Called after each batch with the pictures just done and those in all.
 
     Raises:
         ConfigError: The data set has boxes, or another tree.
@@ -117,7 +123,7 @@ def evaluate_classification(
     truths = np.array([dataset.nodes(i)[0] for i in chosen_images(len(dataset), config.limit)], np.int64)
     classes = np.unique(truths)
     whole, best = _Tally(network, classes, config), _Tally(network, classes, config)
-    _run(network.fuse(), dataset, config, whole, best)
+    _run(network.fuse(), dataset, config, whole, best, progress)
     return ClassificationResult(
         data=name,
         images=len(truths),
@@ -131,11 +137,16 @@ def evaluate_classification(
 
 
 def _run(
-    network: Network, dataset: SampleDataset, config: EvaluateConfig, whole: _Tally, best: _Tally
+    network: Network,
+    dataset: SampleDataset,
+    config: EvaluateConfig,
+    whole: _Tally,
+    best: _Tally,
+    progress: Progress | None,
 ) -> None:
     device = next(network.parameters()).device
     with torch.inference_mode():
-        for batch in load_batches(network, dataset, config):
+        for batch in load_batches(network, dataset, config, progress):
             features = network.features(batch.images.to(device))
             whole.add(network.class_logits(features))
             if network.head is not None:

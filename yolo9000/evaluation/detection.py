@@ -27,6 +27,7 @@ from yolo9000.evaluation.options import EvaluateConfig
 from yolo9000.evaluation.predict import (
     Loaded,
     NodePredictor,
+    Progress,
     chosen_images,
     input_size,
     join_predictions,
@@ -151,6 +152,7 @@ def evaluate_detection(
     *,
     name: str = "",
     crowds: bool = False,
+    progress: Progress | None = None,
 ) -> DetectionResult:
     """Score a detector.
 
@@ -163,6 +165,7 @@ def evaluate_detection(
         config: Thresholds and cuts.
         name: The data set's name for the result.
         crowds: Ignored boxes are COCO's crowd regions, not VOC's difficult objects.
+        progress: Called after each batch with the pictures just done and those in all.
 
     Raises:
         ConfigError: The network is a classifier, or the data set has no boxes or another tree.
@@ -178,7 +181,7 @@ def evaluate_detection(
         )
     start = time.perf_counter()
     cuts = [Cut.parse(network.tree, text) for text in config.cuts]
-    predictions, labelled, truths = _run(network.fuse(), dataset, config, cuts, crowds)
+    predictions, labelled, truths = _run(network.fuse(), dataset, config, cuts, crowds, progress)
     images = chosen_images(len(dataset), config.limit)
     return DetectionResult(
         data=name,
@@ -197,7 +200,12 @@ def evaluate_detection(
 
 
 def _run(
-    network: Network, dataset: SampleDataset, config: EvaluateConfig, cuts: list[Cut], crowds: bool
+    network: Network,
+    dataset: SampleDataset,
+    config: EvaluateConfig,
+    cuts: list[Cut],
+    crowds: bool,
+    progress: Progress | None,
 ) -> tuple[Predictions, Predictions, Truths]:
     """One pass over the pictures: predictions at nodes, confident detections with their labels, truths."""
     head = network.head
@@ -207,7 +215,7 @@ def _run(
     at_nodes, labelled, truths = [], [], []
     device = head.anchors.device
     with torch.inference_mode():
-        for batch in load_batches(network, dataset, config):
+        for batch in load_batches(network, dataset, config, progress):
             features = network.features(batch.images.to(device))
             at_nodes.append(predictor(features, batch))
             found = decoder.decode(features, config.confident, config.hier_threshold)

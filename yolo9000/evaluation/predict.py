@@ -7,10 +7,10 @@ predictions.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 _CANDIDATES = 4000
 
 
+Progress: TypeAlias = Callable[[int, int], None]  # pictures just done, pictures in all
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A batch of pictures, ready for the network.
@@ -52,13 +55,16 @@ class Loaded:
     fits: list[Letterbox]
 
 
-def load_batches(network: Network, dataset: SampleDataset, config: EvaluateConfig) -> Iterator[Loaded]:
+def load_batches(
+    network: Network, dataset: SampleDataset, config: EvaluateConfig, progress: Progress | None = None
+) -> Iterator[Loaded]:
     """Read and letterbox a data set's pictures in order, a few batches ahead of their use.
 
     Args:
         network: Whose input size and way of resampling are taken where `config` leaves them open.
         dataset: The pictures.
         config: Size, batch size, threads, limit and letterbox mode.
+        progress: Called after each batch.
     """
     size = input_size(network, config)
     mode = config.letterbox or ("darknet" if network.batchnorm == "darknet" else "torch")
@@ -79,6 +85,8 @@ def load_batches(network: Network, dataset: SampleDataset, config: EvaluateConfi
                 done, futures = pending.popleft()
                 samples, images, fits = zip(*(future.result() for future in futures), strict=True)
                 yield Loaded(done, list(samples), torch.stack(images), list(fits))
+                if progress is not None:
+                    progress(len(done), len(indices))
 
 
 def input_size(network: Network, config: EvaluateConfig) -> tuple[int, int]:

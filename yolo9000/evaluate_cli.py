@@ -1,0 +1,184 @@
+"""The command `yolo9000 evaluate`. Torch is imported inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from yolo9000.evaluation.classification import ClassificationResult
+    from yolo9000.evaluation.detection import DetectionResult
+    from yolo9000.network import Network
+
+DEFAULT_CONFIDENT = 0.24  # score; as in `detect`
+
+
+def evaluate(
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            help="Data sets: voc:DIR, coco:DIR, imagenet:DIR, pack:FILE, ...; a split: voc:DIR:test.",
+            show_default=False,
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Model file or packaged model.", show_default="yolo9000-nano"),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option("--weights", "-w", help="Darknet weights; with --cfg.")
+    ] = None,
+    cfg: Annotated[
+        str | None, typer.Option("--cfg", "-c", help="Cfg of the weights, file or built-in.")
+    ] = None,
+    map_file: Annotated[
+        Path | None, typer.Option("--map", help="Darknet map file: line i names the node of class i.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of data sets that name none.")] = "val",
+    size: Annotated[
+        int, typer.Option(min=0, help="Network input, a multiple of 32 pixels.", show_default="the cfg's")
+    ] = 0,
+    cut: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also AP at a cut of the tree: a depth, or nodes such as animal,n04524313. Repeatable."
+        ),
+    ] = None,
+    iou: Annotated[float, typer.Option(min=0, max=1, help="Overlap that counts as found.")] = 0.5,
+    confident: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Score above which labels are judged.",
+            show_default="the model's own, else 0.24",
+        ),
+    ] = None,
+    hier_threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="How sure a label must be, as in detect.")
+    ] = 0.5,
+    limit: Annotated[int, typer.Option(min=0, help="Only so many pictures, evenly spread; 0: all.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures run together.")] = 16,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, ...", show_default="a GPU if there is one")
+    ] = None,
+    per_class: Annotated[bool, typer.Option(help="Show the table of classes.")] = True,
+    json: Annotated[
+        bool, typer.Option("--json", help="JSON Lines on standard output, one data set a line.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for results as JSON.", show_default=False)
+    ] = None,
+    curves: Annotated[
+        bool, typer.Option("--curves", help="Precision-recall curves as PNG in --out; needs matplotlib.")
+    ] = False,
+) -> None:
+    """Measure a model: average precision, accuracy at every depth, honesty of labels.
+
+    Example: [cyan]yolo9000 evaluate voc:VOC2007:test coco:coco imagenet:imagenet --cut 3[/cyan]
+    """
+    from dataclasses import replace
+
+    from yolo9000.errors import ConfigError
+    from yolo9000.evaluate import evaluate as run
+    from yolo9000.evaluation.options import EvaluateConfig
+
+    if curves and out is None:
+        raise ConfigError("--curves needs a folder for the pictures: add --out DIR")
+    config = EvaluateConfig(
+        size=size,
+        batch_size=batch,
+        limit=limit,
+        iou=iou,
+        hier_threshold=hier_threshold,
+        cuts=tuple(cut or ()),
+    )
+    network, own = _load(model, weights, cfg, device)
+    config = replace(config, confident=own if confident is None else confident)
+    for number, spec in enumerate(data, start=1):
+        with _Bar(spec) as bar:
+            result = run(network, spec, config, split=split, map_file=map_file, progress=bar.update)
+        if out is not None:
+            _write(result, out / f"{number:02d}-{_slug(spec)}", curves)
+        _show(result, json=json, per_class=per_class)
+
+
+def _load(
+    model: str | None, weights: Path | None, cfg: str | None, device: str | None
+) -> tuple[Network, float]:
+    """A network, which unlike a `YOLO9000` may be a classifier, and its own threshold."""
+    from yolo9000.checkpoint import load_model
+    from yolo9000.darknet.cfg import Cfg
+    from yolo9000.darknet.weights import load_weights
+    from yolo9000.errors import ConfigError
+    from yolo9000.model import DEFAULT_MODEL, model_path, pick_device
+    from yolo9000.network import Network
+
+    if (weights is None) != (cfg is None) or (weights is not None and model is not None):
+        raise ConfigError("expected --model alone, or --weights together with --cfg")
+    metadata: dict[str, str] = {}
+    if weights is not None and cfg is not None:
+        network = Network(Cfg.load(cfg))
+        load_weights(network, weights)
+    else:
+        network, metadata = load_model(model_path(model or DEFAULT_MODEL))
+    try:
+        own = float(metadata.get("threshold", DEFAULT_CONFIDENT))
+    except ValueError:
+        own = DEFAULT_CONFIDENT
+    return network.to(pick_device(device)), own
+
+
+def _show(result: DetectionResult | ClassificationResult, *, json: bool, per_class: bool) -> None:
+    from rich.console import Console
+
+    from yolo9000.evaluation.report import tables
+
+    if json:
+        print(result.to_json(indent=None))
+        return
+    console = Console(highlight=False)
+    for table in tables(result, per_class=per_class):
+        console.print(table)
+    if result.unmatched:
+        names = ", ".join(f"{name} ({count})" for name, count in result.unmatched.items())
+        console.print(f"labels that match no node and are left out: {names}", markup=False)
+    console.print(f"{result.images / result.seconds:.1f} pictures a second, reading included\n")
+
+
+def _write(result: DetectionResult | ClassificationResult, stem: Path, curves: bool) -> None:
+    from yolo9000.evaluation.detection import DetectionResult
+    from yolo9000.evaluation.report import save_curves
+
+    result.save(stem.with_name(stem.name + ".json"))
+    if curves and isinstance(result, DetectionResult):
+        save_curves(result.nodes, stem.with_name(stem.name + ".png"))
+
+
+def _slug(spec: str) -> str:
+    """A file name from a data set's description: its format, the last part of its path, and the split."""
+    name, _, place = spec.partition(":")
+    return f"{name}-{Path(place).name}".replace(":", "-")
+
+
+class _Bar:
+    """Progress on standard error, gone when done."""
+
+    def __init__(self, title: str) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self.progress = Progress(console=Console(stderr=True), transient=True)
+        self.task = self.progress.add_task(title, total=None)
+
+    def __enter__(self) -> _Bar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def update(self, done: int, total: int) -> None:
+        self.progress.update(self.task, advance=done, total=total)
