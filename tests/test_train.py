@@ -1,4 +1,4 @@
-"""Training on a few real photos: the loss falls, the objects are found again, and an interrupted run ends the same."""
+"""Training on a few real photos: the loss falls, the objects are found again, runs resume exactly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from PIL import Image
 import yolo9000
 from yolo9000.config import TrainConfig, from_mapping, load_config, to_yaml
 from yolo9000.errors import ConfigError, DataError, TrainingError
-from yolo9000.train import Trainer, build_optimizer, learning_rate, pick_precision, train_classifier, train_joint
+from yolo9000.train import (
+    JointTask,
+    Trainer,
+    build_optimizer,
+    learning_rate,
+    pick_precision,
+    train_classifier,
+    train_joint,
+)
 
 PHOTOS = Path(yolo9000.__file__).parent / "photos"
 # Boxes drawn by hand: name, x0, y0, x1, y1 in pixels.
@@ -29,12 +37,14 @@ OBJECTS = {
     "person.jpg": [("person", 190, 100, 273, 375), ("dog", 64, 265, 204, 342), ("horse", 406, 139, 600, 344)],
 }
 NAMES = ["dog", "bicycle", "truck", "bird", "person", "horse"]
-# ImageNet photos of the classification part: crops of the same animals, under synsets deeper than the boxes' labels.
+# ImageNet photos of the classification part: crops of the same animals, under synsets deeper than the boxes'
+# labels.
 CROPS = {"n02109961": ("dog.jpg", 0), "n01614925": ("eagle.jpg", 0)}  # Eskimo dog, bald eagle
 
 
 def conv(filters: int, size: int = 3, stride: int = 1) -> str:
-    return f"[convolutional]\nbatch_normalize=1\nfilters={filters}\nsize={size}\nstride={stride}\npad=1\nactivation=leaky\n"
+    head = f"[convolutional]\nbatch_normalize=1\nfilters={filters}\nsize={size}\nstride={stride}\n"
+    return head + "pad=1\nactivation=leaky\n"
 
 
 SMALL = (
@@ -46,8 +56,9 @@ SMALL = (
     + conv(128, stride=2)
     + conv(128)
     + "[convolutional]\nfilters=9433\nsize=1\nstride=1\npad=1\nactivation=linear\n"
-    + "[region]\nanchors=0.6,1.5, 1.5,1.2, 2.5,2.5\nbias_match=1\nclasses=9418\ncoords=4\nnum=3\nsoftmax=1\ntied=1\n"
-    + "rescore=1\nobject_scale=5\nnoobject_scale=1\nclass_scale=1\ncoord_scale=1\nthresh=.6\nrandom=0\ntree=9k.tree\n"
+    + "[region]\nanchors=0.6,1.5, 1.5,1.2, 2.5,2.5\nnum=3\nclasses=9418\ncoords=4\nsoftmax=1\ntied=1\n"
+    + "bias_match=1\nrescore=1\nobject_scale=5\nnoobject_scale=1\nclass_scale=1\ncoord_scale=1\n"
+    + "thresh=.6\nrandom=0\ntree=9k.tree\n"
 )
 
 
@@ -104,7 +115,14 @@ def settings(data: Path, out: Path, **changes: object) -> TrainConfig:
             "workers": 0,
         },
         "augment": {"jitter": 0.05, "flip": 0.0, "hue": 0.02, "saturation": 1.1, "exposure": 1.1},
-        "optim": {"name": "adamw", "lr": 2e-3, "burn_in": 10, "burn_in_power": 1, "schedule": "cosine", "clip": 10.0},
+        "optim": {
+            "name": "adamw",
+            "lr": 2e-3,
+            "burn_in": 10,
+            "burn_in_power": 1,
+            "schedule": "cosine",
+            "clip": 10.0,
+        },
         "loss": {"prior_images": 0},
     }
     for key, value in changes.items():
@@ -188,7 +206,9 @@ def test_killed_and_resumed_runs_end_in_the_same_weights(data: Path, tmp_path: P
 
     def start(config: str, mode: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(tmp_path / config), mode], env=environment, start_new_session=True
+            [sys.executable, "-c", SCRIPT, str(tmp_path / config), mode],
+            env=environment,
+            start_new_session=True,
         )
 
     cut = start("cut.yaml", "fresh")
@@ -203,7 +223,9 @@ def test_killed_and_resumed_runs_end_in_the_same_weights(data: Path, tmp_path: P
     assert not (tmp_path / "cut" / "model.safetensors").exists()
     assert start("cut.yaml", "resume").wait(240) == 0
     assert start("whole.yaml", "fresh").wait(240) == 0
-    assert (tmp_path / "cut/model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+    assert (tmp_path / "cut/model.safetensors").read_bytes() == (
+        tmp_path / "whole/model.safetensors"
+    ).read_bytes()
     assert read_log(tmp_path / "cut") == read_log(tmp_path / "whole")
 
 
@@ -220,7 +242,7 @@ def test_a_classifier_starts_a_detector(data: Path, tmp_path: Path) -> None:
     loss = [float(row["loss"]) for row in read_log(tmp_path / "c")]
     assert loss[-1] < loss[0]
     config = settings(data, tmp_path / "j", weights=str(model), max_steps=1)
-    trainer = Trainer(config, __import__("yolo9000.train", fromlist=["JointTask"]).JointTask)
+    trainer = Trainer(config, JointTask)
     from yolo9000.checkpoint import load_model
 
     assert trainer.network.head is not None
@@ -230,11 +252,15 @@ def test_a_classifier_starts_a_detector(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(data: Path, tmp_path: Path) -> None:
-    config = settings(data, tmp_path, max_steps=50, checkpoint_steps=1, optim__lr=1e30, optim__burn_in=3, optim__clip=0.0)
+    config = settings(
+        data, tmp_path, max_steps=50, checkpoint_steps=1, optim__lr=1e30, optim__burn_in=3, optim__clip=0.0
+    )
     with pytest.raises(TrainingError, match=r"not finite at step \d+: .*images: .*\.(jpg|JPEG)"):
         train_joint(config)
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert all(bool(value.isfinite().all()) for value in state["network"].values() if value.is_floating_point())
+    assert all(
+        bool(value.isfinite().all()) for value in state["network"].values() if value.is_floating_point()
+    )
 
 
 def test_a_folder_with_a_run_is_not_overwritten(data: Path, trained: Path) -> None:
@@ -280,7 +306,13 @@ def test_unknown_and_wrong_keys_are_refused_all_at_once(tmp_path: Path) -> None:
     path.write_text("batch: 3\nepochs: many\noptim:\n  lr: fast\n  schedule: linear\nloss: 5\n")
     with pytest.raises(ConfigError) as caught:
         load_config(path)
-    for part in ("batch: unknown key", "epochs: expected int", "optim.lr", "optim.schedule: expected one of", "loss: expected"):
+    for part in (
+        "batch: unknown key",
+        "epochs: expected int",
+        "optim.lr",
+        "optim.schedule: expected one of",
+        "loss: expected",
+    ):
         assert part in str(caught.value)
 
 

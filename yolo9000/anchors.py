@@ -20,17 +20,21 @@ def cluster_anchors(
         restarts: Runs from different starting points; the best one is returned.
 
     Returns:
-        The priors [count,2] in the unit of `shapes`, smallest area first, and the mean over the boxes of the IoU with their
-        best prior, both centred on one point.
+        The priors [count,2] in the unit of `shapes`, smallest area first, and the mean over the boxes of the
+        IoU with their best prior, both centred on one point.
 
     Raises:
         DataError: Fewer different shapes than priors, or shapes that are not positive.
     """
     boxes = np.asarray(shapes, dtype=np.float64).reshape(-1, 2)
     if not np.isfinite(boxes).all() or (boxes <= 0).any():
-        raise DataError("box shapes must be positive and finite; `yolo9000 data check` lists the degenerate boxes")
+        raise DataError(
+            "box shapes must be positive and finite; `yolo9000 data check` lists the degenerate boxes"
+        )
     if count < 1 or len(np.unique(boxes, axis=0)) < count:
-        raise DataError(f"{count} priors asked for, but there are {len(np.unique(boxes, axis=0))} different box shapes")
+        raise DataError(
+            f"{count} priors asked for, but there are {len(np.unique(boxes, axis=0))} different box shapes"
+        )
     generator = np.random.default_rng(seed)
     results = [_lloyd(boxes, _spread(boxes, count, generator)) for _ in range(restarts)]
     centres, score = max(results, key=lambda result: result[1])
@@ -54,7 +58,7 @@ def _spread(boxes: NDArray[np.float64], count: int, generator: np.random.Generat
 
 
 def _lloyd(boxes: NDArray[np.float64], centres: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """Assign and average until no box changes its prior; a prior that loses all its boxes stays where it was."""
+    """Assign and average until no box changes its prior; a prior without boxes stays where it was."""
     owner = np.full(len(boxes), -1)
     for _ in range(300):
         overlap = shape_overlap(boxes, centres)

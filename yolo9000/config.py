@@ -1,6 +1,7 @@
 """Settings of a run as frozen dataclasses, read from YAML and from `key=value`, written back resolved.
 
-Every default has its unit and source beside it. Unknown keys and values of the wrong type are refused, all at once.
+Every default has its unit and source beside it. Unknown keys and values of the wrong type are refused, all
+at once.
 """
 
 from __future__ import annotations
@@ -29,14 +30,18 @@ class LossConfig:
     noobject_scale: float | None = None  # weight of the objectness of all other anchors (darknet: 1)
     coord_scale: float | None = None  # weight of the box terms (darknet: 1)
     class_scale: float | None = None  # weight of the class term of detection images (darknet: 1)
-    ignore_iou: float | None = None  # an unmatched anchor above this IoU with a truth is not pushed down (0.6)
+    ignore_iou: float | None = (
+        None  # an unmatched anchor above this IoU with a truth is not pushed down (0.6)
+    )
     rescore: bool | None = None  # objectness of a matched anchor aims at its IoU instead of 1
     bias_match: bool | None = None  # match a truth to a prior by the priors' shapes, not the predicted ones
     prior_images: int = 12_800  # images during which every anchor is pulled to its prior (region_layer.c)
     prior_scale: float = 0.01  # weight of that pull (region_layer.c)
     classification_scale: float = 1.0  # weight of the class term of classification images
     classification_box: Literal["likeliest", "objectness", "largest"] = "likeliest"  # paper, section 4
-    classification_iou: float = 0.3  # IoU that the chosen box of a classification image is assumed to have (paper)
+    classification_iou: float = (
+        0.3  # IoU that the chosen box of a classification image is assumed to have (paper)
+    )
     mode: Literal["paper", "darknet"] = "paper"  # darknet: classification images push all other anchors down
 
 
@@ -51,7 +56,9 @@ class AugmentConfig:
     flip: float = 0.5  # probability of a left-right flip
     mosaic: float = 0.0  # probability of pasting four detection images into one
     scale: tuple[float, ...] = (1.0, 1.0)  # range of a further factor on the size of what is shown
-    crop: tuple[float, ...] | None = None  # range of the area of a classification crop; None: as detection images
+    crop: tuple[float, ...] | None = (
+        None  # range of the area of a classification crop; None: as detection images
+    )
     min_visible: float = 0.25  # a box of which less is left in the picture is dropped
 
 
@@ -63,7 +70,9 @@ class DataConfig:
     classification: tuple[str, ...] = ()  # specs such as imagenet:DIR, tiny-imagenet:DIR
     ratio: float = 4.0  # classification images to detection images in every batch (paper: 4 : 1)
     balance: bool = False  # draw rare synsets more often, by the inverse square root of their frequency
-    sizes: tuple[int, ...] = ()  # network input sizes in pixels, a new one every 10 batches; (): the cfg's own
+    sizes: tuple[
+        int, ...
+    ] = ()  # network input sizes in pixels, a new one every 10 batches; (): the cfg's own
     workers: int = 2  # loader processes; 0: in this process
     cache: int = 0  # longest side in pixels of decoded images kept in memory; 0: read from disk every time
 
@@ -174,7 +183,7 @@ def _convert(hint: Any, value: Any, name: str, problems: list[str]) -> Any:
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = (), **values: Any) -> TrainConfig:
-    """Read a training configuration: defaults, then a YAML file, then `values`, then `key.sub=value` overrides.
+    """Read a training configuration: defaults, a YAML file, `values`, `key.sub=value` overrides, in that order.
 
     Args:
         path: YAML file, or None.

@@ -1,15 +1,17 @@
 """The training loss: named terms, weighted in one place.
 
-Letters: B images, A anchors per cell, H and W grid rows and columns, D feature channels, N tree nodes, T truths (boxes) of
-the batch, M matched anchors.
+Letters: B images, A anchors per cell, H and W grid rows and columns, D feature channels, N tree nodes, T
+truths (boxes) of the batch, M matched anchors.
 
 The terms are written so that their gradients with respect to the *raw* head output are darknet's deltas
-(`region_layer.c`, forward_region_layer): the binary cross entropy with logits has the gradient sigma(t) - target, half the squared
-error has the gradient t - target. All terms are sums over anchors divided by the number of images in the batch.
+(`region_layer.c`, forward_region_layer): the binary cross entropy with logits has the gradient sigma(t) -
+target, half the squared error has the gradient t - target. All terms are sums over anchors divided by the
+number of images in the batch.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,9 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yolo9000.boxes import cxcywh_to_xyxy, shape_iou
+from yolo9000.boxes import cxcywh_to_xyxy, paired_iou, shape_iou
 from yolo9000.config import LossConfig
 from yolo9000.darknet.cfg import RegionConfig
+from yolo9000.decode import decode_boxes
 from yolo9000.head import RegionHead
 
 
@@ -90,9 +93,9 @@ class Rules:
 class JointLoss(nn.Module):
     """The loss of joint training on detection and classification images.
 
-    Detection images teach boxes, objectness and, at the anchors matched to an object, the class path down to the label and no
-    further. Classification images teach the class path at one chosen anchor, whose objectness is lifted to the IoU it is assumed
-    to have (paper, section 4: at least 0.3).
+    Detection images teach boxes, objectness and, at the anchors matched to an object, the class path down to
+    the label and no further. Classification images teach the class path at one chosen anchor, whose
+    objectness is lifted to the IoU it is assumed to have (paper, section 4: at least 0.3).
 
     Args:
         head: The head whose parameters turn features into boxes and class logits.
@@ -131,7 +134,8 @@ class JointLoss(nn.Module):
         Args:
             features: [B,D,H,W] network features.
             batch: Truths and labels.
-            seen: Images trained on before this batch; below `prior_images` every anchor is also pulled to its prior.
+            seen: Images trained on before this batch; below `prior_images` every anchor is also pulled to
+            its prior.
 
         Returns:
             Scalars by name; terms of a kind of image that the batch lacks are left out.
@@ -139,18 +143,21 @@ class JointLoss(nn.Module):
         raw = self.head.boxes(features)  # [B,A,5,H,W]
         raw = raw.float() if raw.dtype in (torch.bfloat16, torch.float16) else raw
         is_class = batch.labels >= 0
-        terms: dict[str, Tensor] = {}
+        parts: list[dict[str, Tensor]] = []
         if not bool(is_class.all()):
-            terms |= self._detection(features, raw, batch, ~is_class, seen)
+            parts.append(self._detection(features, raw, batch, ~is_class, seen))
         if bool(is_class.any()):
-            terms |= self._classification(features, raw, batch.labels, is_class)
+            parts.append(self._classification(features, raw, batch.labels, is_class))
+        terms: dict[str, Tensor] = {}
+        for name, term in itertools.chain.from_iterable(part.items() for part in parts):
+            terms[name] = terms[name] + term if name in terms else term
         return {name: term / len(features) for name, term in terms.items()}
 
     def _detection(
         self, features: Tensor, raw: Tensor, batch: Batch, images: Tensor, seen: int
     ) -> dict[str, Tensor]:
         with torch.no_grad():
-            predicted = decode_boxes(raw, self.head.anchors)  # [B,A,H,W,4]
+            predicted = all_boxes(raw, self.head.anchors)  # [B,A,H,W,4]
             matches = self._match(predicted, batch)
             overlap = best_iou(predicted, batch.boxes, batch.image_index)  # [B,A,H,W]
         matched = torch.zeros(overlap.shape, dtype=torch.bool, device=raw.device)
@@ -189,7 +196,7 @@ class JointLoss(nn.Module):
         small = 2 - truth[:, 2] * truth[:, 3]  # small boxes weigh more (region_layer.c)
         box = _bce(own[:, :2], centre).sum(1) + 0.5 * (own[:, 2:4] - shape).square().sum(1)
         if self.rules.rescore:
-            target = paired_iou(predicted[m.b, m.a, m.y, m.x], truth)
+            target = paired_iou(cxcywh_to_xyxy(predicted[m.b, m.a, m.y, m.x]), cxcywh_to_xyxy(truth))
         else:
             target = torch.ones_like(small)
         nodes = batch.nodes[m.truth]
@@ -200,7 +207,7 @@ class JointLoss(nn.Module):
         }
 
     def _match(self, predicted: Tensor, batch: Batch) -> Matches:
-        """Give every truth the anchor of its cell with the best shape; of several truths on one anchor the last stays."""
+        """Give every truth the anchor of its cell with the best shape; the last of several truths keeps it."""
         _, anchors, rows, columns, _ = predicted.shape
         truth, b = batch.boxes.to(predicted.dtype), batch.image_index
         valid = (truth[:, 2] > 0) & (truth[:, 3] > 0)
@@ -255,8 +262,8 @@ class JointLoss(nn.Module):
         return best // (rows * columns), best // columns % rows, best % columns
 
 
-def decode_boxes(raw: Tensor, anchors: Tensor) -> Tensor:
-    """Boxes of all anchors (paper, section 2: direct location prediction).
+def all_boxes(raw: Tensor, anchors: Tensor) -> Tensor:
+    """Boxes of all anchors.
 
     Args:
         raw: [B,A,5,H,W] tx, ty, tw, th, to.
@@ -265,19 +272,10 @@ def decode_boxes(raw: Tensor, anchors: Tensor) -> Tensor:
     Returns:
         [B,A,H,W,4] cxcywh, fractions of the network input.
     """
-    rows, columns = raw.shape[-2:]
-    x = torch.arange(columns, device=raw.device, dtype=raw.dtype)
-    y = torch.arange(rows, device=raw.device, dtype=raw.dtype)[:, None]
-    width, height = (anchors[:, i, None, None].to(raw.dtype) for i in (0, 1))
-    return torch.stack(
-        (
-            (raw[:, :, 0].sigmoid() + x) / columns,
-            (raw[:, :, 1].sigmoid() + y) / rows,
-            raw[:, :, 2].exp() * width / columns,
-            raw[:, :, 3].exp() * height / rows,
-        ),
-        -1,
-    )
+    grid = raw.shape[-2:]
+    row, column = (torch.arange(n, device=raw.device, dtype=raw.dtype) for n in grid)
+    row, column = torch.meshgrid(row, column, indexing="ij")
+    return decode_boxes(raw[:, :, :4].movedim(2, -1), anchors[:, None, None].to(raw.dtype), column, row, grid)
 
 
 def best_iou(predicted: Tensor, truths: Tensor, image_index: Tensor) -> Tensor:
@@ -302,20 +300,7 @@ def best_iou(predicted: Tensor, truths: Tensor, image_index: Tensor) -> Tensor:
     padded[image_index[order], rank] = truths[order].to(padded.dtype)
     boxes = cxcywh_to_xyxy(predicted.flatten(1, 3))[:, :, None]  # [B,A*H*W,1,4]
     other = cxcywh_to_xyxy(padded)[:, None]  # [B,1,most,4]
-    return _iou(boxes, other).amax(2).view(predicted.shape[:-1])
-
-
-def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """IoU of box i with other i; both [M,4] cxcywh, result [M]."""
-    return _iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(others))
-
-
-def _iou(boxes: Tensor, others: Tensor) -> Tensor:
-    low = torch.maximum(boxes[..., :2], others[..., :2])
-    high = torch.minimum(boxes[..., 2:], others[..., 2:])
-    inter = (high - low).clamp(min=0).prod(-1)
-    area = (boxes[..., 2:] - boxes[..., :2]).prod(-1) + (others[..., 2:] - others[..., :2]).prod(-1)
-    return inter / (area - inter).clamp(min=1e-12)
+    return paired_iou(boxes, other).amax(2).view(predicted.shape[:-1])
 
 
 def _bce(logit: Tensor, target: Tensor) -> Tensor:

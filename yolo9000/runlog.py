@@ -1,4 +1,4 @@
-"""What a run leaves behind while it goes on: a CSV log and checkpoints that are written whole or not at all."""
+"""What a run leaves behind: a CSV log, and checkpoints that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ class CsvLog:
 
     def write(self, row: dict[str, float]) -> None:
         """Append a row; the file is complete on disk after every call."""
-        self.rows.append({key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()})
+        self.rows.append(
+            {key: f"{value:.6g}" if isinstance(value, float) else value for key, value in row.items()}
+        )
         added = [key for key in row if key not in self.columns]
         if added:
             self.columns += added

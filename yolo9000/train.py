@@ -1,7 +1,8 @@
 """Training: jointly on detection and classification images, or a WordTree classifier to start from.
 
-The loop is the same for both: a `Task` turns a batch into named loss terms; the trainer feeds it, steps the optimiser, averages
-the weights, logs, and writes checkpoints from which a run goes on as if it had never stopped.
+The loop is the same for both: a `Task` turns a batch into named loss terms; the trainer feeds it, steps the
+optimiser, averages the weights, logs, and writes checkpoints from which a run goes on as if it had never
+stopped.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class ClassifierTask(nn.Module):
 
 
 def _pooled_nll(head: RegionHead, features: Tensor, nodes: Tensor) -> Tensor:
-    """-log P(node) of the mean feature vector by the class rows of every anchor, from the path's rows alone."""
+    """-log P(node) of the mean feature vector, by every anchor's class rows; only the path's rows are used."""
     images, copies = len(features), 1 if head.tied else head.num_anchors
     pooled = features.mean((2, 3), keepdim=True)
     image = torch.arange(images, device=features.device).repeat(copies)
@@ -124,7 +125,9 @@ def train_joint(config: TrainConfig, *, resume: bool = False, console: Console |
 def train_classifier(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Path:
     """Train the network as a WordTree classifier, e.g. to start a detector from; see `train_joint`."""
     if config.data.detection or not config.data.classification:
-        raise ConfigError("training a classifier needs classification data alone: --classification imagenet:DIR")
+        raise ConfigError(
+            "training a classifier needs classification data alone: --classification imagenet:DIR"
+        )
     return Trainer(config, ClassifierTask, console).fit(resume)
 
 
@@ -138,19 +141,26 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainConfig, task: type[JointTask] | type[ClassifierTask], console: Console | None = None
+        self,
+        config: TrainConfig,
+        task: type[JointTask] | type[ClassifierTask],
+        console: Console | None = None,
     ) -> None:
         self.config = config
         self.console = console or Console(stderr=True)
         self.out = Path(config.out)
         torch.manual_seed(config.seed)
         self.fabric = Fabric(
-            accelerator=config.device, devices=config.devices, precision=pick_precision(config)  # type: ignore[arg-type]
+            accelerator=config.device,
+            devices=config.devices,
+            precision=pick_precision(config),  # type: ignore[arg-type]
         )
         self.fabric.launch()
         self.network = build_network(config, self.console)
         self.sampler, self.loader = self._data()
-        self.total_steps = config.max_steps or -(-config.epochs * len(self.sampler) // config.optim.accumulate)
+        self.total_steps = config.max_steps or -(
+            -config.epochs * len(self.sampler) // config.optim.accumulate
+        )
         module = task(self.network, config).to(memory_format=torch.channels_last)
         optimizer = build_optimizer(module, config.optim)
         self.task, self.optimizer = self.fabric.setup(module, optimizer)
@@ -177,7 +187,9 @@ class Trainer:
             seed=self.config.seed,
             rank=self.fabric.global_rank,
             world_size=self.fabric.world_size,
-            classification_weights=balance_weights(classification) if data.balance and classification else None,
+            classification_weights=balance_weights(classification)
+            if data.balance and classification
+            else None,
         )
         loader: DataLoader[Any] = DataLoader(
             dataset,
@@ -192,18 +204,19 @@ class Trainer:
     def fit(self, resume: bool = False) -> Path:
         """Train to the end.
 
-        Writes into `config.out`: `config.yaml` (resolved settings), `metrics.csv` (raw and weighted terms), `last.ckpt`
-        (everything needed to go on), and at the end `model.safetensors`.
+        Writes into `config.out`: `config.yaml` (resolved settings), `metrics.csv` (raw and weighted terms),
+        `last.ckpt` (everything needed to go on), and at the end `model.safetensors`.
 
         Raises:
-            TrainingError: A loss is not finite (the checkpoint stays the last good one), or nothing is there to resume.
+            TrainingError: A loss is not finite (the checkpoint stays the last good one), or nothing is there
+            to resume.
         """
         checkpoint = self.out / "last.ckpt"
         if resume:
             self._load(checkpoint)
         elif checkpoint.exists():
             raise TrainingError(
-                f"{checkpoint} exists: go on with --resume, or name another folder with --out (or remove this one)"
+                f"{checkpoint} exists: go on with --resume, name another folder with --out, or remove this one"
             )
         if self.fabric.is_global_zero:
             save_config(self.config, self.out / "config.yaml")
@@ -233,7 +246,7 @@ class Trainer:
                 self._save(self.out / "last.ckpt")
 
     def _batches(self) -> Iterator[Batch]:
-        """Batches without end; the sampler knows which have been used, and starts the next epoch by itself."""
+        """Batches without end; the sampler notes which have been used and starts each next epoch."""
         while True:
             for batch in self.loader:
                 self.sampler.consumed(batch)
@@ -316,7 +329,7 @@ class Trainer:
 
 
 def build_network(config: TrainConfig, console: Console) -> Network:
-    """The network that `config.model` names, initialised from `config.weights`, with `config.freeze` layers fixed."""
+    """The network that `config.model` names, initialised from `config.weights`, its first layers frozen."""
     if config.model.endswith(".safetensors"):
         network, _ = load_model(config.model)
     else:
@@ -326,6 +339,7 @@ def build_network(config: TrainConfig, console: Console) -> Network:
             console.print(f"{config.weights}: {network.load_backbone(load_model(config.weights)[0])}")
         else:
             load_weights(network, config.weights, partial=True)
+    network.batchnorm = "torch"  # what training normalises with, whatever the statistics came from
     for layer in network.layers[: config.freeze]:
         layer.requires_grad_(False)
     return network
@@ -337,7 +351,7 @@ def build_transform(config: AugmentConfig) -> TrainTransform:
 
 
 def training_sizes(network: Network) -> tuple[int, ...]:
-    """The multi-scale sizes in pixels (paper: 320 to 608) where the cfg says `random=1`, else the cfg's own size."""
+    """Input sizes in pixels: multi-scale (paper: 320 to 608) where the cfg says `random=1`, else its own."""
     cfg = network.cfg
     if cfg.region is None or not cfg.region.random:
         return (cfg.width,)
@@ -351,7 +365,11 @@ def pick_precision(config: TrainConfig) -> str:
     if config.precision != "auto":
         return {"fp32": "32-true", "bf16": "bf16-mixed"}[config.precision]
     cuda = config.device in ("auto", "cuda") and torch.cuda.is_available()
-    fast = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else torch.cpu._is_avx512_bf16_supported()
+    fast = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if cuda
+        else torch.cpu._is_avx512_bf16_supported()
+    )
     return "bf16-mixed" if fast else "32-true"
 
 
@@ -377,12 +395,14 @@ def learning_rate(config: OptimConfig, step: int, total: int) -> float:
     if config.schedule == "poly":
         return config.lr * (1 - share) ** config.power
     if config.schedule == "cosine":
-        return config.lr * (config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+        return config.lr * (
+            config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+        )
     return config.lr
 
 
 def _average(network: Network, decay: float) -> AveragedModel | None:
-    """An exponential average of parameters and buffers whose decay grows from 0.1 to `decay` over the first steps."""
+    """An exponential average of parameters and buffers; its decay grows from 0.1 to `decay`."""
     if decay <= 0:
         return None
 
@@ -402,5 +422,6 @@ def _not_finite(terms: dict[str, float], batch: Batch, step: int) -> str:
     bad = [name for name, value in terms.items() if not math.isfinite(value)]
     return (
         f"the loss is not finite at step {step}: {', '.join(bad) or 'total'} ({listing}); images: "
-        f"{', '.join(batch.sources)}. The last checkpoint is kept. Lower optim.lr, lengthen optim.burn_in, or set optim.clip."
+        f"{', '.join(batch.sources)}. The last checkpoint is kept. "
+        "Lower optim.lr, lengthen optim.burn_in, or set optim.clip."
     )
