@@ -13,6 +13,7 @@ from wordtree.cli import build_tree, tree_app
 from wordtree.errors import YOLO9000Error
 from yolo9000 import __version__
 from yolo9000.evaluate_cli import evaluate
+from yolo9000.train_cli import anchors, data_app, train_classifier, train_joint
 
 _DEBUG = "YOLO9000_DEBUG"  # environment: 1 shows where an error came from
 
@@ -27,11 +28,12 @@ app = typer.Typer(
     "[cyan]yolo9000 detect --demo --tree[/cyan]   photos that come with the package\n\n"
     "[cyan]yolo9000 detect photo.jpg --hier-threshold 0.8[/cyan]   surer, and so less specific, labels\n\n"
     "[cyan]yolo9000 detect *.jpg --json > found.jsonl[/cyan]   for other programs\n\n"
+    "[cyan]yolo9000 train-joint -d coco:coco -c imagenet:imagenet[/cyan]   boxes and labels at once\n\n"
     "[cyan]yolo9000 tree path 'Siberian husky'[/cyan]   where a class stands in the tree",
 )
 
 _SEE, _MODELS = "Detect", "Models"
-_TREE = "Tree"
+_TREE, _TRAIN = "Tree", "Train"
 
 
 @app.callback()
@@ -166,6 +168,10 @@ def models() -> None:
     print_models(Console(highlight=False), found)
 
 
+app.command("train-joint", rich_help_panel=_TRAIN)(train_joint)
+app.command("train-classifier", rich_help_panel=_TRAIN)(train_classifier)
+app.command("anchors", rich_help_panel=_TRAIN)(anchors)
+app.add_typer(data_app, name="data", rich_help_panel=_TRAIN)
 app.command("evaluate", rich_help_panel=_MODELS)(evaluate)
 app.command("build-tree", rich_help_panel=_TREE)(build_tree)
 app.add_typer(tree_app, name="tree", rich_help_panel=_TREE)

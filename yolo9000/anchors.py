@@ -2,10 +2,40 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
+from yolo9000.datasets import Records
 from yolo9000.errors import DataError
+
+
+def box_shapes(records: Records) -> NDArray[np.float64]:
+    """Widths and heights [T,2] of a data set's boxes, as shares of the letterboxed (square) network input.
+
+    Args:
+        records: What `yolo9000.datasets.read_records` gives; ignored boxes are left out.
+
+    Raises:
+        DataError: An image cannot be read.
+    """
+    shapes = []
+    for index in range(len(records.store)):
+        rows = slice(records.offsets[index], records.offsets[index + 1])
+        boxes = records.boxes[rows][~records.ignored[rows]]
+        if len(boxes):
+            shapes.append((boxes[:, 2:] - boxes[:, :2]) / _longest_side(records, index))
+    return np.concatenate(shapes).astype(np.float64) if shapes else np.zeros((0, 2))
+
+
+def _longest_side(records: Records, index: int) -> int:
+    try:
+        with Image.open(io.BytesIO(records.store.read(index))) as header:  # decodes nothing
+            return max(header.size)
+    except OSError as error:
+        raise DataError(f"{records.store.name(index)}: cannot be read as an image: {error}") from error
 
 
 def cluster_anchors(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -14,6 +15,9 @@ from rich.tree import Tree
 from wordtree.tree import WordTree
 from yolo9000.draw import node_colour
 from yolo9000.results import Detections
+
+if TYPE_CHECKING:
+    from yolo9000.datasets.check import DataReport
 
 _LONG = 60  # characters of metadata that still fit into a table
 
@@ -110,3 +114,43 @@ def print_models(console: Console, models: Mapping[str, tuple[Path, Mapping[str,
         for key, value in facts.items():
             table.add_row(key.replace("_", " "), Text(value, overflow="fold"))
         console.print(table)
+
+
+def print_data_report(console: Console, report: DataReport, tree: WordTree, top: int = 15) -> None:
+    """Print what a data set holds and what is wrong with it.
+
+    Args:
+        console: Where to print.
+        report: From `yolo9000.datasets.check.data_check`.
+        tree: The tree of its labels.
+        top: How many of the most frequent nodes to list.
+    """
+    boxes = (
+        f"  {report.boxes:,} boxes, {report.ignored:,} ignored, {report.empty:,} images without"
+        if report.boxes
+        else ""
+    )
+    console.print(Text.assemble((report.spec, "bold"), f"  {report.images:,} {report.kind} images{boxes}"))
+    table = Table("node", "labels", box=None, header_style="dim")
+    table.columns[1].justify = "right"
+    for node, count in list(report.counts.items())[:top]:
+        table.add_row(Text(tree.names[node], _style(tree, node)), f"{count:,}")
+    console.print(table)
+    if len(report.counts) > top:
+        console.print(f"  and {len(report.counts) - top:,} more nodes", style="dim")
+    for label, ancestor in report.fallbacks.items():
+        console.print(f"  {label}: not in the tree, stands at {ancestor}", style="dim")
+    wrong = {
+        "labels without a node": [
+            f"{label}: {count} annotations" for label, count in report.unmatched.items()
+        ],
+        "boxes without area": report.degenerate,
+        "boxes outside their image": report.outside,
+        "unreadable images": report.unreadable,
+    }
+    for title, lines in wrong.items():
+        if lines:
+            console.print(f"{len(lines):,} {title}", style="bold red")
+            for line in lines:
+                console.print(f"  {line}", soft_wrap=True)
+    console.print("nothing is wrong" if report.ok else "see above", style="green" if report.ok else "red")

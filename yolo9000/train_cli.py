@@ -1,0 +1,247 @@
+"""The commands for training: `train-joint`, `train-classifier`, `anchors`, `data check`, `data pack`.
+
+Torch is imported inside them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from yolo9000.config import TrainConfig
+
+Config = Annotated[
+    Path | None, typer.Option("--config", help="YAML file of settings; options here go before it.")
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as optim.lr=0.01. Repeatable."),
+]
+Detection = Annotated[
+    list[str] | None,
+    typer.Option("--detection", "-d", help="Data with boxes: coco:DIR, voc:DIR, pack:FILE. Repeatable."),
+]
+Classification = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--classification",
+        "-c",
+        help="Labelled images: imagenet:DIR, tiny-imagenet:FILE, pack:FILE. Repeatable.",
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model", "-m", help="Built-in cfg, .cfg file, or model file to go on from.", show_default="yolo9000"
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights", "-w", help="What to start from: darknet weights (whole or .conv.N) or a model file."
+    ),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Folder of the run.", show_default="runs/train")
+]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Passes over the data.", show_default="160")]
+Steps = Annotated[int | None, typer.Option("--max-steps", min=1, help="Stop after so many steps instead.")]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", "-b", min=1, help="Images a step.", show_default="64")
+]
+Rate = Annotated[
+    float | None, typer.Option("--lr", min=0, help="Learning rate after the burn-in.", show_default="0.001")
+]
+Sizes = Annotated[
+    list[int] | None,
+    typer.Option("--size", help="Input size in pixels; repeat for multi-scale.", show_default="the cfg's"),
+]
+Workers = Annotated[int | None, typer.Option(min=0, help="Loader processes.", show_default="2")]
+Cache = Annotated[
+    int | None, typer.Option(min=0, help="Keep images in memory, longest side so many pixels; 0: do not.")
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_default="auto")]
+Precision = Annotated[str | None, typer.Option(help="auto, fp32 or bf16.", show_default="auto")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Of everything random.", show_default="0")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
+
+
+def train_joint(
+    detection: Detection = None,
+    classification: Classification = None,
+    model: Model = None,
+    weights: Weights = None,
+    out: Out = None,
+    resume: Resume = False,
+    ratio: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, help="Classification images to one detection image in a batch.", show_default="4"
+        ),
+    ] = None,
+    epochs: Epochs = None,
+    max_steps: Steps = None,
+    batch_size: BatchSize = None,
+    lr: Rate = None,
+    size: Sizes = None,
+    workers: Workers = None,
+    cache: Cache = None,
+    device: Device = None,
+    precision: Precision = None,
+    seed: Seed = None,
+    config: Config = None,
+    assign: Assignments = None,
+) -> None:
+    """Train a detector on boxes and on labelled images at once.
+
+    Example: [cyan]yolo9000 train-joint -d coco:coco -c imagenet:imagenet -w darknet19_448.conv.23[/cyan]
+
+    Writes settings, a CSV log, checkpoints and model.safetensors into --out. Interrupted, it goes on
+    with --resume.
+    """
+    settings = _settings(
+        config,
+        assign,
+        data__detection=detection,
+        data__classification=classification,
+        data__ratio=ratio,
+        model=model,
+        weights=weights,
+        out=out,
+        epochs=epochs,
+        max_steps=max_steps,
+        batch_size=batch_size,
+        optim__lr=lr,
+        data__sizes=size,
+        data__workers=workers,
+        data__cache=cache,
+        device=device,
+        precision=precision,
+        seed=seed,
+    )
+    from yolo9000 import train
+
+    typer.echo(train.train_joint(settings, resume=resume))
+
+
+def train_classifier(
+    classification: Classification = None,
+    model: Model = None,
+    weights: Weights = None,
+    out: Out = None,
+    resume: Resume = False,
+    epochs: Epochs = None,
+    max_steps: Steps = None,
+    batch_size: BatchSize = None,
+    lr: Rate = None,
+    size: Sizes = None,
+    workers: Workers = None,
+    cache: Cache = None,
+    device: Device = None,
+    precision: Precision = None,
+    seed: Seed = None,
+    config: Config = None,
+    assign: Assignments = None,
+) -> None:
+    """Train a WordTree classifier, the start of a joint training.
+
+    With a detector's cfg its trunk and class rows are trained, on whole images.
+
+    Example: [cyan]yolo9000 train-classifier -m darknet19 -c imagenet:imagenet -o runs/classifier[/cyan]
+    """
+    settings = _settings(
+        config,
+        assign,
+        data__classification=classification,
+        model=model,
+        weights=weights,
+        out=out,
+        epochs=epochs,
+        max_steps=max_steps,
+        batch_size=batch_size,
+        optim__lr=lr,
+        data__sizes=size,
+        data__workers=workers,
+        data__cache=cache,
+        device=device,
+        precision=precision,
+        seed=seed,
+    )
+    from yolo9000 import train
+
+    typer.echo(train.train_classifier(settings, resume=resume))
+
+
+def _settings(config: Path | None, assign: list[str] | None, **values: Any) -> TrainConfig:
+    from yolo9000.config import load_config
+
+    out = values.pop("out")
+    return load_config(config, assign or [], out=None if out is None else str(out), **values)
+
+
+def anchors(
+    detection: Annotated[list[str], typer.Argument(help="Data with boxes: coco:DIR, voc:DIR, pack:FILE.")],
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of priors.")] = 5,
+    size: Annotated[
+        int, typer.Option(min=32, help="Input size the priors are for, pixels; 32 are a cell.")
+    ] = 416,
+    seed: Annotated[int, typer.Option(min=0, help="Of the starting points.")] = 0,
+) -> None:
+    """Find priors for a data set by k-means on the overlap of box shapes, ready to paste into a cfg.
+
+    Example: [cyan]yolo9000 anchors voc:VOC2007 --count 5[/cyan]
+    """
+    import numpy as np
+
+    from yolo9000.anchors import box_shapes, cluster_anchors
+    from yolo9000.datasets import read_records
+
+    shapes = np.concatenate([box_shapes(read_records(spec)) for spec in detection])
+    priors, score = cluster_anchors(shapes * (size / 32), count, seed=seed)
+    typer.echo("anchors=" + ", ".join(f"{w:.2f},{h:.2f}" for w, h in priors))
+    typer.echo(f"average IoU {score:.3f} over {len(shapes):,} boxes", err=True)
+
+
+data_app = typer.Typer(no_args_is_help=True, help="Check data sets, and pack them into one file.")
+
+
+@data_app.command()
+def check(
+    spec: Annotated[
+        list[str], typer.Argument(help="Data sets: coco:DIR, voc:DIR, imagenet:DIR, pack:FILE, ...")
+    ],
+    tree: Annotated[str, typer.Option(help="Tree of the labels.")] = "yolo9000",
+    split: Annotated[str, typer.Option(help="Split of data sets that name none.")] = "train",
+    top: Annotated[int, typer.Option(min=0, help="Show so many of the most frequent nodes.")] = 15,
+) -> None:
+    """Read every image and box once, and list all that is wrong. The exit code is 1 when anything is."""
+    from rich.console import Console
+
+    from wordtree import load_tree
+    from yolo9000.datasets.check import data_check
+    from yolo9000.report import print_data_report
+
+    labels, good = load_tree(tree), True
+    for one in spec:
+        report = data_check(one, labels, split)
+        print_data_report(Console(highlight=False), report, labels, top)
+        good &= report.ok
+    if not good:
+        raise typer.Exit(1)
+
+
+@data_app.command("pack")
+def pack_command(
+    spec: Annotated[str, typer.Argument(help="A data set: coco:DIR, voc:DIR, imagenet:DIR, ...")],
+    target: Annotated[Path, typer.Argument(help="The HDF5 file to write.")],
+    split: Annotated[str, typer.Option(help="Split, where the data set names none.")] = "train",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished file.")] = False,
+) -> None:
+    """Pack a data set into one HDF5 file: encoded images, boxes and labels. An interrupted pack goes on."""
+    from yolo9000.datasets import read_records
+    from yolo9000.datasets.pack import pack
+
+    typer.echo(pack(read_records(spec, split), target, overwrite=overwrite))
