@@ -80,9 +80,8 @@ def map_labels(labels: Sequence[Label], tree: WordTree, map_file: str | Path | N
     nodes = np.full(len(labels), -1, dtype=np.int64)
     result = LabelMap(nodes)
     for i, label in enumerate(labels):
-        wnid = label.wnid or (
-            label.name if WNID.fullmatch(label.name) else _known_wnids().get(_plain(label.name), "")
-        )
+        is_id = label.name in by_wnid or WNID.fullmatch(label.name)
+        wnid = label.wnid or (label.name if is_id else _known_wnids().get(_plain(label.name), ""))
         nodes[i] = by_wnid.get(wnid, -1)
         if nodes[i] < 0:
             nodes[i] = _by_name(label, wnid, tree, result.reasons)

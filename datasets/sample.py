@@ -6,7 +6,6 @@ Shapes: `M` boxes of one image, `H`, `W` pixels.
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision import io as tv_io
 from torchvision import tv_tensors
+from torchvision.io import ImageReadMode
+from torchvision.io import decode_image as decode_image_torch
 
 from yolo9000.errors import DataError
 
@@ -86,10 +86,8 @@ def decode_image(data: bytes, source: str) -> Tensor:
     """
     if data:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # frombuffer on read-only bytes: they are only read
-                encoded = torch.frombuffer(data, dtype=torch.uint8)
-            image: Tensor = tv_io.decode_image(encoded, mode=tv_io.ImageReadMode.RGB)
+            encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+            image: Tensor = decode_image_torch(encoded, mode=ImageReadMode.RGB)
             if image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3:
                 return image
         except RuntimeError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil, floor
 
 import numpy as np
 import torch
@@ -105,7 +106,7 @@ class TrainTransform:
     def _check(self) -> None:
         ranges = {
             "jitter": (self.jitter, 0, 0.45),
-            "hue": (self.hue, 0, 0.5),
+            "hue": (self.hue, 0, 1 / 3),
             "saturation": (self.saturation, 1, 10),
             "exposure": (self.exposure, 1, 10),
             "flip": (self.flip, 0, 1),
@@ -237,9 +238,9 @@ def _paste(
 
 
 def _span(source: int, target: int, scale: float, shift: float) -> tuple[int, int, int, int]:
-    """Whole pixels [s0, s1) of the source that land on [t0, t1) of the target, at least one each."""
-    s0 = min(max(round(-shift / scale), 0), source - 1)
-    s1 = max(min(round((target - shift) / scale), source), s0 + 1)
+    """Whole pixels [s0, s1) of the source, and [t0, t1) of the target that they fill; at least one each."""
+    s0 = min(max(floor(-shift / scale), 0), source - 1)
+    s1 = max(min(ceil((target - shift) / scale), source), s0 + 1)
     t0 = min(max(round(scale * s0 + shift), 0), target - 1)
     t1 = max(min(round(scale * s1 + shift), target), t0 + 1)
     return s0, s1, t0, t1
@@ -294,7 +295,7 @@ def distort(image: Tensor, hue: float, saturation: float, exposure: float) -> Te
 
     Args:
         image: float32 [3, H, W] in 0..1, RGB, contiguous.
-        hue: Shift in turns, −0.5 to 0.5.
+        hue: Shift in turns, −1/3 to 1/3 (beyond, the distance on the circle would have to be wrapped twice).
         saturation: Factor.
         exposure: Factor; the result is cut off at 1.
 
@@ -306,7 +307,7 @@ def distort(image: Tensor, hue: float, saturation: float, exposure: float) -> Te
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
     from_green, from_blue = (blue - red).add_(chroma, alpha=2), (red - green).add_(chroma, alpha=4)
     angle = torch.where(red == value, green - blue, torch.where(green == value, from_green, from_blue))
-    angle.div_(chroma.clamp(min=1e-6)).add_(6 * hue)  # -4 to 8
+    angle.div_(chroma.clamp(min=1e-6)).add_(6 * hue)  # -3 to 7
     chroma = torch.minimum(chroma.mul_(saturation), value)
     torch.sub(angle, torch.tensor([0.0, 2.0, 4.0]).view(3, 1, 1), out=image)
     image.abs_().sub_(3).abs_().sub_(2).clamp_(-1, 0)  # 1 - distance around the circle of 6, cut off
