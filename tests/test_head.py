@@ -88,8 +88,6 @@ def test_path_loss_has_value_and_gradient_of_the_dense_head(tied: bool, seed: in
     torch.testing.assert_close(nll, dense)
     ours, theirs = (gradients(head, features, (loss * weight).sum()) for loss in (nll, dense))
     torch.testing.assert_close(ours, theirs)
-    if count:
-        assert ours[3].abs().sum() > 0  # the class weights do get a gradient
 
 
 @cases
@@ -219,4 +217,6 @@ def test_gradients_repeat_bit_by_bit() -> None:
         )
         return gradients(head, features, loss)
 
-    assert all(torch.equal(p, q) for p, q in zip(once(), once(), strict=True))
+    first = once()
+    assert all(gradient.abs().sum() > 0 for gradient in (first[0], *first[3:]))
+    assert all(torch.equal(p, q) for p, q in zip(first, once(), strict=True))

@@ -94,9 +94,10 @@ class Decoder:
       the product is that of the *absolute* probabilities of all nodes from the top to the child, so it stops
       earlier. The score is the objectness.
 
-    Where classes are given, or the tree is flat (a plain class list), there is no walk: every class with
-    objectness × P(class) above the threshold is a detection, so one anchor can give several. Both modes agree
-    there. That is also what darknet does for a plain list and for a tree with a `map`.
+    Where classes are given, or the tree is flat (a plain class list, no `tree=` in the cfg), there is no
+    walk: every class with objectness × P(class) above the threshold is a detection, so one anchor can give
+    several. Both modes agree there. That is also what darknet does for a plain list and for a tree with a
+    `map`.
 
     Only detections whose score is above the threshold are returned. A score is never above the objectness, so
     class logits are computed only where the objectness is above the threshold: exactly what the dense head
@@ -122,9 +123,10 @@ class Decoder:
         self.head = head
         self.mode: DecoderMode = mode
         self.max_candidates = max_candidates
+        self.flat = head.ops.groups == 1 and head.region.tree is None
         # softmax=0 without a tree: the sigmoid of every class on its own (forward_region_layer in
         # region_layer.c)
-        self.independent = head.ops.groups == 1 and not head.region.softmax and head.region.tree is None
+        self.independent = self.flat and not head.region.softmax
 
     @torch.no_grad()
     def decode(
@@ -187,7 +189,7 @@ class Decoder:
         classes: Sequence[int] | None,
     ) -> list[RawDetections]:
         at = self._gate(raw.float(), threshold)
-        if classes is None and self.head.ops.groups > 1:
+        if classes is None and not self.flat:
             labels = self._walk(at, logits_at, hier_threshold)
         else:
             labels = self._classes(at, logits_at, threshold, classes)

@@ -94,8 +94,8 @@ class RegionHead(nn.Module):
     def path_nll(self, features: Tensor, b: Tensor, a: Tensor, y: Tensor, x: Tensor, nodes: Tensor) -> Tensor:
         """−log P(node) at K anchors, from the rows of the sibling groups on the nodes' paths alone.
 
-        Values and gradients are those of the dense head; a batch with U distinct rows on its paths costs [K,
-        D] × [D, U].
+        Values and gradients are those of the dense head; U distinct rows on the paths cost
+        [K, D] × [D, U].
 
         Args:
             features: [B, D, H, W].
@@ -123,9 +123,9 @@ class RegionHead(nn.Module):
         return self.ops.columns_nll(logits.reshape(-1).index_select(0, owner * len(rows) + position), columns)
 
     def path_log_probs(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Log P(label) at every anchor of every image, from the sibling groups on the label's path alone.
+        """Log P(label) at every anchor of every image, from the sibling groups on its path alone.
 
-        An image of the 9,418-node tree needs about 100 class rows an anchor, which are copied for the product.
+        An image of the 9,418-node tree needs about 100 class rows an anchor, which are copied.
 
         Args:
             features: [B, D, H, W].
@@ -137,20 +137,22 @@ class RegionHead(nn.Module):
         columns = self.ops.path_columns(labels)
         height, width = features.shape[-2:]
         lengths = columns.lengths.tolist()
-        # One gather for the batch: its gradient is one tensor of the weights' size, not one an image (7 x slower).
+        # One gather for the batch, so that its gradient is one tensor of the weights' size and not one an
+        # image.
         weights = torch.split(self.class_weight.index_select(1, columns.column), lengths, 1)
         products = [weight @ image for weight, image in zip(weights, features.flatten(2), strict=True)]
         none = features.new_zeros(len(self.class_weight), 0, height * width)
         bias = self.class_bias.index_select(1, columns.column).unsqueeze(-1)
         logits = (torch.cat([none, *products], 1) + bias).transpose(0, 1)  # [R, A or 1, H·W]
         log_probs = -self.ops.columns_nll(logits, columns)
-        return log_probs.expand(-1, self.num_anchors, -1).reshape(len(labels), -1, height, width)
+        shape = (len(labels), self.num_anchors, height, width)
+        return log_probs.expand(-1, self.num_anchors, -1).reshape(shape)
 
     def dense(self, features: Tensor) -> Tensor:
         """Everything everywhere: the plain convolution, [B, A, 5 + N, H, W], raw. For tests and exports."""
         weight, bias = self.darknet_conv()
         raw = F.conv2d(features, weight, bias)
-        return raw.reshape(len(raw), self.num_anchors, -1, *raw.shape[2:])
+        return raw.reshape(len(raw), self.num_anchors, BOX_CHANNELS + self.ops.nodes, *raw.shape[2:])
 
     def classify(self, features: Tensor) -> Tensor:
         """Class logits [B, N] of whole images: the mean over the grid by the mean of the anchors' rows."""
