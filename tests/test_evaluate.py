@@ -346,3 +346,35 @@ def test_other_trees_are_refused(network: Network, tmp_path: Path) -> None:
         evaluate_detection(network, data)
     with pytest.raises(ConfigError, match="expected classification data"):
         evaluate_classification(network, data)
+
+
+def test_command_line(network: Network, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from yolo9000.checkpoint import save_model
+    from yolo9000.cli import app
+
+    save_model(network, tmp_path / "toy.safetensors", metadata={"threshold": "0.95"})
+    scene = {(0, 0): RED, (2, 2): DARK_RED}  # scores 0.98 and 0.91
+    boxes = coco(tmp_path / "boxes", [(scene, [("husky", 0, 0), ("husky", 2, 2)])])
+    photos = folders(tmp_path / "photos", [("husky", {(1, 1): RED})])
+    model = ["--model", str(tmp_path / "toy.safetensors"), "--device", "cpu"]
+
+    ran = CliRunner().invoke(
+        app, ["evaluate", boxes, photos, *model, "--cut", "dog", "--out", str(tmp_path / "out")]
+    )
+    assert ran.exit_code == 0, ran.output
+    assert "1 picture, 2 objects" in ran.stdout
+    detection = json.loads((tmp_path / "out" / "01-coco-boxes.json").read_text())
+    assert (detection["nodes"]["map"], detection["cuts"][0]["map"]) == (1.0, 1.0)
+    assert detection["labels"]["labels"] == 1  # of the two, one is above the model's own threshold
+    assert json.loads((tmp_path / "out" / "02-imagenet-photos.json").read_text())["whole"]["top1"] == 1.0
+
+    ran = CliRunner().invoke(app, ["evaluate", boxes, photos, *model, "--json", "--confident", "0.5"])
+    lines = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [line["kind"] for line in lines] == ["detection", "classification"]
+    assert lines[0]["labels"]["labels"] == 2
+
+    ran = CliRunner().invoke(app, ["evaluate", boxes, *model, "--curves"])
+    assert isinstance(ran.exception, ConfigError)
+    assert "--out" in str(ran.exception)

@@ -141,6 +141,7 @@ def test_overlap() -> None:
     assert pair_overlap(a, b, of_first=True) == pytest.approx([0.25, 0, 0])
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 4)), st.lists(st.integers(0, 4)))
 def test_image_pairs(first: list[int], second: list[int]) -> None:
     i, j = image_pairs(np.array(first, np.int64), np.array(second, np.int64))

@@ -54,13 +54,20 @@ def _share(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.1f}"
 
 
+def _count(number: int, noun: str) -> str:
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{'' if number == 1 else plural}"
+
+
 def _detection_summary(result: DetectionResult) -> Table:
     height, width = result.size
-    title = f"{result.data}: {result.images} pictures, {result.truths} objects, {width} × {height}"
+    counts = f"{_count(result.images, 'picture')}, {_count(result.truths, 'object')}"
+    title = f"{result.data}: {counts}, {width} × {height}"
     table = _table(title, "average precision, %", "")
     for scores in (result.nodes, *result.cuts):
-        left_out = f", {scores.uncovered} objects left out" if scores.uncovered else ""
-        label = f"VOC mAP{round(100 * result.iou)}, {scores.name} ({len(scores.classes)} classes{left_out})"
+        left_out = f", {_count(scores.uncovered, 'object')} left out" if scores.uncovered else ""
+        classes = _count(len(scores.classes), "class")
+        label = f"VOC mAP{round(100 * result.iou)}, {scores.name} ({classes}{left_out})"
         table.add_row(f"{label}, all points", _share(scores.map))
         if scores is result.nodes:
             table.add_row(f"{label}, 11 points", _share(scores.map11))
@@ -119,7 +126,8 @@ def _ways(result: ClassificationResult) -> list[tuple[str, AccuracyScores]]:
 
 def _accuracy_table(result: ClassificationResult) -> Table:
     height, width = result.size
-    title = f"{result.data}: {result.images} pictures, {result.classes} classes, {width} × {height}"
+    counts = f"{_count(result.images, 'picture')}, {_count(result.classes, 'class')}"
+    title = f"{result.data}: {counts}, {width} × {height}"
     ways = _ways(result)
     table = _table(title, "accuracy, %", *(name for name, _ in ways))
     table.add_row("top-1 of the data set's classes", *(_share(way.top1) for _, way in ways))
