@@ -25,7 +25,6 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,7 +124,7 @@ class _Journal:
 
     def write(self, done: int) -> None:
         with atomic_write(self.path, text=True) as stream:
-            cast(IO[str], stream).write(json.dumps({"fingerprint": self.fingerprint, "done": done}))
+            stream.write(json.dumps({"fingerprint": self.fingerprint, "done": done}))
 
 
 def _fingerprint(records: Records, sizes: NDArray[np.int64]) -> str:

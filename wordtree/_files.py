@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Literal, overload
 
 
-@contextmanager
-def atomic_write(path: str | Path, *, text: bool = False) -> Iterator[IO[bytes] | IO[str]]:
-    """Open a file that replaces `path` only when the block ends without an exception.
+@overload
+def atomic_write(path: str | Path, *, text: Literal[True]) -> AbstractContextManager[IO[str]]: ...
+@overload
+def atomic_write(path: str | Path, *, text: Literal[False] = ...) -> AbstractContextManager[IO[bytes]]: ...
+@contextmanager  # type: ignore[misc]  # overloads of a generator's wrapper
+def atomic_write(path: str | Path, *, text: bool = False) -> Iterator[IO[Any]]:
+    r"""Open a file that replaces `path` only when the block ends without an exception.
 
     The content goes to a temporary file in the same folder, is flushed to disk, and is renamed over `path`; an
     interrupted write leaves the old file as it was. Missing folders are created.
 
     Args:
         path: The file to write.
-        text: Open in text mode, UTF-8 with `\\n` line ends; binary otherwise.
+        text: Open in text mode, UTF-8 with `\n` line ends; binary otherwise.
 
     Yields:
         The open file.
@@ -47,6 +51,6 @@ def atomic_write(path: str | Path, *, text: bool = False) -> Iterator[IO[bytes] 
         raise
 
 
-def _sync(stream: IO[bytes] | IO[str]) -> None:
+def _sync(stream: IO[Any]) -> None:
     stream.flush()
     os.fsync(stream.fileno())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -230,4 +229,4 @@ def save_map(nodes: ArrayLike, path: str | Path) -> None:
 
 def _write(path: str | Path, text: str) -> None:
     with atomic_write(path, text=True) as stream:
-        cast(IO[str], stream).write(text)
+        stream.write(text)

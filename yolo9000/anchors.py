@@ -33,7 +33,7 @@ def box_shapes(records: Records) -> NDArray[np.float64]:
 def _longest_side(records: Records, index: int) -> int:
     try:
         with Image.open(io.BytesIO(records.store.read(index))) as header:  # decodes nothing
-            return max(header.size)
+            return int(max(header.size))
     except OSError as error:
         raise DataError(f"{records.store.name(index)}: cannot be read as an image: {error}") from error
 

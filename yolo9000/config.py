@@ -183,7 +183,7 @@ def _convert(hint: Any, value: Any, name: str, problems: list[str]) -> Any:
 
 
 def load_config(path: str | Path | None, overrides: Sequence[str] = (), **values: Any) -> TrainConfig:
-    """Read a training configuration: defaults, a YAML file, `values`, `key.sub=value` overrides, in that order.
+    """Read training settings: defaults, a YAML file, `values`, `key.sub=value` overrides, in this order.
 
     Args:
         path: YAML file, or None.
@@ -244,4 +244,4 @@ def _plain(value: Any) -> Any:
 def save_config(config: TrainConfig, path: Path) -> None:
     """Write the resolved configuration as YAML, whole or not at all."""
     with atomic_write(path, text=True) as stream:
-        stream.write(to_yaml(config))  # type: ignore[arg-type]
+        stream.write(to_yaml(config))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import IO, cast
 
 import torch
 
@@ -65,7 +64,7 @@ def _to_darknet(network: Network, target: Path) -> list[Path]:
         text = _set_option(text, holder, "tree", tree.name)
         files.append(tree)
     with atomic_write(files[1], text=True) as stream:
-        cast("IO[str]", stream).write(text)
+        stream.write(text)
     return files
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import IO, cast
 from urllib.parse import unquote, urlsplit
 
 from rich.console import Console
@@ -172,7 +171,7 @@ class _Writer:
             picture.save(data, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
         try:
             with atomic_write(target) as stream:
-                cast("IO[bytes]", stream).write(data.getvalue())
+                stream.write(data.getvalue())
         except OSError as error:
             raise YOLO9000Error(
                 f"{target}: cannot be written: {error.strerror or error}. Choose another folder with --out."

@@ -207,7 +207,7 @@ class JointLoss(nn.Module):
         }
 
     def _match(self, predicted: Tensor, batch: Batch) -> Matches:
-        """Give every truth the anchor of its cell with the best shape; the last of several truths keeps it."""
+        """Give every truth the anchor of its cell with the best shape; of several truths the last."""
         _, anchors, rows, columns, _ = predicted.shape
         truth, b = batch.boxes.to(predicted.dtype), batch.image_index
         valid = (truth[:, 2] > 0) & (truth[:, 3] > 0)

@@ -61,7 +61,7 @@ class CsvLog:
             writer.writeheader()
         writer.writerows(self.rows)
         with atomic_write(self.path, text=True) as stream:
-            stream.write(text.getvalue())  # type: ignore[arg-type]
+            stream.write(text.getvalue())
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

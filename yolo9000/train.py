@@ -13,7 +13,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from lightning.fabric import Fabric
@@ -42,6 +42,8 @@ from yolo9000.loss import JointLoss
 from yolo9000.network import Network
 from yolo9000.runlog import CsvLog, load_checkpoint, save_checkpoint
 
+_Tensors = list[Tensor] | tuple[Tensor, ...]
+
 
 class Task(Protocol):
     """What is learnt: a module whose forward gives the loss terms of a batch, and the terms' weights."""
@@ -67,7 +69,8 @@ class JointTask(nn.Module):
 
     def forward(self, batch: Batch, seen: int) -> dict[str, Tensor]:
         """Unweighted loss terms of the batch."""
-        return self.loss(self.network.features(batch.images), batch, seen)
+        terms: dict[str, Tensor] = self.loss(self.network.features(batch.images), batch, seen)
+        return terms
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
         """The weighted sum."""
@@ -97,7 +100,7 @@ class ClassifierTask(nn.Module):
 
 
 def _pooled_nll(head: RegionHead, features: Tensor, nodes: Tensor) -> Tensor:
-    """-log P(node) of the mean feature vector, by every anchor's class rows; only the path's rows are used."""
+    """-log P(node) of the mean features by every anchor's class rows; only a path's rows are used."""
     images, copies = len(features), 1 if head.tied else head.num_anchors
     pooled = features.mean((2, 3), keepdim=True)
     image = torch.arange(images, device=features.device).repeat(copies)
@@ -153,7 +156,7 @@ class Trainer:
         self.fabric = Fabric(
             accelerator=config.device,
             devices=config.devices,
-            precision=pick_precision(config),  # type: ignore[arg-type]
+            precision=pick_precision(config),
         )
         self.fabric.launch()
         self.network = build_network(config, self.console)
@@ -216,7 +219,7 @@ class Trainer:
             self._load(checkpoint)
         elif checkpoint.exists():
             raise TrainingError(
-                f"{checkpoint} exists: go on with --resume, name another folder with --out, or remove this one"
+                f"{checkpoint} exists: go on with --resume, name another folder (--out), or remove it"
             )
         if self.fabric.is_global_zero:
             save_config(self.config, self.out / "config.yaml")
@@ -313,7 +316,7 @@ class Trainer:
         self.console.print(f"going on from step {self.step} of {self.total_steps}")
 
     def _export(self) -> Path:
-        network = self.network if self.average is None else self.average.module
+        network = self.network if self.average is None else cast(Network, self.average.module)
         network.seen = self.seen
         path = self.out / "model.safetensors"
         if self.fabric.is_global_zero:
@@ -388,12 +391,12 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optim
 def learning_rate(config: OptimConfig, step: int, total: int) -> float:
     """The rate of step `step` (from 0) of `total`."""
     if step < config.burn_in:
-        return config.lr * ((step + 1) / config.burn_in) ** config.burn_in_power
+        return float(config.lr * ((step + 1) / config.burn_in) ** config.burn_in_power)
     share = step / max(1, total)
     if config.schedule == "steps":
         return config.lr * config.decay ** sum(share >= milestone for milestone in config.milestones)
     if config.schedule == "poly":
-        return config.lr * (1 - share) ** config.power
+        return float(config.lr * (1 - share) ** config.power)
     if config.schedule == "cosine":
         return config.lr * (
             config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
@@ -407,7 +410,7 @@ def _average(network: Network, decay: float) -> AveragedModel | None:
         return None
 
     @torch.no_grad()
-    def update(averages: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+    def update(averages: _Tensors, current: _Tensors, count: Tensor | int) -> None:
         now = min(decay, (1 + int(count)) / (10 + int(count)))
         if averages[0].is_floating_point():
             torch._foreach_lerp_(averages, current, 1 - now)

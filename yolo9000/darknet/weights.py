@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,8 +26,6 @@ from yolo9000.darknet.plan import LayerPlan
 from yolo9000.errors import WeightsError
 
 if TYPE_CHECKING:
-    from typing import IO
-
     from yolo9000.head import RegionHead
     from yolo9000.network import Network
 
@@ -159,12 +157,10 @@ def save_weights(network: Network, path: str | Path, *, layers: int | None = Non
     wanted = _select(network, layers)
     header = Header(network.weights_version, network.seen).pack()
     with torch.no_grad(), atomic_write(path) as stream:
-        binary = cast("IO[bytes]", stream)
-        binary.write(header)
         for plan, layer in wanted:
             for tensor in _written_tensors(plan, layer):
                 array = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
-                binary.write(np.ascontiguousarray(array, dtype="<f4").data)
+                stream.write(np.ascontiguousarray(array, dtype="<f4").data)
 
 
 def read_header(path: str | Path) -> Header:

@@ -12,8 +12,9 @@ import numpy as np
 from wordtree._files import atomic_write
 from yolo9000.errors import ConfigError
 from yolo9000.evaluation.classification import AccuracyScores, ClassificationResult
-from yolo9000.evaluation.detection import ClassScores, DetectionResult
+from yolo9000.evaluation.detection import DetectionResult
 from yolo9000.evaluation.hierarchy import VERDICTS, LabelQuality
+from yolo9000.evaluation.scores import ClassScores
 
 if TYPE_CHECKING:
     from rich.table import Table
