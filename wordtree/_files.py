@@ -18,8 +18,8 @@ def atomic_write(path: str | Path, *, text: Literal[False] = ...) -> AbstractCon
 def atomic_write(path: str | Path, *, text: bool = False) -> Iterator[IO[Any]]:
     r"""Open a file that replaces `path` only when the block ends without an exception.
 
-    The content goes to a temporary file in the same folder, is flushed to disk, and is renamed over `path`; an
-    interrupted write leaves the old file as it was. Missing folders are created.
+    The content goes to a temporary file in the same folder, is flushed to disk, and is renamed over `path`;
+    an interrupted write leaves the old file as it was. Missing folders are created.
 
     Args:
         path: The file to write.

@@ -157,6 +157,7 @@ def save_weights(network: Network, path: str | Path, *, layers: int | None = Non
     wanted = _select(network, layers)
     header = Header(network.weights_version, network.seen).pack()
     with torch.no_grad(), atomic_write(path) as stream:
+        stream.write(header)
         for plan, layer in wanted:
             for tensor in _written_tensors(plan, layer):
                 array = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
