@@ -23,11 +23,12 @@ from yolo9000.evaluate import evaluate
 from yolo9000.evaluation.ap import Predictions, Truths
 from yolo9000.evaluation.classification import ClassificationResult
 from yolo9000.evaluation.coco import coco_scores
-from yolo9000.evaluation.detection import DetectionResult, score_cut
+from yolo9000.evaluation.detection import DetectionResult
 from yolo9000.evaluation.hierarchy import Cut
 from yolo9000.evaluation.options import EvaluateConfig
 from yolo9000.evaluation.predict import chosen_images
 from yolo9000.evaluation.report import save_curves, tables
+from yolo9000.evaluation.scores import score_cut
 from yolo9000.network import Network
 
 # animal ─┬─ dog ─┬─ husky        vehicle ─┬─ car

@@ -1,0 +1,135 @@
+"""Average precision per class, at the data set's nodes and at cuts of the tree.
+
+Letters: T truths, K predictions, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from wordtree.tree import WordTree
+from yolo9000.evaluation.ap import Curve, Predictions, Truths, class_curve
+from yolo9000.evaluation.hierarchy import Cut
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """Average precision of one class at the IoU threshold of the evaluation.
+
+    Attributes:
+        node: Its tree node.
+        name: The node's name.
+        wnid: The node's id.
+        truths: Objects that must be found.
+        predictions: Predictions that count as right or wrong.
+        ap: Area under the whole curve (VOC since 2010), 0..1; NaN without objects.
+        ap11: Mean precision at 11 recalls (VOC 2007), 0..1.
+        recall: Share of the objects found at the lowest score.
+        curve: Precision and recall, for plots.
+    """
+
+    node: int
+    name: str
+    wnid: str
+    truths: int
+    predictions: int
+    ap: float
+    ap11: float
+    recall: float
+    curve: Curve = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, tree: WordTree, node: int, curve: Curve) -> ClassScore:
+        """From a node's curve."""
+        recall = float(curve.recall[-1]) if len(curve.recall) else 0.0
+        return cls(
+            node,
+            tree.names[node],
+            tree.wnids[node],
+            curve.truths,
+            len(curve.scores),
+            curve.ap,
+            curve.ap11,
+            recall,
+            curve,
+        )
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Average precision over a set of classes.
+
+    Attributes:
+        name: What the classes are, such as `mapped nodes` or `depth 3`.
+        classes: Classes with objects, in order of their nodes.
+        uncovered: Objects that stand above or beside a cut and are left out.
+    """
+
+    name: str
+    classes: tuple[ClassScore, ...]
+    uncovered: int = 0
+
+    @property
+    def map(self) -> float:
+        """Mean all-point AP over classes with objects; NaN where there are none."""
+        return _mean([score.ap for score in self.classes if score.truths])
+
+    @property
+    def map11(self) -> float:
+        """Mean 11-point AP over classes with objects."""
+        return _mean([score.ap11 for score in self.classes if score.truths])
+
+    def subset(self, nodes: Collection[int], name: str) -> ClassScores:
+        """Only some of the classes, such as those that training had boxes of."""
+        return ClassScores(name, tuple(score for score in self.classes if score.node in nodes))
+
+
+def score_classes(
+    tree: WordTree, predictions: Predictions, truths: Truths, iou: float, name: str, uncovered: int = 0
+) -> ClassScores:
+    """AP of every class that has objects."""
+    scores = []
+    for node in np.unique(truths.classes[truths.counted]):
+        own, objects = predictions[predictions.classes == node], truths[truths.classes == node]
+        scores.append(ClassScore.of(tree, int(node), class_curve(own, objects, iou)))
+    return ClassScores(name, tuple(scores), uncovered)
+
+
+def score_cut(tree: WordTree, cut: Cut, predictions: Predictions, truths: Truths, iou: float) -> ClassScores:
+    """AP with every object and prediction seen as its node of the cut.
+
+    A prediction of a cut's node has the score objectness × P(that node). An object labelled above the cut may
+    be any of the nodes below its label: there it excuses predictions and need not be found.
+    """
+    lifted = cut.lift(tree, truths.classes)
+    inside = lifted >= 0
+    moved = Truths(
+        truths.boxes[inside],
+        lifted[inside],
+        truths.images[inside],
+        truths.difficult[inside],
+        truths.crowd[inside],
+    )
+    vague = truths[~inside & truths.counted]
+    classes = np.unique(moved.classes)
+    under = np.asarray(tree.is_ancestor(vague.classes[:, None], classes[None])).reshape(
+        len(vague), len(classes)
+    )
+    which, below = np.nonzero(under)
+    excusing = Truths.of(
+        vague.boxes[which], classes[below], vague.images[which], np.ones(len(which), np.bool_)
+    )
+    return score_classes(tree, predictions, join_truths([moved, excusing]), iou, cut.name, len(vague))
+
+
+def join_truths(parts: Sequence[Truths]) -> Truths:
+    """One `Truths` from several."""
+    fields = ("boxes", "classes", "images", "difficult", "crowd")
+    return Truths.of(*(np.concatenate([getattr(part, name) for part in parts]) for name in fields))
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
