@@ -32,7 +32,7 @@ class Result:
     def save(self, path: str | Path) -> None:
         """Write `to_json` to a file, whole or not at all."""
         with atomic_write(path, text=True) as stream:
-            stream.write(self.to_json() + "\n")  # type: ignore[call-overload]  # text mode
+            stream.write(self.to_json() + "\n")
 
 
 def plain(value: Any) -> Any:
