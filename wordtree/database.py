@@ -33,12 +33,15 @@ def read_database(folder: str | Path) -> WordNet:
             raise FormatError(f"no file {name}: not a WordNet database folder.", path=folder, remedy=remedy)
         texts[name] = read_text(base / name, "a WordNet database file")
     version = re.search(r"WordNet (\d+\.\d+) Copyright", texts["data.noun"])
-    records = _records(base, texts)
+    with _allowed(base), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # translations missing, synsets missing: the latter is checked below
+        records = _records(base, texts)
+        hypernyms = _hypernyms(records, base / "data.noun")
     if not records:
         raise FormatError("expected noun synsets, found none.", path=base / "data.noun", remedy=remedy)
     return WordNet(
         offsets=np.array([synset.offset() for synset in records], np.uint32),
-        hypernyms=_hypernyms(records, base / "data.noun"),
+        hypernyms=hypernyms,
         words=["\t".join(synset.lemma_names()) for synset in records],
         ranks=_ranks(records, texts["index.noun"], base / "index.noun"),
         glosses=[" ".join(synset.definition().split()) for synset in records].copy,
@@ -52,19 +55,18 @@ def _records(base: Path, texts: dict[str, str]) -> list[Synset]:
     class NounReader(WordNetCorpusReader):  # type: ignore[misc]  # nltk is untyped
         """Serves nltk the noun files, and empty ones for all others: Debian, for one, has no lexnames."""
 
-        def open(self, file: str) -> io.StringIO:
+        def open(self, file: str) -> Any:
             if file == "lexnames":
                 return io.StringIO("".join(f"{i:02d} file{i:02d} 0\n" for i in range(_LEXNAMES)))
-            return io.StringIO(texts.get(file, ""))
+            text = texts.get(file, "")
+            # nltk finds synsets by byte; an ASCII text in memory serves that, much faster.
+            return io.StringIO(text) if text.isascii() else super().open(file)
 
         def map_wn(self, version: str = "wordnet") -> None:
             """Nothing to map: translations (omw), which this is for, are not read."""
 
     try:
-        with _allowed(base), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The multilingual functions")
-            reader = NounReader(str(base), None)
-            synsets = list(reader.all_synsets("n"))
+        synsets = list(NounReader(str(base), None).all_synsets("n"))
     except (WordNetError, ValueError, LookupError, StopIteration, RuntimeError) as error:
         problem = f"nltk cannot read this as a WordNet database: {error}."
         raise FormatError(problem, path=base, remedy="Is it complete and unchanged?") from error
@@ -88,10 +90,20 @@ def _hypernyms(records: Sequence[Synset], path: Path) -> list[list[int]]:
     number = {synset.offset(): i for i, synset in enumerate(records)}
     result = []
     for synset in records:
-        above = [*synset.hypernyms(), *synset.instance_hypernyms()]
-        result.append([number[other.offset()] for other in above])
+        result.append([number[other.offset()] for other in _above(synset, path)])
     _refuse_cycles(result, records, path)
     return result
+
+
+def _above(synset: Synset, path: Path) -> list[Synset]:
+    try:
+        above = [*synset.hypernyms(), *synset.instance_hypernyms()]
+    except AttributeError:  # nltk sorts what it found, and found nothing in one place
+        above = [None]
+    if None in above:
+        what = f"a hypernym of n{synset.offset():08d} is at a place where no synset begins."
+        raise FormatError(what, path=path, remedy="Use an unchanged copy of the database.")
+    return above
 
 
 def _refuse_cycles(hypernyms: Sequence[Sequence[int]], records: Sequence[Any], path: Path) -> None:

@@ -15,7 +15,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 from xml.parsers import expat
 
 from wordtree._checks import NodeError
@@ -239,4 +239,4 @@ def _tree(
 
 def _write(path: str | Path, text: str) -> None:
     with atomic_write(path, text=True) as stream:
-        cast(IO[str], stream).write(text)
+        stream.write(text)

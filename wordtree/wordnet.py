@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from pathlib import Path
-from typing import IO, Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,7 +191,7 @@ class WordNet:
         }
         with (
             atomic_write(path) as stream,
-            zipfile.ZipFile(cast(IO[bytes], stream), "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive,
+            zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive,
         ):
             for name, array in arrays.items():
                 buffer = io.BytesIO()

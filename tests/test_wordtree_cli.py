@@ -1,0 +1,193 @@
+"""The tree commands as a user runs them, and what they draw."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
+
+from wordtree import TreeError, WordTree, YOLO9000Error, build_tree
+from wordtree.cli import build_tree as build_command
+from wordtree.cli import tree_app
+from wordtree.draw import drawing, found_table, path_table, report, stats
+
+app = typer.Typer()
+app.command("build-tree")(build_command)
+app.add_typer(tree_app, name="tree")
+
+
+def run(*arguments: str | Path, code: int = 0) -> str:
+    result = CliRunner(env={"COLUMNS": "120"}).invoke(app, [str(argument) for argument in arguments])
+    if isinstance(result.exception, YOLO9000Error):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def drawn(what: object, width: int = 100) -> list[str]:
+    console = Console(width=width, color_system=None, record=True)
+    with console.capture() as capture:
+        console.print(what)
+    return [line.rstrip() for line in capture.get().splitlines()]
+
+
+@pytest.fixture
+def toy() -> WordTree:
+    names = ["animal", "vehicle", "cat", "dog", "car", "pug", "beagle", "husky"]
+    return WordTree([-1, -1, 0, 0, 1, 3, 3, 3], [f"x{i}" for i in range(8)], names)
+
+
+def test_drawing_a_tree(toy: WordTree) -> None:
+    assert drawn(drawing(toy)) == [
+        "8 nodes, 5 leaves",
+        "├── animal  x0  4 leaves",
+        "│   ├── cat  x2",
+        "│   └── dog  x3  3 leaves",
+        "└── vehicle  x1  1 leaf",
+        "    └── car  x4",
+    ]
+
+
+def test_drawing_below_a_node_cuts_depth_and_width(toy: WordTree) -> None:
+    assert drawn(drawing(toy, "animal", depth=0)) == [
+        "animal  x0  4 leaves",
+        "├── cat  x2",
+        "└── dog  x3  3 leaves",
+    ]
+    assert drawn(drawing(toy, "dog", width=2)) == [
+        "dog  x3  3 leaves",
+        "├── pug  x5",
+        "└── ... 2 more, 2 leaves",
+    ]
+
+
+def test_drawing_a_path(toy: WordTree) -> None:
+    lines = drawn(path_table(toy, "pug"))
+    assert [line.split() for line in lines] == [
+        ["id", "among", "gloss"],
+        ["animal", "x0", "2"],
+        ["└─", "dog", "x3", "2"],
+        ["└─", "pug", "x5", "3"],
+    ]
+    assert lines[3].startswith("   └─ pug")
+
+
+def test_drawing_what_was_found(toy: WordTree) -> None:
+    lines = drawn(found_table(toy, [3, 5], "o"))
+    assert [line.split() for line in lines[1:]] == [
+        ["dog", "x3", "3", "animal"],
+        ["pug", "x5", "leaf", "animal", ">", "dog"],
+    ]
+
+
+def test_drawing_figures(toy: WordTree) -> None:
+    lines = drawn(stats(toy))
+    assert lines[0].split() == ["nodes", "8"]
+    assert lines[1].split() == ["leaves", "5", "62.5", "%"]
+    assert any(line.split()[:3] == ["2", "3", "3"] for line in lines)
+    widest = next(i for i, line in enumerate(lines) if line.startswith("widest groups"))
+    assert lines[widest + 1].split() == ["dog", "x3", "3", "animal"]
+    flat = WordTree.flat(["a", "b"])
+    assert any(line.split() == ["(top)", "2"] for line in drawn(stats(flat)))
+
+
+def test_names_are_not_markup() -> None:
+    tree = WordTree.flat(["[bold]x[/bold]", "[/]"])
+    assert drawn(drawing(tree))[1:] == ["├── [bold]x[/bold]", "└── [/]"]
+    assert "[/]" in drawn(path_table(tree, 1))[1]
+
+
+def test_report() -> None:
+    lines = {line.rsplit("  ")[0]: line.split() for line in drawn(report(build_tree("yolo9000")))}
+    assert any("9,418" in words for words in lines.values())
+    rules = next(words for key, words in lines.items() if key.startswith("parents from the rules"))
+    assert rules[-3:] == ["9,336", "99.13", "%"]
+
+
+def test_build_tree_writes_every_format(tmp_path: Path) -> None:
+    expected = build_tree("voc").tree
+    for name, extra in (("v.tree", []), ("v.json", []), ("v.csv", []), ("v.graphml", [])):
+        output = run("build-tree", "--classes", "voc", "-o", tmp_path / name, *extra)
+        assert f"wrote {tmp_path / name}" in output
+        assert WordTree.load(tmp_path / name) == expected
+    run("build-tree", "-c", "voc", "-o", tmp_path / "v.txt", "--format", "json")
+    assert json.loads((tmp_path / "v.txt").read_text())["format"] == "wordtree-1"
+
+
+def test_build_tree_from_a_file_with_choices(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("n02084071 dog\nn02121808 house cat\nn02958343\n")
+    (tmp_path / "mine.choices").write_text("n02084071 n02958343 dog < car: why not\n")
+    run("build-tree", "-c", tmp_path / "mine.txt", "-o", tmp_path / "a.csv")
+    run(
+        "build-tree",
+        "-c",
+        tmp_path / "mine.txt",
+        "--choices",
+        tmp_path / "mine.choices",
+        "-o",
+        tmp_path / "b.csv",
+    )
+    names = WordTree.load(tmp_path / "a.csv").names
+    assert {"dog", "house cat", "car"} <= set(names)
+    assert (tmp_path / "a.csv").read_text() != (tmp_path / "b.csv").read_text()
+
+
+def test_rules_only(tmp_path: Path) -> None:
+    output = run("build-tree", "--rules-only", "-o", tmp_path / "r.tree")
+    assert "100.00 %" in output
+    assert WordTree.load(tmp_path / "r.tree") != WordTree.load("yolo9000")
+
+
+def test_build_tree_refuses_before_it_works(tmp_path: Path) -> None:
+    assert "exclude each other" in run("build-tree", "--rules-only", "--choices", "x", code=2)
+    with pytest.raises(YOLO9000Error, match="names no tree format"):
+        run("build-tree", "-o", tmp_path / "x.txt")
+    with pytest.raises(YOLO9000Error, match="not a WordNet database folder"):
+        run("build-tree", "--wordnet", tmp_path)
+
+
+def test_tree_show_find_path_stats(tmp_path: Path, toy: WordTree) -> None:
+    toy.save(tmp_path / "toy.json")
+    source = ("--tree", str(tmp_path / "toy.json"))
+    assert "├── pug  x5" in run("tree", "show", "dog", *source)
+    assert "8 nodes, 5 leaves" in run("tree", "show", *source)
+    assert "animal > dog" in run("tree", "find", "pug", *source)
+    assert "Siberian husky" in run("tree", "path", "siberian_husky")
+    assert "sibling groups" in run("tree", "stats", *source)
+    with pytest.raises(TreeError, match="no node 'unicorn'"):
+        run("tree", "show", "unicorn", *source)
+
+
+def test_find_says_so_when_there_is_nothing_or_more() -> None:
+    assert "nothing in this tree is called 'xyzzy'" in run("tree", "find", "xyzzy", code=1)
+    short = run("tree", "find", "dog")
+    assert "more: --all shows them" in short
+    assert len(run("tree", "find", "dog", "--all").splitlines()) > len(short.splitlines())
+    assert "husky" in run("tree", "find", "husky").splitlines()[1]  # Eskimo dog, also called husky
+
+
+def test_importing_the_commands_is_light() -> None:
+    heavy = "{'numpy', 'nltk', 'networkx', 'torch', 'rich.table'}"
+    code = f"import sys, wordtree, wordtree.cli; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("classes", "seconds"), [("yolo9000", 2), ("all-nouns", 20)])
+def test_the_whole_process_is_quick(tmp_path: Path, classes: str, seconds: float) -> None:
+    """Processor time of `build-tree`, start and files included."""
+    code = "import typer; from wordtree.cli import build_tree; typer.run(build_tree)"
+    command = [sys.executable, "-c", code, "--classes", classes, "-o", str(tmp_path / "x.tree")]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, capture_output=True, timeout=250)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime <= seconds
