@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# From data to yolo9000-nano: trains the classifier, then the detector, measures it and writes the model file.
+#
+#   recipes/nano/train.sh DATA [RUNS]
+#
+# DATA holds coco-mini, voc-mini, imagenet-mini and tiny-imagenet-200-part.tar (see README.md beside this file). RUNS, by default
+# runs/nano, keeps checkpoints: called again after an interruption, the script goes on where it stopped.
+set -euo pipefail
+data=${1:?usage: recipes/nano/train.sh DATA [RUNS]}
+runs=${2:-runs/nano}
+here=$(cd "$(dirname "$0")" && pwd)
+classification=(-c "imagenet:$data/imagenet-mini" -c "tiny-imagenet:$data/tiny-imagenet-200-part.tar")
+detection=(-d "coco:$data/coco-mini" -d "voc:$data/voc-mini")
+
+stage() { # stage NAME COMMAND...: runs a training unless its model is there, and goes on with a checkpoint that is
+    local name=$1
+    shift
+    [ -e "$runs/$name/model.safetensors" ] && return
+    local resume=()
+    [ -e "$runs/$name/last.ckpt" ] && resume=(--resume)
+    yolo9000 "$@" --config "$here/$name.yaml" --out "$runs/$name" "${resume[@]}"
+}
+
+stage classifier train-classifier "${classification[@]}"
+stage joint train-joint "${detection[@]}" "${classification[@]}" --weights "$runs/classifier/model.safetensors"
+yolo9000 evaluate "voc:$data/voc-mini" "coco:$data/coco-mini" "imagenet:$data/imagenet-mini" \
+    --model "$runs/joint/model.safetensors" --out "$runs/evaluation"
