@@ -14,8 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.io import ImageReadMode
-from torchvision.io import decode_image as decode_image_torch
 
 from yolo9000.errors import DataError
 
@@ -72,7 +70,8 @@ class SampleDataset(Protocol):
 def decode_image(data: bytes, source: str) -> Tensor:
     """Decode JPEG, PNG, WebP, GIF and what Pillow knows besides to RGB.
 
-    Grey, palette, CMYK, 16-bit and transparent images become three 8-bit channels.
+    Grey, palette, CMYK, 16-bit and transparent images become three 8-bit channels. (Pillow, not
+    `torchvision.io`: that is deprecated since 0.29, and some damaged PNG files end its process.)
 
     Args:
         data: The encoded image.
@@ -84,18 +83,6 @@ def decode_image(data: bytes, source: str) -> Tensor:
     Raises:
         DataError: The bytes are no image, or a cut-off one.
     """
-    if data:
-        try:
-            encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-            image: Tensor = decode_image_torch(encoded, mode=ImageReadMode.RGB)
-            if image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3:
-                return image
-        except RuntimeError:
-            pass  # a format torchvision does not decode, or a damaged file: Pillow decides
-    return _decode_with_pillow(data, source)
-
-
-def _decode_with_pillow(data: bytes, source: str) -> Tensor:
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -104,7 +91,7 @@ def _decode_with_pillow(data: bytes, source: str) -> Tensor:
                 grey = np.asarray(picture, dtype=np.float64) / 257
                 picture = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
             pixels = np.array(picture.convert("RGB"))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
         raise DataError(
             f"{source}: cannot be decoded as an image ({len(data)} bytes: {error}); replace or remove "
             "the file, or train with on_error='skip'"
