@@ -36,17 +36,22 @@ _SEE, _MODELS = "Detect", "Models"
 _TREE, _TRAIN = "Tree", "Train"
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"yolo9000 {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help=f"Show tracebacks of errors (also {_DEBUG}=1).")
     ] = False,
 ) -> None:
     """Detect 9,418 classes arranged in a tree: the breed where it is clear, [i]animal[/i] where it is not."""
-    if version:
-        print(f"yolo9000 {__version__}")
-        raise typer.Exit
     if debug:
         os.environ[_DEBUG] = "1"
 

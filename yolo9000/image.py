@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
+from torchvision.io import ImageReadMode, decode_jpeg
 
 from yolo9000 import __version__
 from yolo9000.errors import ImageError
@@ -40,9 +40,9 @@ TIMEOUT = 20.0  # seconds without an answer before a URL is given up
 def read_image(source: ImageSource) -> Tensor:
     """Read one picture as RGB.
 
-    JPEG and PNG are decoded by torchvision; Pillow reads the rest (WebP, GIF, BMP, TIFF, 16-bit, palette,
-    CMYK, ...). The EXIF orientation is applied, an animation gives its first frame, grey becomes RGB, and
-    what is transparent is laid over white, as a viewer would show it.
+    JPEG is decoded by torchvision, and the rest (PNG, WebP, GIF, BMP, TIFF, CMYK, 16-bit, ...) by Pillow. The
+    EXIF orientation is applied, an animation gives its first frame, grey becomes RGB, and what is transparent
+    is laid over white, as a viewer would show it.
 
     Args:
         source: A path, an http(s) URL, an encoded file's bytes, a PIL image, a NumPy array [H, W, 3] (also
@@ -134,14 +134,13 @@ def _guarded(decode: Callable[[], Tensor], name: str) -> Tensor:
 def _decode(data: bytes, name: str) -> Tensor:
     with Image.open(io.BytesIO(data)) as image:  # reads no more than the header
         _check_size(image.height, image.width, name)
-        simple = image.mode in ("RGB", "L") and not image.has_transparency_data
-        if simple and image.format in ("JPEG", "PNG"):
-            # What torchvision cannot decode goes on to Pillow, which may, or says better what is wrong.
+        if image.format == "JPEG" and image.mode in ("RGB", "L"):
+            # JPEG alone: torchvision 0.29 ends the process on some damaged PNGs. What it cannot decode goes
+            # on to Pillow, which may, or says better what is wrong.
             with suppress(RuntimeError):
                 buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-                decoded: Tensor = decode_image(buffer, mode=ImageReadMode.RGB, apply_exif_orientation=True)
-                if decoded.dtype == torch.uint8:  # 16-bit PNGs come as uint16
-                    return decoded
+                decoded: Tensor = decode_jpeg(buffer, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+                return decoded.contiguous()
         return _from_pil(image)
 
 

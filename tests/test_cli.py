@@ -1,0 +1,339 @@
+"""The command line as a user runs it: what it prints, writes and returns."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from wordtree.tree import WordTree
+from yolo9000 import __version__, cli
+from yolo9000.checkpoint import load_model, read_metadata, save_model
+from yolo9000.convert import darknet_cfg
+from yolo9000.darknet.cfg import Cfg
+from yolo9000.darknet.weights import load_weights, save_weights
+from yolo9000.network import Network
+
+CFG = """[net]
+width=64
+height=64
+channels=3
+
+[convolutional]
+batch_normalize=1
+filters=3
+size=1
+stride=1
+activation=linear
+
+[maxpool]
+size=32
+stride=32
+
+[convolutional]
+filters={filters}
+size=1
+stride=1
+activation=linear
+
+[region]
+anchors=1,1, 2,2
+classes=5
+num=2
+softmax=1
+{extra}
+"""
+TREE = WordTree([-1, -1, 0, 0, 3], ["n0", "n1", "n2", "n3", "n4"], ["animal", "vehicle", "cat", "dog", "pug"])
+
+
+def network(tied: bool = False) -> Network:
+    """Sees an animal, perhaps a dog, wherever a 32-pixel cell holds white."""
+    text = CFG.format(filters=15 if tied else 20, extra="tied=1" if tied else "")
+    net = Network(Cfg.parse(text), TREE)
+    assert net.head is not None
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            parameter.fill_(1.0 if name.endswith("bn.weight") else 0.0)
+            if name == "layers.0.conv.weight":
+                parameter[range(3), range(3)] = 1.0
+        net.head.box_weight[:, 4] = 20.0
+        net.head.box_bias[0, 4], net.head.box_bias[1, 4] = -40.0, -100.0
+        net.head.class_bias[:] = torch.tensor([2.0, 0.0, 0.0, 0.5, 0.0])
+    return net.eval()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model and two pictures, current folder of the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("YOLO9000_DEBUG", raising=False)
+    save_model(network(), "m.safetensors", metadata={"threshold": "0.3", "voc_map50": "0.12"})
+    spot = np.zeros((64, 64, 3), np.uint8)
+    spot[:32, :32] = 255
+    Image.fromarray(spot).save("spot.png")
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save("dark.jpg")
+    return tmp_path
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process: (exit code, standard output, standard error)."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["yolo9000", *arguments])
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capfd.readouterr()
+        assert isinstance(code, int)
+        return code, out, err
+
+    return call
+
+
+def test_table_and_picture(run: Run, home: Path) -> None:
+    code, out, err = run("detect", "spot.png", "-m", "m.safetensors")
+    assert (code, err) == (0, "")
+    assert re.search(r"spot\.png\s+64 × 64\s+1 detection\s+→ out/spot\.png", out)
+    assert re.search(r"dog\s+0\.55\s+0, 0, 32, 32", out)
+    assert Image.open(home / "out" / "spot.png").size == (320, 320)
+
+
+def test_tree_shows_the_path_and_where_it_stops(run: Run) -> None:
+    _, out, _ = run("detect", "spot.png", "-m", "m.safetensors", "--tree", "--hier-threshold", "0.7")
+    lines = [line.strip() for line in out.splitlines() if line.strip()]
+    assert lines[1].startswith("● animal  score 0.88  objectness 1.00  box 0, 0, 32, 32")
+    assert lines[2:] == ["animal  0.88", "└── dog  0.55  not sure enough"]
+
+
+def test_json_is_all_of_standard_output(run: Run, home: Path) -> None:
+    code, out, err = run("detect", "spot.png", "dark.jpg", "-m", "m.safetensors", "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert (code, err) == (0, "")
+    assert [row["source"] for row in rows] == ["spot.png", "dark.jpg"]
+    assert [len(row["detections"]) for row in rows] == [1, 0]
+    assert not (home / "out").exists()
+    run("detect", "spot.png", "-m", "m.safetensors", "--json", "--out", "drawn")
+    assert (home / "drawn" / "spot.png").exists()
+
+
+@pytest.mark.parametrize("batch", ["1", "2", "5"])
+def test_unreadable_pictures_are_reported_and_the_rest_goes_on(run: Run, home: Path, batch: str) -> None:
+    (home / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not really")
+    (home / "empty").mkdir()
+    sources = ["spot.png", "broken.jpg", "none.jpg", "empty", "x*.png", "dark.jpg"]
+    code, out, err = run("detect", *sources, "-m", "m.safetensors", "--json", "--batch", batch)
+    assert code == 1
+    assert [json.loads(line)["source"] for line in out.splitlines()] == ["spot.png", "dark.jpg"]
+    reports = err.splitlines()
+    assert [report.split(":")[1].strip() for report in reports] == [
+        "broken.jpg",
+        "none.jpg",
+        "empty",
+        "x*.png",
+    ]
+    assert all(report.startswith("Error: ") for report in reports)
+
+
+def test_folders_and_patterns(run: Run, home: Path) -> None:
+    folder = home / "photos"
+    folder.mkdir()
+    for name in ("b.png", "a.PNG", "note.txt"):
+        (folder / name).write_bytes((home / "spot.png").read_bytes())
+    for source in ("photos", "photos/*[gG]", str(folder / "*.[pP]*"), "**/[ab].*"):
+        code, out, err = run("detect", source, "-m", "m.safetensors", "--json")
+        assert (code, err) == (0, "")
+        assert [Path(json.loads(line)["source"]).name for line in out.splitlines()] == ["a.PNG", "b.png"]
+
+
+def test_pictures_never_overwrite_each_other_or_their_source(run: Run, home: Path) -> None:
+    (home / "sub").mkdir()
+    Image.new("RGB", (64, 64)).save("sub/spot.png")
+    Image.new("RGB", (64, 64)).save("spot.bmp")
+    before = (home / "spot.png").read_bytes()
+    code, _, _ = run("detect", "spot.png", "sub/spot.png", "spot.bmp", "-m", "m.safetensors", "--out", ".")
+    assert code == 0
+    assert (home / "spot.png").read_bytes() == before
+    assert {path.name for path in home.glob("spot*")} == {
+        "spot.png",
+        "spot-2.png",
+        "spot-3.png",
+        "spot-4.png",
+        "spot.bmp",
+    }
+
+
+def test_no_picture_named(run: Run) -> None:
+    code, out, err = run("detect")
+    assert (code, out) == (2, "")
+    assert "yolo9000 detect --demo --tree" in err
+
+
+def test_demo(run: Run, home: Path) -> None:
+    code, out, _ = run("detect", "--demo", "-m", "m.safetensors", "--out", "seen")
+    assert code == 0
+    assert "dog.jpg" in out
+    assert Image.open(home / "seen" / "dog.jpg").size == (768, 576)
+
+
+def test_darknet_cfg_and_weights(run: Run, home: Path) -> None:
+    TREE.save(home / "toy.tree")
+    (home / "toy.cfg").write_text(CFG.format(filters=20, extra="tree=toy.tree"))
+    save_weights(network(), home / "toy.weights")
+    code, out, _ = run("detect", "spot.png", "--cfg", "toy.cfg", "--weights", "toy.weights", "--json")
+    assert code == 0
+    assert [row["label"] for row in json.loads(out)["detections"]] == ["dog"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["detect", "spot.png", "-m", "none.safetensors"], "neither a model file nor a packaged model"),
+        (["detect", "spot.png", "-w", "toy.weights"], "weights together with their cfg"),
+        (["detect", "spot.png", "-m", "spot.png"], "expected a model file"),
+        (["detect", "spot.png", "-m", "m.safetensors", "--size", "100"], "the nearest is 96"),
+        (["detect", "spot.png", "-m", "m.safetensors", "--decoder", "best"], "'best'"),
+        (["detect", "spot.png", "-m", "m.safetensors", "--device", "toaster"], "toaster"),
+        (["detect", "spot.png", "-m", "m.safetensors", "--out", "m.safetensors"], "cannot be written"),
+        (["convert", "m.safetensors", "m.onnx"], r"expected \*\.weights to \*\.safetensors"),
+        (["convert", "toy.weights", "new.safetensors"], "add --cfg"),
+        (["convert", "m.safetensors", "m.weights", "--half"], "--cfg and --half are for"),
+    ],
+)
+def test_errors_are_one_red_line(run: Run, arguments: list[str], message: str) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (1, "")
+    assert re.fullmatch(rf"Error: .*{message}.*\n", err)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["detect", "spot.png", "--threshold", "2"], ["detekt"], ["convert", "a"]]
+)
+def test_misuse_is_exit_code_two(run: Run, arguments: list[str]) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err
+
+
+def test_debug_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YOLO9000_DEBUG", "1")
+    with pytest.raises(Exception, match="neither a model file"):
+        run("detect", "spot.png", "-m", "none.safetensors")
+    monkeypatch.setenv("YOLO9000_DEBUG", "0")
+    with pytest.raises(Exception, match="neither a model file"):
+        run("--debug", "detect", "spot.png", "-m", "none.safetensors")
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_convert_there_and_back(run: Run, home: Path, tied: bool) -> None:
+    """A model trained here computes the same as darknet weights, under darknet's own batch norm formula."""
+    net = network(tied)
+    for name, buffer in net.named_buffers():
+        if name.endswith("running_var"):
+            buffer.copy_(torch.tensor([0.0, 1e-4, 3.0]))
+    save_model(net, "trained.safetensors")
+    code, out, _ = run("convert", "trained.safetensors", "toy.weights")
+    assert (code, set(out.split())) == (0, {"toy.weights", "toy.cfg", "toy.tree"})
+    cfg = Cfg.load(home / "toy.cfg")
+    assert "tied" not in cfg.text
+    darknet = Network(cfg)
+    load_weights(darknet, home / "toy.weights")
+    assert darknet.tree.wnids == TREE.wnids
+    image = torch.rand(1, 3, 64, 64)
+    torch.testing.assert_close(darknet.eval()(image), net(image), rtol=1e-4, atol=1e-3)
+    code, out, _ = run("convert", "toy.weights", "again.safetensors", "--cfg", "toy.cfg", "--half")
+    assert (code, out) == (0, "again.safetensors\n")
+    assert load_model(home / "again.safetensors")[0].batchnorm == "darknet"
+    assert (home / "again.safetensors").stat().st_size > 0
+
+
+def test_darknet_cfg_keeps_what_is_not_tied() -> None:
+    cfg = Cfg.parse(CFG.format(filters=20, extra="# a comment"))
+    assert darknet_cfg(cfg) == cfg.text
+    assert (
+        Cfg.parse(darknet_cfg(Cfg.parse(CFG.format(filters=15, extra="tied=1"))))
+        .layers[-2]
+        .options["filters"]
+        == "20"
+    )
+
+
+def test_models(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yolo9000.model.packaged_models", lambda: {"tiny": home / "m.safetensors"})
+    code, out, _ = run("models")
+    assert code == 0
+    assert re.search(r"classes\s+5", out)
+    assert re.search(r"input\s+64 × 64 pixels", out)
+    assert re.search(r"voc map50\s+0\.12", out)
+    assert read_metadata(home / "m.safetensors")["voc_map50"] == "0.12"
+
+
+def test_version_and_help(run: Run) -> None:
+    assert run("--version")[:2] == (0, f"yolo9000 {__version__}\n")
+    code, out, _ = run("--help")
+    assert code == 0
+    assert "yolo9000 detect --demo --tree" in out
+    assert all(name in out for name in ("detect", "convert", "models", "build-tree", "tree"))
+    assert "--hier-threshold" in run("detect", "--help")[1]
+    assert run("tree", "--help")[0] == 0
+
+
+HEAVY = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "PIL",
+    "nltk",
+    "networkx",
+    "h5py",
+    "lightning",
+    "yaml",
+    "safetensors",
+)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys, yolo9000.cli as cli\nsys.argv = ['yolo9000', '--help']\n"
+        "try: cli.main()\nexcept SystemExit: pass\n"
+        "print('MODULES', *sorted(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.partition("MODULES")[2].split())
+    assert not loaded.intersection(HEAVY)
+    assert "yolo9000.cli" in loaded
+
+
+@pytest.mark.slow
+def test_help_is_quick() -> None:
+    """Half a second; the best of five, because the machine may be busy with other things."""
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "yolo9000.cli", "--help"], capture_output=True, check=True)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.5
+
+
+def test_broken_pipe_is_no_traceback(home: Path) -> None:
+    command = f"{sys.executable} -m yolo9000.cli detect --json -m m.safetensors spot.png spot.png | true"
+    done = subprocess.run(
+        command, shell=True, capture_output=True, text=True, check=False, env=dict(os.environ)
+    )
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,389 @@
+"""Reading pictures in every form, refusing what is none, and the geometry of the letterbox."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import io
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from yolo9000 import image as image_module
+from yolo9000.errors import ImageError
+from yolo9000.image import Letterbox, letterbox, read_image, source_name
+
+ORIENTATION = 274  # EXIF tag
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    """40 × 30 pixels: smooth ramps in red and green, so that lossy formats stay close; blue constant."""
+    y, x = np.mgrid[0:30, 0:40]
+    return Image.fromarray(np.stack([x * 6, y * 8, np.full_like(x, 90)], axis=-1).astype(np.uint8))
+
+
+def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def pixels(picture: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+
+
+def worst(a: Tensor, b: Tensor) -> int:
+    assert a.shape == b.shape
+    return int((a.int() - b.int()).abs().max())
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "tolerance"),
+    [
+        ("PNG", "RGB", 0),
+        ("PNG", "L", 0),
+        ("PNG", "1", 0),
+        ("PNG", "P", 0),
+        ("BMP", "RGB", 0),
+        ("TIFF", "RGB", 0),
+        ("TIFF", "CMYK", 0),
+        ("GIF", "P", 0),
+        ("PPM", "RGB", 0),
+        ("WEBP", "RGB", 30),
+        ("JPEG", "RGB", 30),
+        ("JPEG", "L", 30),
+        ("JPEG", "CMYK", 30),
+    ],
+)
+def test_formats(photo: Image.Image, kind: str, mode: str, tolerance: int) -> None:
+    picture = photo.convert(mode)
+    read = read_image(encoded(picture, kind))
+    assert (read.dtype, read.shape, read.is_contiguous()) == (torch.uint8, (3, 30, 40), True)
+    assert worst(read, pixels(picture)) <= tolerance
+
+
+def test_deep_grey(photo: Image.Image) -> None:
+    grey = np.asarray(photo.convert("L"))
+    expected = pixels(photo.convert("L"))
+    deep = Image.fromarray(grey.astype(np.uint16) * 257)
+    assert worst(read_image(encoded(deep, "PNG")), expected) == 0
+    assert worst(read_image(encoded(deep, "TIFF")), expected) == 0
+    assert worst(read_image(deep), expected) == 0
+    unit = Image.fromarray(grey.astype(np.float32) / 255)
+    assert worst(read_image(encoded(unit, "TIFF")), expected) == 0
+    assert worst(read_image(Image.fromarray(grey.astype(np.float32))), expected) == 0
+    assert worst(read_image(Image.fromarray(grey.astype(np.int32))), expected) == 0
+
+
+def test_sixteen_bit_colour_png() -> None:
+    """Written by hand: Pillow does not write 16-bit RGB."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    row = b"\0" + struct.pack(">6H", 0xFFFF, 0, 0x8080, 0, 0xFFFF, 0x8080)
+    data = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(row))
+        + chunk(b"IEND", b"")
+    )
+    assert read_image(data)[:, 0].T.tolist() == [[255, 0, 128], [0, 255, 128]]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparent_is_white(mode: str) -> None:
+    picture = Image.new("RGBA", (4, 3), (0, 0, 0, 0))
+    picture.putpixel((1, 1), (0, 0, 0, 255))
+    read = read_image(encoded(picture.convert(mode), "PNG"))
+    assert read[:, 0, 0].tolist() == [255, 255, 255]
+    assert read[:, 1, 1].tolist() == [0, 0, 0]
+
+
+def test_transparent_palette_colour_key_and_array() -> None:
+    palette = Image.new("P", (2, 1), 0)
+    palette.putpalette([10, 20, 30, 40, 50, 60])
+    palette.putpixel((1, 0), 1)
+    assert read_image(encoded(palette, "PNG", transparency=0))[:, 0].T.tolist() == [[255] * 3, [40, 50, 60]]
+    key = Image.new("RGB", (2, 1), (1, 2, 3))
+    key.putpixel((1, 0), (9, 9, 9))
+    assert read_image(encoded(key, "PNG", transparency=(1, 2, 3)))[:, 0].T.tolist() == [[255] * 3, [9, 9, 9]]
+    array = np.zeros((1, 2, 4), np.uint8)
+    array[0, 1] = (100, 0, 0, 128)
+    assert read_image(array)[:, 0].T.tolist() == [[255] * 3, [177, 127, 127]]
+
+
+def test_first_frame_of_an_animation(photo: Image.Image) -> None:
+    black = Image.new("RGB", photo.size)
+    for kind in ("GIF", "WEBP", "PNG"):
+        data = encoded(black, kind, save_all=True, append_images=[photo], duration=100)
+        assert int(read_image(data).max()) < 5
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(kind: str, orientation: int) -> None:
+    """A white quarter must come out where a viewer shows it."""
+    picture = Image.new("RGB", (64, 32))
+    picture.paste((255, 255, 255), (0, 0, 32, 16))  # top left as stored
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    read = read_image(encoded(picture, kind, exif=exif))
+    where = {1: (0, 0), 2: (0, 1), 3: (1, 1), 4: (1, 0), 5: (0, 0), 6: (0, 1), 7: (1, 1), 8: (1, 0)}[
+        orientation
+    ]
+    assert read.shape == ((3, 32, 64) if orientation < 5 else (3, 64, 32))
+    halves = [part.split(read.shape[2] // 2, 1) for part in read.float().mean(0).split(read.shape[1] // 2, 0)]
+    bright = {(row, column) for row in (0, 1) for column in (0, 1) if halves[row][column].mean() > 128}
+    assert bright == {where}
+
+
+def test_exif_of_a_pil_image_is_applied_once() -> None:
+    picture = Image.new("RGB", (6, 4))
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    opened = Image.open(io.BytesIO(encoded(picture, "JPEG", exif=exif)))
+    assert read_image(opened).shape == (3, 6, 4)
+    from PIL import ImageOps
+
+    assert read_image(ImageOps.exif_transpose(opened)).shape == (3, 6, 4)
+
+
+def test_arrays_and_tensors_agree(photo: Image.Image) -> None:
+    array, expected = np.array(photo), pixels(photo)
+    tensor = expected.clone()
+    forms: list[Any] = [
+        array,
+        np.asfortranarray(array),
+        array[::-1][::-1],
+        array / 255.0,
+        (array / 255.0).astype(np.float32),
+        (array / 255.0).astype(">f4"),
+        tensor,
+        tensor.double() / 255,
+        tensor.float() / 255 * (1 + 1e-6),
+        tensor.permute(1, 2, 0).contiguous().permute(2, 0, 1),
+    ]
+    for form in forms:
+        assert worst(read_image(form), expected) == 0
+    mirrored = read_image(array[:, ::-1])
+    assert worst(mirrored, expected.flip(2)) == 0
+    grey = array[..., 0]
+    for form in (grey, grey[..., None], torch.from_numpy(grey), torch.from_numpy(grey)[None]):
+        read = read_image(form)
+        assert worst(read, expected[:1].expand(3, -1, -1)) == 0
+
+
+def test_what_is_read_is_not_shared(photo: Image.Image) -> None:
+    array = np.array(photo)
+    read_image(array).zero_()
+    assert array.any()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (np.zeros((2, 3, 4, 3), np.uint8), r"shape \(2, 3, 4, 3\); expected one picture"),
+        (np.zeros((3, 40, 50), np.uint8), r"transpose\(1, 2, 0\)"),
+        (torch.zeros(40, 50, 3), r"permute\(2, 0, 1\)"),
+        (np.zeros(5, np.uint8), "expected one picture"),
+        (np.zeros((0, 4, 3), np.uint8), "4 × 0 pixels"),
+        (np.zeros((4, 4, 3), np.int64), "torch.int64; expected uint8"),
+        (np.zeros((4, 4, 3), bool), "dtype bool"),
+        (np.zeros((4, 4, 3), object), "dtype object"),
+        (np.full((4, 4, 3), 128.0), "from 128 to 128; expected 0..1"),
+        (np.full((4, 4, 3), -1.0), "from -1 to -1"),
+        (torch.full((3, 4, 4), float("nan")), "expected 0..1"),
+        (b"", "empty, 0 bytes"),
+        (b"\x89PNG\r\n\x1a\n", "not a picture"),
+        (b"GIF89a", "not a picture|damaged"),
+        (b"<html>not found</html>", "not a picture"),
+        ("nowhere/dog.jpg", r"nowhere/dog\.jpg: no such file"),
+        ("/", "is a folder"),
+        ("bad\0name.jpg", "cannot be read|no such file"),
+        (None, "found NoneType"),
+        ([1, 2], "found list"),
+    ],
+)
+def test_refused(source: Any, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        read_image(source)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_cut_off_anywhere(photo: Image.Image, kind: str, tmp_path: Path) -> None:
+    data = encoded(photo, kind)
+    path = tmp_path / f"cut.{kind.lower()}"
+    for share in (0.02, 0.3, 0.6):
+        path.write_bytes(data[: max(1, int(len(data) * share))])
+        with pytest.raises(ImageError, match=r"cut\.\w+: (damaged|not a picture)"):
+            read_image(path)
+
+
+@given(st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]), st.data())
+def test_damage_never_escapes(kind: str, data: st.DataObject) -> None:
+    """Flipped bytes give a picture or an ImageError, nothing else."""
+    y, x = np.mgrid[0:30, 0:40]
+    content = bytearray(encoded(Image.fromarray((x * 3 + y).astype(np.uint8)), kind))
+    for _ in range(data.draw(st.integers(1, 8))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(ImageError):
+        assert read_image(bytes(content)).dtype == torch.uint8
+
+
+def test_too_many_pixels(monkeypatch: pytest.MonkeyPatch, photo: Image.Image, tmp_path: Path) -> None:
+    monkeypatch.setattr(image_module, "MAX_PIXELS", 1000)
+    path = tmp_path / "big.png"
+    photo.save(path)
+    for source in (path, np.array(photo)):
+        with pytest.raises(ImageError, match="40 × 30 pixels; at most 1,000"):
+            read_image(source)
+
+
+def test_a_bomb_is_refused_before_it_is_decoded() -> None:
+    """A header of 60,000 × 60,000 pixels."""
+    data = bytearray(encoded(Image.new("1", (8, 8)), "BMP"))
+    data[18:26] = (60_000).to_bytes(4, "little") * 2
+    with pytest.raises(ImageError, match="178,956,970"):
+        read_image(bytes(data))
+
+
+def test_unreadable_and_special_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ImageError, match="no such file"):
+        read_image(tmp_path / "pipe.jpg")
+
+
+def test_names(photo: Image.Image, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    photo.save(path)
+    assert source_name(path) == source_name(str(path)) == source_name(Image.open(path)) == str(path)
+    assert source_name(photo) is source_name(b"x") is source_name(np.zeros(1)) is None
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    content = b""
+
+    def do_GET(self) -> None:
+        if self.path == "/moved":
+            self.send_response(302)
+            self.send_header("Location", "/dog.png")
+            self.end_headers()
+            return
+        self.send_response(200 if self.path == "/dog.png" else 404)
+        self.end_headers()
+        self.wfile.write(self.content)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(photo: Image.Image) -> Iterator[str]:
+    _Handler.content = encoded(photo, "PNG")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def test_urls(server: str, photo: Image.Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert worst(read_image(f"{server}/dog.png"), pixels(photo)) == 0
+    assert worst(read_image(f"{server}/moved"), pixels(photo)) == 0
+    with pytest.raises(ImageError, match=r"cat\.png: the server answered 404"):
+        read_image(f"{server}/cat.png")
+    monkeypatch.setattr(image_module, "MAX_DOWNLOAD", 100)
+    with pytest.raises(ImageError, match="larger than"):
+        read_image(f"{server}/dog.png")
+    with pytest.raises(ImageError, match=r"cannot be loaded: .*refused"):
+        read_image("http://127.0.0.1:9/dog.png")
+    for bad in ("http://", "http://[x", "http://a b/c"):
+        with pytest.raises(ImageError, match="cannot be loaded"):
+            read_image(bad)
+
+
+def test_silent_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    monkeypatch.setattr(image_module, "TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(ImageError, match=r"no answer within 0\.2 s|timed out"):
+            read_image(f"http://127.0.0.1:{port}/dog.jpg")
+
+
+# --------------------------------------------------------------------------------------------- letterbox
+
+
+@pytest.mark.parametrize(
+    ("image_size", "size", "resized", "top", "left"),
+    [
+        ((576, 768), (416, 416), (312, 416), 52, 0),
+        ((512, 773), (416, 416), (275, 416), 70.5, 0),
+        ((100, 50), (64, 64), (64, 32), 0, 16),
+        ((64, 64), (64, 96), (64, 64), 0, 16),
+        ((1, 1000), (32, 32), (1, 32), 15.5, 0),
+        ((32, 32), (32, 32), (32, 32), 0, 0),
+    ],
+)
+def test_fit(
+    image_size: tuple[int, int], size: tuple[int, int], resized: tuple[int, int], top: float, left: float
+) -> None:
+    assert Letterbox.fit(image_size, size, "darknet") == Letterbox(image_size, size, resized, top, left)
+    assert Letterbox.fit(image_size, size) == Letterbox(image_size, size, resized, int(top), int(left))
+
+
+@pytest.mark.parametrize("mode", ["torch", "darknet"])
+def test_letterbox_fills_the_rest_with_grey(mode: Any) -> None:
+    image = torch.full((3, 20, 40), 200, dtype=torch.uint8)
+    boxed, fit = letterbox(image, (64, 64), mode)
+    assert (boxed.dtype, boxed.shape) == (torch.float32, (3, 64, 64))
+    assert (fit.resized, fit.top) == ((32, 64), 16)
+    assert torch.equal(boxed[:, :16], torch.full((3, 16, 64), 0.5))
+    assert torch.equal(boxed[:, 48:], torch.full((3, 16, 64), 0.5))
+    torch.testing.assert_close(boxed[:, 16:47], torch.full((3, 31, 64), 200 / 255))
+
+
+@pytest.mark.parametrize("mode", ["torch", "darknet"])
+@pytest.mark.parametrize("shape", [(64, 64), (1, 1), (1, 9), (9, 1), (2, 500), (500, 2)])
+def test_letterbox_of_any_shape_is_finite(mode: Any, shape: tuple[int, int]) -> None:
+    image = torch.randint(0, 256, (3, *shape), dtype=torch.uint8)
+    boxed, _ = letterbox(image, (64, 96), mode)
+    assert 0 <= float(boxed.min()) <= float(boxed.max()) <= 1
+
+
+@given(
+    st.integers(1, 2000),
+    st.integers(1, 2000),
+    st.sampled_from([(32, 32), (416, 416), (320, 608)]),
+    st.booleans(),
+)
+def test_unmap_is_the_inverse(height: int, width: int, size: tuple[int, int], darknet: bool) -> None:
+    """Boxes taken into the input by hand come back to the same pixels."""
+    fit = Letterbox.fit((height, width), size, "darknet" if darknet else "torch")
+    boxes = torch.tensor([[0.0, 0, width, height], [width / 4, height / 3, width / 2, height / 1.5]]).double()
+    scale = torch.tensor([fit.resized[1] / width, fit.resized[0] / height] * 2)
+    inside = boxes * scale + torch.tensor([fit.left, fit.top] * 2)
+    fractions = inside / torch.tensor([size[1], size[0]] * 2)
+    centred = torch.cat([(fractions[:, :2] + fractions[:, 2:]) / 2, fractions[:, 2:] - fractions[:, :2]], 1)
+    torch.testing.assert_close(fit.unmap(centred), boxes, rtol=1e-5, atol=1e-3)
+
+
+def test_unmap_clips() -> None:
+    fit = Letterbox.fit((100, 200), (64, 64))
+    boxes = torch.tensor([[0.5, 0.5, 5.0, 5.0], [0.5, 0.1, 0.2, 0.1]])
+    assert fit.unmap(boxes).tolist() == [[0, 0, 200, 100], [pytest.approx(80), 0, pytest.approx(120), 0]]
+    assert fit.unmap(torch.zeros(0, 4)).shape == (0, 4)
