@@ -36,7 +36,7 @@ def main() -> None:
     wordnet = WordNet.from_folder(arguments.folder)
     wordnet.save(arguments.output)
     with atomic_write(arguments.output.with_name(LICENCE), text=True) as stream:
-        stream.write(licence_text(arguments.folder))  # type: ignore[call-overload]
+        stream.write(licence_text(arguments.folder))
     print(f"{wordnet!r} -> {arguments.output} ({arguments.output.stat().st_size / 1e6:.1f} MB)")
 
 
