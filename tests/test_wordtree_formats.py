@@ -294,7 +294,7 @@ def test_darknet_maps(darknet_dir: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("suffix", "seconds"), [(".tree", 0.050), (".json", 0.150), (".csv", 0.150)])
 def test_loading_is_quick(tmp_path: Path, suffix: str, seconds: float) -> None:
-    """Processor time for the 9,418 nodes; a calm machine takes 7 ms (darknet's files) and 20 ms (the others)."""
+    """Processor time for the 9,418 nodes; calm, it is 7 ms (darknet files) and 20 ms (others)."""
     path = tmp_path / f"quick{suffix}"
     WordTree.load("yolo9000").save(path)
     times = []
