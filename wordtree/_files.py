@@ -14,7 +14,7 @@ from typing import IO, Any, Literal, overload
 def atomic_write(path: str | Path, *, text: Literal[True]) -> AbstractContextManager[IO[str]]: ...
 @overload
 def atomic_write(path: str | Path, *, text: Literal[False] = ...) -> AbstractContextManager[IO[bytes]]: ...
-@contextmanager  # type: ignore[misc]  # overloads of a generator's wrapper
+@contextmanager
 def atomic_write(path: str | Path, *, text: bool = False) -> Iterator[IO[Any]]:
     r"""Open a file that replaces `path` only when the block ends without an exception.
 

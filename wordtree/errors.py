@@ -24,7 +24,12 @@ class FormatError(YOLO9000Error):
     """
 
     def __init__(
-        self, problem: str, *, path: str | Path | None = None, line: int | None = None, remedy: str | None = None
+        self,
+        problem: str,
+        *,
+        path: str | Path | None = None,
+        line: int | None = None,
+        remedy: str | None = None,
     ) -> None:
         self.problem, self.path, self.line, self.remedy = problem, path, line, remedy
         where = "" if path is None else f"{path}:" + ("" if line is None else f"{line}:") + " "
