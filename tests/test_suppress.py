@@ -84,9 +84,9 @@ def test_agrees_with_the_plain_greedy_loop(seed: int, count: int, iou: float, mo
 def test_many_boxes_agree_with_the_plain_greedy_loop(spread: float, labels: int) -> None:
     generator = torch.Generator().manual_seed(0)
     tree = random_tree(7)
-    boxes = random_boxes(1500, generator, spread)
-    scores = torch.rand(1500, generator=generator)
-    nodes = torch.randint(min(labels, len(tree)), (1500,), generator=generator)
+    boxes = random_boxes(800, generator, spread)
+    scores = torch.rand(800, generator=generator)
+    nodes = torch.randint(min(labels, len(tree)), (800,), generator=generator)
     expected = slow_suppress(boxes, scores, nodes, tree, 0.45, "tree")
     assert suppress(boxes, scores, nodes, tree).tolist() == expected
 

@@ -23,6 +23,7 @@ SuppressMode = Literal["tree", "class", "none"]
 # win.
 DEPTH_FACTOR = 0.9
 _BLOCK = 512  # boxes decided at a time; 512 x 512 float32 temporaries (1 MiB) stay in the second-level cache
+_AREA, _ENTER, _LEAVE = 4, 5, 6  # planes after left, top, right, bottom
 
 
 def suppress(
@@ -77,8 +78,13 @@ def _greedy(planes: Tensor, iou: float) -> Tensor:
     kept = torch.empty(0, dtype=torch.long, device=planes.device)
     for start in range(0, planes.shape[1], _BLOCK):
         block = torch.arange(start, min(start + _BLOCK, planes.shape[1]), device=kept.device)
-        for above in torch.split(kept, _BLOCK):
-            block = block[~_conflicts(planes[:, above], planes[:, block], iou).any(0)]
+        # Kept boxes by label: each part of them meets only the boxes with labels in its stretch of the tree.
+        by_label = kept[planes[_ENTER, kept].argsort()]
+        for above in (by_label[first : first + _BLOCK] for first in range(0, len(kept), _BLOCK)):
+            begin, end = planes[_ENTER, above[0]], planes[_LEAVE, above].max()
+            near = (planes[_ENTER, block] < end) & (planes[_LEAVE, block] > begin)
+            suppressed = _conflicts(planes[:, above], planes[:, block[near]], iou).any(0)
+            block = block[~near.masked_scatter(near, suppressed)]
         kept = torch.cat((kept, block[_greedy_block(planes[:, block], iou)]))
     return kept
 
@@ -108,13 +114,13 @@ def _conflicts(some: Tensor, others: Tensor, iou: float) -> Tensor:
         others: [7, K].
         iou: Intersection over union.
     """
-    left, top, right, bottom, area, enter, leave = some.unsqueeze(2)
+    left, top, right, bottom, area, enter, leave = some.unsqueeze(2).unbind(0)
     shared = torch.minimum(right, others[2]).sub_(torch.maximum(left, others[0])).clamp_(min=0)
     # One clamp is enough: a negative height makes the product negative, which is never above the limit.
     shared *= torch.minimum(bottom, others[3]).sub_(torch.maximum(top, others[1]))
     # shared / union > iou without the division: shared * (1 + iou) > iou * (area + area)
-    overlap = shared.mul_(1 + iou) > (iou * area) + (iou * others[4])
-    return overlap.bitwise_and_(torch.minimum(leave, others[6]) > torch.maximum(enter, others[5]))
+    overlap = shared.mul_(1 + iou) > iou * area + iou * others[_AREA]
+    return overlap.bitwise_and_(torch.minimum(leave, others[_LEAVE]) > torch.maximum(enter, others[_ENTER]))
 
 
 def _label_intervals(tree: WordTree, mode: SuppressMode, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
