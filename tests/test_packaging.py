@@ -95,6 +95,7 @@ def test_wheel_runs_alone(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "9418"), done.stderr
 
 
+@pytest.mark.slow
 def test_checkout_does_not_shadow_other_packages(tmp_path: Path) -> None:
     """A package called `datasets` elsewhere on the path is the one that is imported (Hugging Face's, say)."""
     (tmp_path / "datasets").mkdir()

@@ -75,9 +75,11 @@ def run_detect(model: YOLO9000, sources: Sequence[str], options: DetectOptions) 
     failures = 0
     waiting: deque[tuple[str, Tensor]] = deque()  # read, but not yet reported
 
+    found_sources = list(_expand(sources))
+
     def images() -> Iterator[Tensor]:
         nonlocal failures
-        for source in _expand(sources):
+        for source in found_sources:
             try:
                 image = read_image(source) if isinstance(source, str) else _fail(source)
             except ImageError as error:
@@ -87,7 +89,8 @@ def run_detect(model: YOLO9000, sources: Sequence[str], options: DetectOptions) 
                 waiting.append((str(source), image))
                 yield image
 
-    writer = None if options.out is None else _Writer(options.out)
+    files = [source for source in found_sources if isinstance(source, str) and not is_url(source)]
+    writer = None if options.out is None else _Writer(options.out, files)
     console = Console(highlight=False)
     results = model.detect(
         images(),
@@ -154,11 +157,11 @@ def _matches(pattern: Path) -> list[str]:
 
 
 class _Writer:
-    """Writes annotated pictures into one folder under their own names, none twice, none over its source."""
+    """Writes annotated pictures into one folder under their own names, none twice, none over a source."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sources: Sequence[str]) -> None:
         self.folder = folder
-        self.used: set[str] = set()
+        self.used = {Path(source).resolve() for source in sources}
 
     def write(self, image: Tensor, found: Detections, *, show_path: bool) -> Path:
         """Draw and write one picture: JPEG stays JPEG, anything else becomes PNG."""
@@ -183,10 +186,10 @@ class _Writer:
         suffix = path.suffix.lower() if path.suffix.lower() in _JPEG else ".png"
         stem, number = path.stem or "image", 1
         target = self.folder / f"{stem}{suffix}"
-        while target.name.lower() in self.used or target.resolve() == path.resolve():
+        while target.resolve() in self.used:
             number += 1
             target = self.folder / f"{stem}-{number}{suffix}"
-        self.used.add(target.name.lower())
+        self.used.add(target.resolve())
         return target
 
 
