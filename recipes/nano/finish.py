@@ -16,12 +16,14 @@ from pathlib import Path
 from yolo9000.checkpoint import load_model, save_model
 from yolo9000.config import load_config
 from yolo9000.darknet.cfg import Cfg
+from yolo9000.datasets import open_dataset
 from yolo9000.evaluate import evaluate
 from yolo9000.evaluation.classification import ClassificationResult
 from yolo9000.evaluation.detection import DetectionResult
 from yolo9000.evaluation.options import EvaluateConfig
 from yolo9000.model import YOLO9000
 from yolo9000.network import Network
+from yolo9000.taught import forget_untaught, label_counts
 
 Results = tuple[DetectionResult, DetectionResult, ClassificationResult]
 
@@ -37,8 +39,12 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("runs", type=Path)
     parser.add_argument("--threshold", type=float, default=0.24, help="default score threshold of the model")
+    parser.add_argument(
+        "--minimum", type=int, default=20, help="labels that a sibling group must be taught by"
+    )
     arguments = parser.parse_args()
     network, _ = load_model(arguments.runs / "joint" / "model.safetensors")
+    forgotten = forget(network, arguments.runs, arguments.minimum)
     metadata = {"threshold": f"{arguments.threshold:g}", "licence": "MIT; trained on photos for research use"}
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / "trial.safetensors"
@@ -50,8 +56,20 @@ def main() -> None:
         shutil.copyfile(trial, MODEL)
     floor = evaluate_three(Network(Cfg.load("yolo9000-nano")).eval(), arguments.data, arguments.threshold)
     CARD.parent.mkdir(parents=True, exist_ok=True)
-    CARD.write_text(card(arguments.runs, results, floor, arguments.threshold), encoding="utf-8")
+    CARD.write_text(card(arguments.runs, results, floor, arguments.threshold, forgotten), encoding="utf-8")
     print(MODEL, CARD, sep="\n")
+
+
+def forget(network: Network, runs: Path, minimum: int) -> str:
+    """Make untaught sibling groups uniform; says what was done."""
+    data = load_config(runs / "joint" / "config.yaml").data
+    sets = [open_dataset(spec, network.tree) for spec in (*data.detection, *data.classification)]
+    counts = label_counts(network.tree, sets)
+    groups = forget_untaught(network, counts, minimum)
+    return (
+        f"{(counts > 0).sum():,} of {len(network.tree):,} nodes were labels in training; {groups:,} sibling groups that fewer than "
+        f"{minimum} labels taught are uniform, so that labels stop above them"
+    )
 
 
 def measure(path: Path, data: Path, threshold: float) -> Results:
@@ -83,7 +101,7 @@ def percent(count: int, total: int) -> str:
     return f"{100 * count / max(1, total):.1f} %"
 
 
-def card(runs: Path, results: Results, floor: Results, threshold: float) -> str:
+def card(runs: Path, results: Results, floor: Results, threshold: float, forgotten: str) -> str:
     """The model card as Markdown."""
     voc, coco, imagenet = results
     stages = {name: load_config(runs / name / "config.yaml") for name in ("classifier", "joint")}
@@ -163,7 +181,7 @@ have been right; *wrong* altogether.
 ## Limits
 
 - Trained on under 900 photos with boxes: it misses many objects, small ones above all, and finds some that are not there.
-- Only about 1,200 of the 9,418 nodes were ever shown to it, most of them in one photo each. Labels below the level of the data (COCO's and VOC's classes,
+- {forgotten}. Labels below the level of the data (COCO's and VOC's classes,
   200 Tiny ImageNet synsets, 20 ImageNet synsets) are guesses.
 - Nothing about people's identity, age, sex or trade should be read from its labels: the tree holds many kinds of person, and the model was taught none of them.
 """
