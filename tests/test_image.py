@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
@@ -233,6 +233,7 @@ def test_cut_off_anywhere(photo: Image.Image, kind: str, tmp_path: Path) -> None
             read_image(path)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]), st.data())
 def test_damage_never_escapes(kind: str, data: st.DataObject) -> None:
     """Flipped bytes give a picture or an ImageError, nothing else."""
@@ -365,6 +366,7 @@ def test_letterbox_of_any_shape_is_finite(mode: Any, shape: tuple[int, int]) -> 
     assert 0 <= float(boxed.min()) <= float(boxed.max()) <= 1
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 2000),
     st.integers(1, 2000),
