@@ -1,7 +1,7 @@
 """Where a model may be sure: sibling groups that training said something about, and those that it did not.
 
-A softmax over siblings of which training showed one or two photos is as confident as any other, and as wrong
-as a guess: a person becomes a *groom* because no other kind of person was ever seen. Such groups are made
+A softmax over siblings of which training showed few photos is as confident as any other, and as wrong
+as a guess: a person becomes a *groom* because few other kinds were ever named. Such groups are made
 uniform, so that the walk down the tree stops above them, at what was learnt.
 """
 

@@ -68,7 +68,7 @@ def forget(network: Network, runs: Path, minimum: int) -> str:
     groups = forget_untaught(network, counts, minimum)
     return (
         f"{(counts > 0).sum():,} of {len(network.tree):,} nodes were labels in training; {groups:,} sibling groups that fewer than "
-        f"{minimum} labels taught are uniform, so that labels stop above them"
+        f"{minimum} labels taught (or fewer than a quarter of those at their parent) are uniform, so that labels stop above them"
     )
 
 
