@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,8 @@ from wordtree.tree import WordTree
 from yolo9000.config import LossConfig
 from yolo9000.darknet.cfg import Cfg, RegionConfig
 from yolo9000.head import RegionHead
-from yolo9000.loss import JointLoss, best_iou
+from yolo9000.loss import JointLoss
+from yolo9000.matching import best_iou
 
 #   animal          vehicle          top group (2)
 #   dog cat         car bus boat
@@ -69,16 +71,14 @@ def iou(one: list[float], two: list[float]) -> float:
     return inter / (one[2] * one[3] + two[2] * two[3] - inter)
 
 
-def class_delta(logits: np.ndarray, node: int) -> np.ndarray:
-    """One-hot minus softmax in every sibling group on the way from the node to the top."""
-    delta = np.zeros(N)
+def write_class_delta(delta: np.ndarray, logits: np.ndarray, node: int, options: RegionConfig) -> None:
+    """One-hot minus softmax in every sibling group on the way from the node to the top; nothing else."""
     while node >= 0:
         group = [k for k in range(N) if PARENT[k] == PARENT[node]]
         exp = np.exp(logits[group] - logits[group].max())
-        delta[group] = -exp / exp.sum()
-        delta[node] += 1
+        delta[group] = -options.class_scale * exp / exp.sum()
+        delta[node] += options.class_scale
         node = PARENT[node]
-    return delta
 
 
 def path_log_prob(logits: np.ndarray, node: int) -> float:
@@ -101,6 +101,8 @@ def deltas(
             image_deltas(raw[b], delta[b], label, options, mode)
             continue
         own = [t for t in range(len(truths.nodes)) if int(truths.image_index[t]) == b]
+        if mode == "darknet":
+            own = list(itertools.takewhile(lambda t: truths.boxes[t, 0] != 0, own[:30]))
         boxes = [[float(v) for v in truths.boxes[t]] for t in own]
         for a, y, x in np.ndindex(A, H, W):
             t = raw[b, a, :, y, x]
@@ -108,7 +110,7 @@ def deltas(
             predicted = decoded(t, a, y, x)
             if max([iou(predicted, box) for box in boxes], default=0) <= options.thresh:
                 d[4] = options.noobject_scale * -sigmoid(t[4])
-            if seen < 12800:
+            if seen + len(raw) < 12800:
                 d[0], d[1] = 0.01 * (0.5 - sigmoid(t[0])), 0.01 * (0.5 - sigmoid(t[1]))
                 d[2], d[3] = 0.01 * -t[2], 0.01 * -t[3]
         for index, box in zip(own, boxes, strict=True):
@@ -125,7 +127,9 @@ def deltas(
             d[3] = scale * (math.log(box[3] * H / ANCHORS[a][1]) - t[3])
             target = iou(decoded(t, a, y, x), box) if options.rescore else 1
             d[4] = options.object_scale * (target - sigmoid(t[4]))
-            d[5:] = options.class_scale * class_delta(t[5:], int(truths.nodes[index]))
+            if mode == "paper":
+                d[5:] = 0
+            write_class_delta(d[5:], t[5:], int(truths.nodes[index]), options)
     return delta
 
 
@@ -140,16 +144,22 @@ def decoded(t: np.ndarray, a: int, y: int, x: int) -> list[float]:
 
 def image_deltas(raw: np.ndarray, delta: np.ndarray, label: int, options: RegionConfig, mode: str) -> None:
     places = list(np.ndindex(A, H, W))
-    a, y, x = max(places, key=lambda p: path_log_prob(raw[p[0], 5:, p[1], p[2]], label))
+
+    def value(place: tuple[int, int, int]) -> float:
+        a, y, x = place
+        objectness = math.log(sigmoid(raw[a, 4, y, x])) if mode == "darknet" else 0
+        return path_log_prob(raw[a, 5:, y, x], label) + objectness
+
+    a, y, x = max(places, key=value)
     if mode == "darknet":
         delta[:, 4] = options.noobject_scale * -1 / (1 + np.exp(-raw[:, 4]))
-    delta[a, 5:, y, x] = class_delta(raw[a, 5:, y, x], label)
+    write_class_delta(delta[a, 5:, y, x], raw[a, 5:, y, x], label, options)
     objectness = sigmoid(raw[a, 4, y, x])
     delta[a, 4, y, x] = options.object_scale * max(0.0, 0.3 - objectness) if mode == "paper" else 0
 
 
 def make_truths(generator: np.random.Generator, counts: list[int], labels: list[int]) -> Truths:
-    """Truths whose anchors are all different, so that the order does not matter."""
+    """Truths in different cells, so that no two have the same anchor."""
     boxes, nodes, image = [], [], []
     for b, count in enumerate(counts):
         for cell in generator.permutation(H * W)[:count]:
@@ -166,7 +176,16 @@ def make_truths(generator: np.random.Generator, counts: list[int], labels: list[
     )
 
 
-@pytest.mark.parametrize("seen", [0, 12_800])
+def gradients(raw: np.ndarray, truths: Truths, seen: int, options: RegionConfig, mode: str) -> np.ndarray:
+    """The criterion's negative gradients, as `deltas` gives them."""
+    loss = JointLoss(identity_head(), options, LossConfig(mode=mode))  # type: ignore[arg-type]
+    features = torch.tensor(raw.reshape(len(raw), -1, H, W), requires_grad=True)
+    loss.total(loss(features, truths, seen)).backward()
+    assert features.grad is not None
+    return -features.grad.numpy().reshape(raw.shape) * len(raw)
+
+
+@pytest.mark.parametrize("seen", [0, 12_794, 12_795])
 @pytest.mark.parametrize(
     "options", [{}, {"rescore": 0}, {"bias_match": 0}, {"object_scale": 2.0, "class_scale": 3.0}]
 )
@@ -177,12 +196,77 @@ def test_gradients_are_darknets_deltas(seen: int, options: dict[str, float], mod
     truths.labels[0] = 6
     raw = generator.normal(0, 1, (5, A, 5 + N, H, W))
     chosen = region(**options)
-    loss = JointLoss(identity_head(), chosen, LossConfig(mode=mode))  # type: ignore[arg-type]
-    features = torch.tensor(raw.reshape(5, -1, H, W), requires_grad=True)
-    loss.total(loss(features, truths, seen)).backward()
-    assert features.grad is not None
-    found = -features.grad.numpy().reshape(raw.shape) * 5
+    found = gradients(raw, truths, seen, chosen, mode)
     np.testing.assert_allclose(found, deltas(raw, truths, seen, chosen, mode), atol=1e-9)
+
+
+def crowd(generator: np.random.Generator, counts: list[int]) -> Truths:
+    """Truths of a few cells and shapes: many share an anchor."""
+    image = np.repeat(np.arange(len(counts)), counts)
+    place = generator.integers(0, 2, (len(image), 2)) + generator.uniform(0.1, 0.9, (len(image), 2))
+    boxes = np.column_stack([place / (W, H), generator.choice([0.2, 0.7], (len(image), 2))])
+    nodes = torch.from_numpy(generator.integers(0, N, len(image)))
+    labels = torch.full((len(counts),), -1)
+    return Truths(torch.from_numpy(boxes), nodes, torch.from_numpy(image), labels)
+
+
+@pytest.mark.parametrize("mode", ["paper", "darknet"])
+def test_truths_that_share_anchors(mode: str) -> None:
+    generator = np.random.default_rng(3)
+    truths = crowd(generator, [4, 29, 0, 9])
+    raw = generator.normal(0, 1, (4, A, 5 + N, H, W))
+    expected = deltas(raw, truths, 0, region(), mode)
+    np.testing.assert_allclose(gradients(raw, truths, 0, region(), mode), expected, atol=1e-9)
+    other = deltas(raw, truths, 0, region(), "darknet" if mode == "paper" else "paper")
+    assert np.abs(expected - other)[:, :, 5:].max() > 0.1
+    np.testing.assert_allclose(expected[:, :, :5], other[:, :, :5])
+
+
+@pytest.mark.parametrize("mode", ["paper", "darknet"])
+def test_only_darknet_mode_stops_reading_truths(mode: str) -> None:
+    """After the thirtieth of an image, and at the first with x = 0."""
+    generator = np.random.default_rng(4)
+    truths = crowd(generator, [40, 12, 31])
+    truths.boxes[45, 0] = 0
+    raw = generator.normal(0, 1, (3, A, 5 + N, H, W))
+    expected = deltas(raw, truths, 0, region(), mode)
+    np.testing.assert_allclose(gradients(raw, truths, 0, region(), mode), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("mode", ["paper", "darknet"])
+def test_plain_classes_without_softmax_are_sigmoids(mode: str) -> None:
+    """Of three truths on two anchors, and of a classification image."""
+    options = region(softmax=0)
+    flat = RegionHead(A * (5 + N), options, WordTree.flat(NAMES)).double()
+    flat.load_state_dict(identity_head().state_dict())
+    boxes = torch.tensor([[0.51, 0.5, 0.2, 0.3], [0.55, 0.5, 0.2, 0.3], [0.1, 0.1, 0.2, 0.3]])
+    truths = Truths(boxes, torch.tensor([4, 7, 1]), torch.zeros(3, dtype=torch.long), torch.tensor([-1, 2]))
+    features = torch.randn(2, A * (5 + N), H, W, dtype=torch.float64, requires_grad=True)
+    loss = JointLoss(flat, options, LossConfig(mode=mode))  # type: ignore[arg-type]
+    terms = loss(features, truths)
+    (terms["class"] + terms["image_class"]).backward()
+    assert features.grad is not None
+    classes = features.detach().view(2, A, 5 + N, H, W)[:, :, 5:]
+    expected = torch.zeros_like(classes)
+    for b, y, x, nodes in ((0, 1, 2, [4, 7]), (0, 0, 0, [1])):
+        expected[b, 0, :, y, x] = -classes[b, 0, :, y, x].sigmoid()
+        expected[b, 0, nodes, y, x] += 1
+    score = classes[1, :, 2].sigmoid()
+    if mode == "darknet":
+        score = score * features.detach().view(2, A, 5 + N, H, W)[1, :, 4].sigmoid()
+    a, y, x = np.unravel_index(int(score.argmax()), score.shape)
+    expected[1, a, :, y, x] = -classes[1, a, :, y, x].sigmoid()
+    expected[1, a, 2, y, x] += 1
+    found = -2 * features.grad.view(2, A, 5 + N, H, W)[:, :, 5:]
+    torch.testing.assert_close(found, expected)
+
+
+def test_classification_images_weigh_as_much_as_detection_images() -> None:
+    """Unless the configuration says otherwise."""
+    head = identity_head()
+    assert JointLoss(head, region(class_scale=3.0)).weights["image_class"] == 3
+    chosen = LossConfig(class_scale=2.0, classification_scale=0.5)
+    assert JointLoss(head, region(), chosen).weights["image_class"] == 0.5
 
 
 def test_class_gradient_stops_at_the_level_of_the_label() -> None:

@@ -24,7 +24,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights and rules of the training loss. `None` means: as the cfg's [region] section says."""
+    """Weights and rules of the training loss. `None` means: as the cfg's [region] section says.
+
+    `yolo9000.loss.JointLoss` says what mode "darknet" does otherwise than "paper".
+    """
 
     object_scale: float | None = None  # weight of the objectness of matched anchors (darknet: 5)
     noobject_scale: float | None = None  # weight of the objectness of all other anchors (darknet: 1)
@@ -37,12 +40,14 @@ class LossConfig:
     bias_match: bool | None = None  # match a truth to a prior by the priors' shapes, not the predicted ones
     prior_images: int = 12_800  # images during which every anchor is pulled to its prior (region_layer.c)
     prior_scale: float = 0.01  # weight of that pull (region_layer.c)
-    classification_scale: float = 1.0  # weight of the class term of classification images
-    classification_box: Literal["likeliest", "objectness", "largest"] = "likeliest"  # paper, section 4
+    classification_scale: float | None = None  # the same of classification images; None: class_scale
+    # Which box of a classification image learns the class. likeliest: that of the highest P(label) (paper,
+    # section 4; in mode "darknet" objectness x P(label)); largest: as in Detic
+    classification_box: Literal["likeliest", "objectness", "largest"] = "likeliest"
     classification_iou: float = (
         0.3  # IoU that the chosen box of a classification image is assumed to have (paper)
     )
-    mode: Literal["paper", "darknet"] = "paper"  # darknet: classification images push all other anchors down
+    mode: Literal["paper", "darknet"] = "paper"  # darknet: region_layer.c; differences: `JointLoss`
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ truths (boxes) of the batch, M matched anchors.
 The terms are written so that their gradients with respect to the *raw* head output are darknet's deltas
 (`region_layer.c`, forward_region_layer): the binary cross entropy with logits has the gradient sigma(t) -
 target, half the squared error has the gradient t - target. All terms are sums over anchors divided by the
-number of images in the batch.
+number of images in the batch (darknet divides when it updates the weights).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yolo9000.boxes import cxcywh_to_xyxy, paired_iou, shape_iou
+from yolo9000.boxes import cxcywh_to_xyxy, paired_iou
 from yolo9000.config import LossConfig
 from yolo9000.darknet.cfg import RegionConfig
-from yolo9000.decode import decode_boxes
-from yolo9000.head import RegionHead
+from yolo9000.head import BOX_CHANNELS, RegionHead
+from yolo9000.matching import Matches, Truths, all_boxes, best_iou, darknet_list, last_of_each, match
 
 
 class Batch(Protocol):
@@ -47,20 +47,6 @@ class Batch(Protocol):
 
 
 @dataclass(frozen=True)
-class Matches:
-    """Truths and the anchors that answer for them: indices [M] into batch, anchor, row, column and truths."""
-
-    b: Tensor
-    a: Tensor
-    y: Tensor
-    x: Tensor
-    truth: Tensor
-
-    def __len__(self) -> int:
-        return len(self.b)
-
-
-@dataclass(frozen=True)
 class Rules:
     """`LossConfig` with every None answered by the cfg's [region] section."""
 
@@ -68,6 +54,7 @@ class Rules:
     noobject_scale: float
     coord_scale: float
     class_scale: float
+    image_class_scale: float
     ignore_iou: float
     rescore: bool
     bias_match: bool
@@ -84,6 +71,7 @@ class Rules:
             noobject_scale=pick(config.noobject_scale, region.noobject_scale),
             coord_scale=pick(config.coord_scale, region.coord_scale),
             class_scale=pick(config.class_scale, region.class_scale),
+            image_class_scale=pick(config.classification_scale, pick(config.class_scale, region.class_scale)),
             ignore_iou=pick(config.ignore_iou, region.thresh),
             rescore=bool(pick(config.rescore, region.rescore)),
             bias_match=bool(pick(config.bias_match, region.bias_match)),
@@ -97,6 +85,26 @@ class JointLoss(nn.Module):
     the label and no further. Classification images teach the class path at one chosen anchor, whose
     objectness is lifted to the IoU it is assumed to have (paper, section 4: at least 0.3).
 
+    `LossConfig.mode` is "paper" or "darknet". In mode "darknet" the gradients are the deltas of
+    `forward_region_layer` in region_layer.c. The two differ in this only:
+
+    - Classification image, which anchor: "paper" takes the one with the highest P(label), "darknet" the one
+      with the highest objectness x P(label). (`classification_box` can choose another rule in both.)
+    - Classification image, objectness: "paper" lifts that of the chosen anchor to `classification_iou` where
+      it is below, and leaves all others alone. "darknet" pushes all others to 0 with `noobject_scale` and
+      leaves the chosen one alone: the code computes the paper's 0.3 rule, then overwrites it with 0.
+    - Several truths on one anchor: the last one sets box and objectness in both. Its class path is the only
+      one in "paper"; in "darknet" the sibling groups that it does not pass keep the deltas of the truth
+      before it, so the anchor learns `dog` and, below `vehicle`, the path to `car` of the truth before.
+    - Many truths: "darknet" reads the first 30 of an image, and none from the first with x = 0 on.
+
+    Both modes differ from the C code where that has no usable meaning: truths without area are left out (C:
+    infinite deltas; its loader drops sides below 0.001), a centre on the border belongs to the cell at the
+    border (C writes into another cell), and classification images work with plain class lists too (C reads
+    outside of its memory). `coords` other than 4, `background` and `map` are not for training here.
+
+    Plain class lists with softmax=0 are independent sigmoids: all truths of an anchor are its classes.
+
     Args:
         head: The head whose parameters turn features into boxes and class logits.
         region: The cfg's [region] section.
@@ -108,6 +116,8 @@ class JointLoss(nn.Module):
         self.head = head
         self.config = config or LossConfig()
         self.rules = Rules.resolve(self.config, region)
+        # As in the decoder: without a tree and without a softmax every class is a sigmoid of its own.
+        self.independent = head.ops.groups == 1 and region.tree is None and not region.softmax
 
     @property
     def weights(self) -> dict[str, float]:
@@ -119,7 +129,7 @@ class JointLoss(nn.Module):
             "noobject": rules.noobject_scale,
             "class": rules.class_scale,
             "prior": self.config.prior_scale,
-            "image_class": self.config.classification_scale,
+            "image_class": rules.image_class_scale,
             "image_object": rules.object_scale,
         }
 
@@ -134,8 +144,9 @@ class JointLoss(nn.Module):
         Args:
             features: [B,D,H,W] network features.
             batch: Truths and labels.
-            seen: Images trained on before this batch; below `prior_images` every anchor is also pulled to
-            its prior.
+            seen: Images trained on before this batch. Where they and this batch are fewer than
+                `prior_images`, every anchor is also pulled to its prior (darknet counts a batch before it
+                trains on it: network.c, train_network_datum).
 
         Returns:
             Scalars by name; terms of a kind of image that the batch lacks are left out.
@@ -156,10 +167,13 @@ class JointLoss(nn.Module):
     def _detection(
         self, features: Tensor, raw: Tensor, batch: Batch, images: Tensor, seen: int
     ) -> dict[str, Tensor]:
+        truths = Truths(batch.boxes, batch.nodes, batch.image_index)
+        if self.config.mode == "darknet":
+            truths = darknet_list(truths, len(raw))
         with torch.no_grad():
             predicted = all_boxes(raw, self.head.anchors)  # [B,A,H,W,4]
-            matches = self._match(predicted, batch)
-            overlap = best_iou(predicted, batch.boxes, batch.image_index)  # [B,A,H,W]
+            matches = match(predicted, truths, self.head.anchors, by_prior=self.rules.bias_match)
+            overlap = best_iou(predicted, truths.boxes, truths.image_index)  # [B,A,H,W]
         matched = torch.zeros(overlap.shape, dtype=torch.bool, device=raw.device)
         matched[matches.b, matches.a, matches.y, matches.x] = True
         free = images[:, None, None, None] & ~matched
@@ -170,10 +184,11 @@ class JointLoss(nn.Module):
             "object": raw.new_zeros(()),
             "class": raw.new_zeros(()),
         }
-        if seen < self.config.prior_images:
+        if seen + len(raw) < self.config.prior_images:
             terms["prior"] = self._prior(raw, free)
         if len(matches):
-            terms |= self._objects(features, raw, predicted, batch, matches)
+            terms |= self._objects(raw, predicted, truths, matches[matches.last])
+            terms["class"] = self._classes(features, truths, matches)
         return terms
 
     def _prior(self, raw: Tensor, free: Tensor) -> Tensor:
@@ -182,12 +197,10 @@ class JointLoss(nn.Module):
         shape = 0.5 * raw[:, :, 2:4].square()
         return _sum_where(centre.sum(2) + shape.sum(2), free)
 
-    def _objects(
-        self, features: Tensor, raw: Tensor, predicted: Tensor, batch: Batch, matches: Matches
-    ) -> dict[str, Tensor]:
-        m = matches
+    def _objects(self, raw: Tensor, predicted: Tensor, truths: Truths, m: Matches) -> dict[str, Tensor]:
+        """Box and objectness of the matched anchors; in `m` every anchor once."""
         own = raw[m.b, m.a, :, m.y, m.x]  # [M,5]
-        truth = batch.boxes[m.truth].to(raw.dtype)  # [M,4]
+        truth = truths.boxes[m.truth].to(raw.dtype)  # [M,4]
         rows, columns = raw.shape[-2:]
         grid = truth.new_tensor((columns, rows))
         centre = truth[:, :2] * grid - torch.stack((m.x, m.y), 1)
@@ -199,34 +212,39 @@ class JointLoss(nn.Module):
             target = paired_iou(cxcywh_to_xyxy(predicted[m.b, m.a, m.y, m.x]), cxcywh_to_xyxy(truth))
         else:
             target = torch.ones_like(small)
-        nodes = batch.nodes[m.truth]
-        return {
-            "box": (small * box).sum(),
-            "object": _bce(own[:, 4], target).sum(),
-            "class": self.head.path_nll(features, m.b, m.a, m.y, m.x, nodes).sum(),
-        }
+        return {"box": (small * box).sum(), "object": _bce(own[:, 4], target).sum()}
 
-    def _match(self, predicted: Tensor, batch: Batch) -> Matches:
-        """Give every truth the anchor of its cell with the best shape; of several truths the last."""
-        _, anchors, rows, columns, _ = predicted.shape
-        truth, b = batch.boxes.to(predicted.dtype), batch.image_index
-        valid = (truth[:, 2] > 0) & (truth[:, 3] > 0)
-        x = (truth[:, 0] * columns).long().clamp(0, columns - 1)
-        y = (truth[:, 1] * rows).long().clamp(0, rows - 1)
-        if self.rules.bias_match:
-            shapes = self.head.anchors.to(truth.dtype) / truth.new_tensor((columns, rows))  # [A,2]
-            iou = shape_iou(truth[:, 2:], shapes)  # [T,A]
-        else:
-            shapes = predicted[b, :, y, x, 2:]  # [T,A,2]
-            inter = torch.minimum(shapes, truth[:, None, 2:]).prod(2)
-            iou = inter / (shapes.prod(2) + truth[:, None, 2:].prod(2) - inter)
-        a = iou.argmax(1)
-        slot = ((b * anchors + a) * rows + y) * columns + x
-        order = torch.arange(len(truth), device=b.device)
-        last = torch.full((predicted[..., 0].numel(),), -1, dtype=torch.long, device=b.device)
-        last.scatter_reduce_(0, slot[valid], order[valid], "amax")
-        keep = order[valid & (last[slot] == order)]
-        return Matches(b[keep], a[keep], y[keep], x[keep], keep)
+    def _classes(self, features: Tensor, truths: Truths, matches: Matches) -> Tensor:
+        """Class term of the matched anchors."""
+        m, before = matches[matches.last], matches[~matches.last]
+        nodes = truths.nodes[m.truth]
+        if self.independent:
+            logits = self.head.class_logits(features, m.b, m.a, m.y, m.x).to(_precise(features))
+            target = F.one_hot(nodes, logits.shape[1]).to(logits.dtype)
+            anchor = (before.slot[:, None] == m.slot).long().argmax(1)
+            target[anchor, truths.nodes[before.truth]] = 1
+            return _bce(logits, target).sum()
+        nll = self.head.path_nll(features, m.b, m.a, m.y, m.x, nodes).sum()
+        if self.config.mode == "darknet" and len(before):
+            nll = nll + self._groups_left(features, truths, matches)
+        return nll
+
+    def _groups_left(self, features: Tensor, truths: Truths, matches: Matches) -> Tensor:
+        """What of the path of an earlier truth no later one on its anchor overwrites in darknet.
+
+        delta_region_class in region_layer.c writes the sibling groups on the path of each truth, one truth
+        after the other.
+        """
+        ops = self.head.ops
+        paths = ops.path[truths.nodes[matches.truth]]  # [M,L]
+        present = paths >= 0
+        key = matches.slot[:, None] * ops.groups + ops.group[paths.clamp(min=0)]
+        left = torch.zeros_like(present)
+        left[present] = last_of_each(key[present])
+        left[matches.last] = False
+        m, paths, left = matches[left.any(1)], paths[left.any(1)], left[left.any(1)]
+        conditional = ops.log_softmax(self.head.class_logits(features, m.b, m.a, m.y, m.x))
+        return -_sum_where(conditional.gather(1, paths.clamp(min=0)), left)
 
     def _classification(
         self, features: Tensor, raw: Tensor, labels: Tensor, images: Tensor
@@ -236,7 +254,7 @@ class JointLoss(nn.Module):
         a, y, x = self._choose(features[index], raw[index], nodes)
         objectness = raw[index, a, 4, y, x]
         assumed = self.config.classification_iou
-        terms = {"image_class": self.head.path_nll(features, index, a, y, x, nodes).sum()}
+        terms = {"image_class": self._image_class(features, index, a, y, x, nodes)}
         if self.config.mode == "darknet":
             others = torch.zeros(raw[:, :, 4].shape, dtype=torch.bool, device=raw.device)
             others[index] = True
@@ -247,12 +265,22 @@ class JointLoss(nn.Module):
             terms["image_object"] = (_bce(objectness, torch.full_like(objectness, assumed)) * low).sum()
         return terms
 
+    def _image_class(
+        self, features: Tensor, b: Tensor, a: Tensor, y: Tensor, x: Tensor, nodes: Tensor
+    ) -> Tensor:
+        if not self.independent:
+            return self.head.path_nll(features, b, a, y, x, nodes).sum()
+        logits = self.head.class_logits(features, b, a, y, x).to(_precise(features))
+        return _bce(logits, F.one_hot(nodes, logits.shape[1]).to(logits.dtype)).sum()
+
     @torch.no_grad()
     def _choose(self, features: Tensor, raw: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The anchor (a, y, x) of each classification image that gets its class loss."""
         rule = self.config.classification_box
         if rule == "likeliest":
-            value = self.head.path_log_probs(features, nodes)  # [B,A,H,W]
+            value = self._label_log_probs(features, nodes)  # [B,A,H,W]
+            if self.config.mode == "darknet":
+                value = value + F.logsigmoid(raw[:, :, 4])
         elif rule == "objectness":
             value = raw[:, :, 4]
         else:
@@ -261,46 +289,13 @@ class JointLoss(nn.Module):
         best = value.flatten(1).argmax(1)
         return best // (rows * columns), best // columns % rows, best % columns
 
-
-def all_boxes(raw: Tensor, anchors: Tensor) -> Tensor:
-    """Boxes of all anchors.
-
-    Args:
-        raw: [B,A,5,H,W] tx, ty, tw, th, to.
-        anchors: [A,2] width and height in grid cells.
-
-    Returns:
-        [B,A,H,W,4] cxcywh, fractions of the network input.
-    """
-    grid = raw.shape[-2:]
-    row, column = (torch.arange(n, device=raw.device, dtype=raw.dtype) for n in grid)
-    row, column = torch.meshgrid(row, column, indexing="ij")
-    return decode_boxes(raw[:, :, :4].movedim(2, -1), anchors[:, None, None].to(raw.dtype), column, row, grid)
-
-
-def best_iou(predicted: Tensor, truths: Tensor, image_index: Tensor) -> Tensor:
-    """The best IoU of every predicted box with any truth of its own image.
-
-    Args:
-        predicted: [B,A,H,W,4] cxcywh.
-        truths: [T,4] cxcywh.
-        image_index: [T] image of every truth.
-
-    Returns:
-        [B,A,H,W], 0 where the image has no truth.
-    """
-    images = len(predicted)
-    counts = torch.bincount(image_index, minlength=images)
-    most = int(counts.max()) if len(truths) else 0
-    if most == 0:
-        return predicted.new_zeros(predicted.shape[:-1])
-    order = torch.argsort(image_index, stable=True)
-    rank = torch.arange(len(truths), device=truths.device) - (counts.cumsum(0) - counts)[image_index[order]]
-    padded = predicted.new_zeros((images, most, 4))
-    padded[image_index[order], rank] = truths[order].to(padded.dtype)
-    boxes = cxcywh_to_xyxy(predicted.flatten(1, 3))[:, :, None]  # [B,A*H*W,1,4]
-    other = cxcywh_to_xyxy(padded)[:, None]  # [B,1,most,4]
-    return paired_iou(boxes, other).amax(2).view(predicted.shape[:-1])
+    def _label_log_probs(self, features: Tensor, nodes: Tensor) -> Tensor:
+        """Log P(label) at every anchor of every image: [B,A,H,W]."""
+        if not self.independent:
+            return self.head.path_log_probs(features, nodes)
+        dense = self.head.dense(features)  # [B,A,5+N,H,W]
+        image = torch.arange(len(nodes), device=nodes.device)
+        return F.logsigmoid(dense[image, :, BOX_CHANNELS + nodes])
 
 
 def _bce(logit: Tensor, target: Tensor) -> Tensor:
@@ -309,3 +304,8 @@ def _bce(logit: Tensor, target: Tensor) -> Tensor:
 
 def _sum_where(value: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, value, 0).sum()
+
+
+def _precise(features: Tensor) -> torch.dtype:
+    """The type in which losses are computed: float32 at least."""
+    return torch.promote_types(features.dtype, torch.float32)
