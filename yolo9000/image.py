@@ -11,7 +11,6 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -21,7 +20,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from yolo9000 import __version__
 from yolo9000.errors import ImageError
@@ -40,9 +38,9 @@ TIMEOUT = 20.0  # seconds without an answer before a URL is given up
 def read_image(source: ImageSource) -> Tensor:
     """Read one picture as RGB.
 
-    JPEG is decoded by torchvision, and the rest (PNG, WebP, GIF, BMP, TIFF, CMYK, 16-bit, ...) by Pillow. The
-    EXIF orientation is applied, an animation gives its first frame, grey becomes RGB, and what is transparent
-    is laid over white, as a viewer would show it.
+    Pillow decodes (torchvision's decoders are deprecated since 0.29, and some damaged PNG files end their
+    process). The EXIF orientation is applied, an animation gives its first frame, grey becomes RGB, and what
+    is transparent is laid over white, as a viewer would show it.
 
     Args:
         source: A path, an http(s) URL, an encoded file's bytes, a PIL image, a NumPy array [H, W, 3] (also
@@ -134,13 +132,6 @@ def _guarded(decode: Callable[[], Tensor], name: str) -> Tensor:
 def _decode(data: bytes, name: str) -> Tensor:
     with Image.open(io.BytesIO(data)) as image:  # reads no more than the header
         _check_size(image.height, image.width, name)
-        if image.format == "JPEG" and image.mode in ("RGB", "L"):
-            # JPEG alone: torchvision 0.29 ends the process on some damaged PNGs. What it cannot decode goes
-            # on to Pillow, which may, or says better what is wrong.
-            with suppress(RuntimeError):
-                buffer = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-                decoded: Tensor = decode_jpeg(buffer, mode=ImageReadMode.RGB, apply_exif_orientation=True)
-                return decoded.contiguous()
         return _from_pil(image)
 
 
