@@ -1,6 +1,6 @@
 """Training: jointly on detection and classification images, or a WordTree classifier to start from.
 
-The loop is the same for both: a `Task` turns a batch into named loss terms; the trainer feeds it, steps the
+The loop is the same for both: a task turns a batch into named loss terms; the trainer feeds it, steps the
 optimiser, averages the weights, logs, and writes checkpoints from which a run goes on as if it had never
 stopped.
 """
@@ -13,7 +13,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from lightning.fabric import Fabric
@@ -43,18 +43,6 @@ from yolo9000.network import Network
 from yolo9000.runlog import CsvLog, load_checkpoint, save_checkpoint
 
 _Tensors = list[Tensor] | tuple[Tensor, ...]
-
-
-class Task(Protocol):
-    """What is learnt: a module whose forward gives the loss terms of a batch, and the terms' weights."""
-
-    network: Network
-
-    def __call__(self, batch: Batch, seen: int) -> dict[str, Tensor]:
-        """Unweighted loss terms, scalars by name."""
-
-    def total(self, terms: dict[str, Tensor]) -> Tensor:
-        """The weighted sum."""
 
 
 class JointTask(nn.Module):
