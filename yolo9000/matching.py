@@ -95,9 +95,10 @@ def match(predicted: Tensor, truths: Truths, anchors: Tensor, *, by_prior: bool)
 
 def last_of_each(key: Tensor) -> Tensor:
     """Whether an element is the last with its key: [K] bool for [K] long."""
-    kinds, kind = key.unique(return_inverse=True)
-    place = torch.arange(len(key), device=key.device)
-    return place.new_full(kinds.shape, -1).scatter_reduce(0, kind, place, "amax")[kind] == place
+    key, order = key.sort(stable=True)
+    last = torch.ones_like(key, dtype=torch.bool)
+    last[:-1] = key[1:] != key[:-1]
+    return torch.empty_like(last).scatter(0, order, last)
 
 
 def rank_in_image(image_index: Tensor, images: int) -> Tensor:
