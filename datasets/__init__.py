@@ -65,13 +65,21 @@ def open_dataset(
 
 
 def open_datasets(
-    specs: Sequence[str], tree: WordTree, split: str = "train", *, cache: int = 0, on_error: OnError = "raise"
+    specs: Sequence[str],
+    tree: WordTree,
+    split: str = "train",
+    *,
+    map_file: str | Path | None = None,
+    cache: int = 0,
+    on_error: OnError = "raise",
 ) -> SampleDataset | None:
     """Open several data sets of one kind as one; None where there are none.
 
     Arguments as for `open_dataset`.
     """
-    parts = [open_dataset(spec, tree, split, cache=cache, on_error=on_error) for spec in specs]
+    parts = [
+        open_dataset(spec, tree, split, map_file=map_file, cache=cache, on_error=on_error) for spec in specs
+    ]
     return (parts[0] if len(parts) == 1 else ConcatDataset(parts)) if parts else None
 
 

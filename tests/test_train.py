@@ -17,8 +17,9 @@ import torch
 from PIL import Image
 
 import yolo9000
+from wordtree.tree import WordTree
 from yolo9000.config import TrainConfig, from_mapping, load_config, to_yaml
-from yolo9000.errors import ConfigError, DataError, TrainingError
+from yolo9000.errors import ConfigError, DataError, TrainingError, YOLO9000Error
 from yolo9000.train import (
     JointTask,
     Trainer,
@@ -261,6 +262,19 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(data: Path, tm
     assert all(
         bool(value.isfinite().all()) for value in state["network"].values() if value.is_floating_point()
     )
+
+
+def test_a_map_file_says_where_the_classes_stand(data: Path, tmp_path: Path) -> None:
+    tree = WordTree.load("yolo9000")
+    nodes = [tree.index("animal")] * len(NAMES)
+    (tmp_path / "classes.map").write_text("".join(f"{node}\n" for node in nodes))
+    trainer = Trainer(settings(data, tmp_path / "run", data__map=str(tmp_path / "classes.map")), JointTask)
+    batch = next(iter(trainer.loader))
+    assert len(batch.nodes)
+    assert set(batch.nodes.tolist()) == {tree.index("animal")}
+    (tmp_path / "classes.map").write_text("1\n2\n")
+    with pytest.raises(YOLO9000Error, match=r"classes\.map"):
+        Trainer(settings(data, tmp_path / "run", data__map=str(tmp_path / "classes.map")), JointTask)
 
 
 def test_a_folder_with_a_run_is_not_overwritten(data: Path, trained: Path) -> None:

@@ -73,6 +73,7 @@ class DataConfig:
 
     detection: tuple[str, ...] = ()  # specs such as coco:DIR, voc:DIR:train, pack:FILE
     classification: tuple[str, ...] = ()  # specs such as imagenet:DIR, tiny-imagenet:DIR
+    map: str | None = None  # darknet map file for the boxes' classes (line i: node of class i); None: by name
     ratio: float = 4.0  # classification images to detection images in every batch (paper: 4 : 1)
     balance: bool = False  # draw rare synsets more often, by the inverse square root of their frequency
     sizes: tuple[
@@ -144,7 +145,9 @@ def from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:
 
 def _build(cls: Any, values: Any, prefix: str, problems: list[str]) -> Any:
     if not isinstance(values, Mapping):
-        problems.append(f"{prefix or 'the file'}: expected keys and values, got {type(values).__name__}")
+        problems.append(
+            f"{prefix.rstrip('.') or 'the file'}: expected keys and values, got {type(values).__name__}"
+        )
         return None
     hints = typing.get_type_hints(cls)
     known = {f.name for f in dataclasses.fields(cls)}

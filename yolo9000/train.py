@@ -162,7 +162,7 @@ class Trainer:
 
     def _data(self) -> tuple[JointSampler, DataLoader[Any]]:
         data, tree = self.config.data, self.network.tree
-        detection = open_datasets(data.detection, tree, cache=data.cache)
+        detection = open_datasets(data.detection, tree, map_file=data.map, cache=data.cache)
         classification = open_datasets(data.classification, tree, cache=data.cache)
         for source in (detection, classification):
             if source is not None and source.unmatched:

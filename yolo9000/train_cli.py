@@ -76,6 +76,10 @@ def train_joint(
     weights: Weights = None,
     out: Out = None,
     resume: Resume = False,
+    map_file: Annotated[
+        str | None,
+        typer.Option("--map", help="Darknet map file of the boxes' classes: line i, node of class i."),
+    ] = None,
     ratio: Annotated[
         float | None,
         typer.Option(
@@ -108,6 +112,7 @@ def train_joint(
         data__detection=detection,
         data__classification=classification,
         data__ratio=ratio,
+        data__map=map_file,
         model=model,
         weights=weights,
         out=out,
