@@ -104,11 +104,10 @@ def last_of_each(key: Tensor) -> Tensor:
 def rank_in_image(image_index: Tensor, images: int) -> Tensor:
     """Position of every truth among those of its image: [T] for [T]."""
     counts = torch.bincount(image_index, minlength=images)
-    order = torch.argsort(image_index, stable=True)
-    sorted_rank = (
-        torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[image_index[order]]
-    )
-    return torch.empty_like(order).scatter(0, order, sorted_rank)
+    by_image, order = image_index.sort(stable=True)
+    first = (counts.cumsum(0) - counts)[by_image]
+    place = torch.arange(len(order), device=order.device)
+    return torch.empty_like(order).scatter(0, order, place - first)
 
 
 def darknet_list(truths: Truths, images: int) -> Truths:
