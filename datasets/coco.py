@@ -12,6 +12,7 @@ from yolo9000.datasets.records import Records, RecordsBuilder
 from yolo9000.datasets.store import FolderStore
 from yolo9000.errors import DataError
 
+_LARGEST = 2**53  # whole numbers beyond this are no pixels, and no floats either
 YEARS = ("", "2017", "2014")  # suffixes of COCO's folders and files, `train2017`
 
 
@@ -57,7 +58,7 @@ def _add(
 ) -> None:
     where = f"{path}: annotation {annotation['id']}"
     box = annotation["bbox"]
-    if not (isinstance(box, Sequence) and len(box) == 4 and all(isinstance(v, int | float) for v in box)):
+    if not (isinstance(box, Sequence) and len(box) == 4 and all(map(_is_number, box))):
         raise DataError(f"{where}: bbox: expected [x, y, width, height] in pixels, got {box!r}")
     if annotation["category_id"] not in position:
         raise DataError(f"{where}: category_id {annotation['category_id']} is not among the categories")
@@ -66,6 +67,10 @@ def _add(
     builder.box(
         position[annotation["category_id"]], corners, where, ignored=bool(annotation.get("iscrowd", 0))
     )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < _LARGEST)
 
 
 def _find(root: Path, split: str) -> tuple[Path, Path]:
@@ -99,7 +104,7 @@ def _load(path: Path) -> Mapping[str, Any]:
         content = json.loads(path.read_bytes())
     except json.JSONDecodeError as error:
         raise DataError(f"{path}:{error.lineno}: no valid JSON: {error.msg}; is the file cut off?") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # no UTF-8, endless numbers, nested too deep
         raise DataError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
         raise DataError(
@@ -128,4 +133,8 @@ def _checked(
         for name in required:
             if name not in entry:
                 raise DataError(f"{path}: {key}[{i}] (id {entry.get('id', 'missing')}): has no {name!r}")
+            if name != "bbox" and not isinstance(entry[name], str | int | float):
+                raise DataError(
+                    f"{path}: {key}[{i}]: {name}: expected a number or text, got {str(entry[name])[:80]}"
+                )
         yield entry

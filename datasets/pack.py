@@ -25,6 +25,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,17 @@ from yolo9000.datasets.store import RangeStore
 from yolo9000.errors import DataError
 
 FORMAT = "yolo9000-pack-1"
+# What h5py raises for damaged files, by the place of the damage.
+_DAMAGE = (
+    OSError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
+)
 JOURNAL_BYTES = (
     64 << 20
 )  # image bytes between two entries of the journal: what an interruption repeats at most
@@ -218,6 +230,7 @@ def read_pack(path: str | Path, split: str = "train") -> Records:
                     f"{source}: expected a file that `yolo9000 pack` wrote (format {FORMAT!r}), got "
                     f"{file.attrs.get('format')!r}"
                 )
+            _check_datasets(file, source)
             starts = file["starts"][:] + int(file["images"].id.get_offset())
             store = RangeStore(source, map(os.fsdecode, file["names"][:]), starts, file["sizes"][:])
             names, wnids = file["label_names"].asstr()[:], file["label_wnids"].asstr()[:]
@@ -232,8 +245,44 @@ def read_pack(path: str | Path, split: str = "train") -> Records:
                 file["ignored"][:].astype(np.bool_),
                 tuple(map(str, file["issues"].asstr()[:])),
             )
-    except (OSError, KeyError) as error:
+    except _DAMAGE as error:
         raise DataError(
             f"{source}: cannot be read as a packed data set: {error}; pack it again, "
             "or copy it again if it is cut off"
         ) from error
+
+
+def _check_datasets(file: Any, source: Path) -> None:
+    """See that every array is there, is no larger than the file, and fits the others.
+
+    Raises:
+        DataError: With the array that does not.
+    """
+    if (kind := file.attrs["kind"]) not in ("detection", "classification"):
+        raise DataError(f"{source}: kind {kind!r}: expected detection or classification; pack it again")
+    images, labels = len(file["names"]), len(file["label_ids"])
+    shapes = {
+        "starts": ((images,), "iu"),
+        "sizes": ((images,), "iu"),
+        "offsets": ((images + 1,), "iu"),
+        "label_ids": ((labels,), "iu"),
+        "boxes": ((labels if kind == "detection" else 0, 4), "f"),
+        "ignored": ((labels,), "biu"),
+        "label_wnids": (file["label_names"].shape, "O"),
+    }
+    for name, (shape, kinds) in shapes.items():
+        if file[name].shape != shape or file[name].dtype.kind not in kinds:
+            found = f"{file[name].dtype} {file[name].shape}"
+            raise DataError(f"{source}: {name} is {found}, expected {shape}; pack it again")
+    size = source.stat().st_size
+    for name in (*shapes, "names", "label_names", "issues"):
+        if file[name].nbytes > size:
+            raise DataError(f"{source}: {name} is larger than the file; copy it again")
+    offsets, ids = file["offsets"][:], file["label_ids"][:]
+    classes = len(file["label_names"])
+    rising = len(offsets) and offsets[0] == 0 and offsets[-1] == labels and (np.diff(offsets) >= 0).all()
+    if not rising or (labels and not (ids.min() >= 0 and ids.max() < classes)):
+        raise DataError(f"{source}: offsets or label_ids point outside of its {labels} labels; pack it again")
+    starts, sizes = file["starts"][:], file["sizes"][:]
+    if images and (starts.min() < 0 or sizes.min() < 0 or (starts > size).any() or (sizes > size).any()):
+        raise DataError(f"{source}: an image lies outside of the file; copy it again")

@@ -33,6 +33,10 @@ def read_voc(root: str | Path, split: str = "train") -> Records:
     objects: list[list[_Object]] = []
     for year in _years(base, split):
         for image_id in _image_ids(year / "ImageSets" / "Main" / f"{split}.txt"):
+            if Path(image_id).is_absolute() or ".." in Path(image_id).parts:
+                raise DataError(
+                    f"{year}: ImageSets/Main/{split}.txt names {image_id!r}, outside of its folder"
+                )
             path = year / "Annotations" / f"{image_id}.xml"
             suffix, found = _read_xml(path)
             picture = year / "JPEGImages" / f"{image_id}{suffix}"
@@ -62,7 +66,11 @@ def _years(base: Path, split: str) -> list[Path]:
 
 def _image_ids(path: Path) -> Iterator[str]:
     """Image ids of a list; in the lists of one class a second column of −1 marks images without it."""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as a list of image ids: {error}") from error
+    for line in lines:
         columns = line.split()
         if columns and not (len(columns) > 1 and columns[1] == "-1"):
             yield columns[0]
@@ -87,6 +95,8 @@ def _read_xml(path: Path) -> tuple[str, list[_Object]]:
         raise DataError(f"{path}:{line}: no valid XML: {error}; is the file cut off?") from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}; the image list names it") from error
+    except (ValueError, LookupError) as error:  # an encoding that is unknown, a name that no file can have
+        raise DataError(f"{path}: no valid XML: {error}") from error
     suffix = Path((tree.findtext("filename") or "").strip()).suffix
     suffix = suffix if suffix.lower() in IMAGE_SUFFIXES else ".jpg"
     return suffix, [

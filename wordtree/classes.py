@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wordtree.errors import FormatError, TreeError
-from wordtree.textfile import lines_of, read_text
+from wordtree.textfile import exists, lines_of, read_text
 
 if TYPE_CHECKING:
     from wordtree.wordnet import WordNet
@@ -72,7 +72,7 @@ def class_list(source: str | Path, wordnet: WordNet | None = None) -> list[Class
         return _read(_DATA / "imagenet22k.classes", wordnet, stop=ILSVRC_CLASSES)
     if name in CLASS_LISTS:
         return _read(_DATA / f"{name}.classes", wordnet)
-    if not Path(source).exists():
+    if not exists(source):
         remedy = f"Built in are {', '.join(CLASS_LISTS)}."
         raise FormatError(f"no class list {name!r}: neither built in nor a file.", remedy=remedy)
     return _read(Path(source), wordnet)

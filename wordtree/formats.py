@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from wordtree._checks import NodeError
 from wordtree._files import atomic_write
 from wordtree.errors import FormatError, TreeError
-from wordtree.textfile import lines_of, read_text
+from wordtree.textfile import exists, lines_of, read_text
 from wordtree.tree import WordTree
 
 DATA = Path(__file__).parent / "data"
@@ -45,7 +45,7 @@ def load_tree(source: str | Path) -> WordTree:
         from wordtree import interchange
 
         return interchange.READERS[suffix](source)
-    if Path(source).exists():
+    if exists(source):
         remedy = f"Give the file one of the endings {', '.join(SUFFIXES)}."
         raise FormatError("the file's ending names no tree format.", path=source, remedy=remedy)
     names = ", ".join(CLASS_LISTS)

@@ -40,8 +40,9 @@ def read_json(path: str | Path) -> WordTree:
     except json.JSONDecodeError as error:
         what = f"no valid JSON: {error.msg}."
         raise FormatError(what, path=path, line=error.lineno, remedy="Correct it.") from None
-    except RecursionError:
-        raise FormatError("no tree: JSON nested too deep.", path=path, remedy=_JSON_REMEDY) from None
+    except (RecursionError, ValueError):  # ValueError: a number of thousands of digits
+        what = "no tree: JSON nested too deep, or with endless numbers."
+        raise FormatError(what, path=path, remedy=_JSON_REMEDY) from None
     nodes = content.get("nodes") if isinstance(content, dict) else None
     if not isinstance(nodes, list) or content.get("format", JSON_FORMAT) != JSON_FORMAT:
         what = f'expected an object with "format": "{JSON_FORMAT}" and a list "nodes".'
@@ -192,6 +193,8 @@ def _graphml_lines(text: str, path: str | Path) -> dict[str, int]:
         raise FormatError(
             what, path=path, line=error.lineno, remedy="Correct it, or export it again."
         ) from None
+    except (LookupError, ValueError) as error:  # an encoding that Python does not know, or of several bytes
+        raise FormatError(f"no valid XML: {error}.", path=path, line=1, remedy="Save it as UTF-8.") from None
     for node, line in ends:
         if node not in lines:
             what = f"an edge names the unknown node {node!r}."

@@ -28,13 +28,15 @@ from wordtree._files import atomic_write
 from wordtree.tree import WordTree
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import DarknetBatchNorm
+from yolo9000.darknet.weights import check_weights, load_weights
 from yolo9000.errors import WeightsError, YOLO9000Error
-from yolo9000.network import Network
+from yolo9000.network import Network, plan_network
 
 FORMAT = "yolo9000-1"
 _FAMILY = "yolo9000-"
 RESERVED = ("format", "cfg", "tree", "names", "batchnorm", "seen", "weights_version")
 _OPTIONAL = ("weights_version",)
+_MAX_DIGITS = 19  # of the largest number that a .weights header holds
 
 
 def save_model(
@@ -118,15 +120,36 @@ def load_model(path: str | Path) -> tuple[Network, dict[str, str]]:
     path = Path(path)
     metadata, tensors = _read(path, tensors=True)
     try:
-        network = Network(Cfg.parse(metadata["cfg"]), tree=_tree(metadata))
+        cfg, tree = Cfg.parse(metadata["cfg"]), _tree(metadata)
+        _check_count(cfg, tensors)
+        network = Network(cfg, tree=tree)
         network.batchnorm = metadata["batchnorm"]
-        network.seen = int(metadata["seen"])
+        network.seen = _whole(metadata["seen"])
         network.weights_version = _version(metadata.get("weights_version", "0.2.0"))
-    except (YOLO9000Error, ValueError) as error:
+    except (YOLO9000Error, ValueError, OverflowError) as error:
         raise WeightsError(f"{path}: the model's own description is damaged: {error}") from error
     _check_fit(path, network.state_dict(), tensors)
     network.load_state_dict(tensors)
     return network, metadata
+
+
+def load_darknet(cfg: str | Path, weights: str | Path) -> Network:
+    """Build the network of a darknet cfg and fill it with its weights.
+
+    The weights file is measured against the cfg before memory is taken for either.
+
+    Args:
+        cfg: A file, or the name of a built-in description.
+        weights: A complete .weights file.
+
+    Raises:
+        CfgError, WeightsError: One of the files is damaged, or they do not belong together.
+    """
+    description = Cfg.load(cfg)
+    check_weights(plan_network(description)[0], description, weights)
+    network = Network(description)
+    load_weights(network, weights)
+    return network
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -176,18 +199,37 @@ def _tree(metadata: Mapping[str, str]) -> WordTree:
 
 
 def _version(text: str) -> tuple[int, int, int]:
-    major, minor, revision = (int(part) for part in text.split("."))
+    major, minor, revision = (_whole(part) for part in text.split("."))
     return major, minor, revision
 
 
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS):
+        raise ValueError(f"expected a whole number from 0, got {text[:40]!r}")
+    return int(text)
+
+
+def _check_count(cfg: Cfg, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a cfg that asks for more values than the file holds before they are allocated."""
+    wanted = sum(plan.parameters for plan in plan_network(cfg)[0])
+    found = sum(tensor.numel() for tensor in tensors.values())
+    if wanted > found:
+        raise ValueError(f"its cfg describes {wanted:,} parameters, but its tensors hold {found:,} values")
+
+
 def _check_fit(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Compare tensor names and shapes with those of the network that the cfg describes."""
+    """Compare tensors' names, shapes and kinds with those of the network that the cfg describes."""
     problems = [f"{name} is missing" for name in expected if name not in found]
     problems += [f"{name} does not belong to the cfg" for name in found if name not in expected]
     problems += [
         f"{name} is {tuple(found[name].shape)}, the cfg wants {tuple(tensor.shape)}"
         for name, tensor in expected.items()
         if name in found and found[name].shape != tensor.shape
+    ]
+    problems += [
+        f"{name} is {found[name].dtype}, expected {tensor.dtype}"
+        for name, tensor in expected.items()
+        if name in found and found[name].is_floating_point() != tensor.is_floating_point()
     ]
     if problems:
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from wordtree._files import atomic_write
-from yolo9000.checkpoint import load_model, save_model
+from yolo9000.checkpoint import load_darknet, load_model, save_model
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import DarknetBatchNorm
-from yolo9000.darknet.weights import load_weights, save_weights
+from yolo9000.darknet.weights import save_weights
 from yolo9000.errors import ConfigError
 from yolo9000.network import Network
 
@@ -38,9 +38,7 @@ def convert(source: Path, target: Path, *, cfg: str | None = None, half: bool = 
     if ways == (WEIGHTS_SUFFIX, MODEL_SUFFIX):
         if cfg is None:
             raise ConfigError(f"{source}: darknet weights do not say what network they belong to: add --cfg.")
-        network = Network(Cfg.load(cfg))
-        load_weights(network, source)
-        save_model(network, target, half=half)
+        save_model(load_darknet(cfg, source), target, half=half)
         return [target]
     if ways == (MODEL_SUFFIX, WEIGHTS_SUFFIX):
         if cfg is not None or half:

@@ -109,19 +109,15 @@ def _load(
     model: str | None, weights: Path | None, cfg: str | None, device: str | None
 ) -> tuple[Network, float]:
     """A network, which unlike a `YOLO9000` may be a classifier, and its own threshold."""
-    from yolo9000.checkpoint import load_model
-    from yolo9000.darknet.cfg import Cfg
-    from yolo9000.darknet.weights import load_weights
+    from yolo9000.checkpoint import load_darknet, load_model
     from yolo9000.errors import ConfigError
     from yolo9000.model import DEFAULT_MODEL, model_path, pick_device
-    from yolo9000.network import Network
 
     if (weights is None) != (cfg is None) or (weights is not None and model is not None):
         raise ConfigError("expected --model alone, or --weights together with --cfg")
     metadata: dict[str, str] = {}
     if weights is not None and cfg is not None:
-        network = Network(Cfg.load(cfg))
-        load_weights(network, weights)
+        network = load_darknet(cfg, weights)
     else:
         network, metadata = load_model(model_path(model or DEFAULT_MODEL))
     try:

@@ -20,9 +20,7 @@ from torch import Tensor
 
 from wordtree.tree import WordTree
 from yolo9000.boxes import cxcywh_to_xyxy
-from yolo9000.checkpoint import RESERVED, load_model, save_model
-from yolo9000.darknet.cfg import Cfg
-from yolo9000.darknet.weights import load_weights
+from yolo9000.checkpoint import RESERVED, load_darknet, load_model, save_model
 from yolo9000.decode import Decoder, DecoderMode, RawDetections
 from yolo9000.errors import ConfigError, WeightsError
 from yolo9000.image import ImageSource, Letterbox, LetterboxMode, letterbox, read_image, source_name
@@ -121,9 +119,7 @@ class YOLO9000:
                 + ", ".join(f"{k}={v}" for k, v in _given(source=source, weights=weights, cfg=cfg))
                 + "."
             )
-        network = Network(Cfg.load(os.fspath(cfg)))
-        load_weights(network, Path(weights))
-        return cls(network, device=device)
+        return cls(load_darknet(os.fspath(cfg), Path(weights)), device=device)
 
     def save(self, path: str | os.PathLike[str], half: bool = False) -> None:
         """Write the model to one safetensors file; see `yolo9000.checkpoint.save_model`.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from wordtree.tree import WordTree
 from yolo9000.backbone import BackboneCopy, copy_backbone
-from yolo9000.darknet.cfg import Cfg, RegionConfig, Section
+from yolo9000.darknet.cfg import MAX_CLASSES, Cfg, RegionConfig, Section
 from yolo9000.darknet.describe import Description, describe
 from yolo9000.darknet.layers import Convolution, DarknetBatchNorm, build_layer
 from yolo9000.darknet.plan import LayerPlan, check_limits, plan_layers
@@ -58,12 +58,9 @@ class Network(nn.Module):
     def __init__(self, cfg: Cfg, tree: WordTree | None = None) -> None:
         super().__init__()
         self.cfg = cfg
-        self.plans = plan_layers(cfg)
-        check_limits(cfg, self.plans)
+        self.plans, self.last, classes = plan_network(cfg)
         self.region: RegionConfig | None = cfg.region
-        self.last = _last_convolution(cfg, self.plans)
         last = self.plans[self.last]
-        classes = last.output[0] if self.region is None else self.region.classes
         self.tree: WordTree = _resolve_tree(cfg, classes) if tree is None else tree
         if len(self.tree) != classes:
             raise CfgError(
@@ -236,6 +233,27 @@ class Network(nn.Module):
         return [module for module in self.modules() if isinstance(module, DarknetBatchNorm)]
 
 
+def plan_network(cfg: Cfg) -> tuple[tuple[LayerPlan, ...], int, int]:
+    """Everything that can be wrong with a cfg alone, before memory is taken for its network.
+
+    Returns:
+        The layers, the index of the last convolution, and the number of classes N.
+
+    Raises:
+        CfgError: See `Network`.
+    """
+    plans = plan_layers(cfg)
+    check_limits(cfg, plans)
+    index = _last_convolution(cfg, plans)
+    last = plans[index]
+    classes = last.output[0] if cfg.region is None else cfg.region.classes
+    if classes > MAX_CLASSES:
+        last.section.fail(f"{classes:,} classes; the limit is {MAX_CLASSES:,}.", key="filters")
+    if last.stride.denominator != 1:
+        last.section.fail(f"a cell would be {last.stride} of a pixel; expected whole pixels.")
+    return plans, index, classes
+
+
 def _last_convolution(cfg: Cfg, plans: tuple[LayerPlan, ...]) -> int:
     """Index of the convolution that the head or the pooled linear classifier replaces."""
     regions = [plan for plan in plans if plan.type == "region"]
@@ -279,9 +297,12 @@ def _resolve_tree(cfg: Cfg, classes: int) -> WordTree:
 def _load_tree(cfg: Cfg, section: Section) -> WordTree:
     name = section.get_str("tree")
     candidates = [Path(name)] + ([] if cfg.path is None else [cfg.path.parent / name])
-    for path in candidates:
-        if path.is_file():
-            return WordTree.load(path)
+    try:
+        found = next((path for path in candidates if path.is_file()), None)
+    except OSError as error:  # such as a name longer than any file's
+        section.fail(f"no file can have this name ({error.strerror}).", key="tree")
+    if found is not None:
+        return WordTree.load(found)
     if Path(name).name == "9k.tree":
         return WordTree.load("yolo9000")
     try:

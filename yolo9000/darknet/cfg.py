@@ -20,6 +20,7 @@ from typing import NoReturn
 from yolo9000.errors import CfgError
 
 MAX_BYTES = 1 << 20  # bytes; the largest published cfg has 20 kB, so a larger file is something else
+MAX_LAYERS = 2_000  # YOLOv2 has 32; even an empty layer takes a millisecond and some kilobytes
 MAX_CLASSES = 1_000_000  # names alone would take 100 MB above this
 _MAX_INT = 2**31 - 1  # darknet's fields are C ints
 
@@ -240,14 +241,14 @@ class Cfg:
             CfgError: No such file or name, or its content is no cfg.
         """
         path = Path(source)
-        if not path.is_file() and str(source) in builtin_cfgs():
-            path = Path(str(resources.files("yolo9000") / "cfgs" / f"{source}.cfg"))
         try:
+            if not path.is_file() and str(source) in builtin_cfgs():
+                path = Path(str(resources.files("yolo9000") / "cfgs" / f"{source}.cfg"))
             with path.open("rb") as stream:
                 content = stream.read(MAX_BYTES + 1)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: a path that no file can have
             raise CfgError(
-                f"cannot be read ({error.strerror or error}).",
+                f"cannot be read ({getattr(error, 'strerror', None) or error}).",
                 path=path,
                 remedy=f"Built-in descriptions: {', '.join(builtin_cfgs())}.",
             ) from error
@@ -270,7 +271,8 @@ class Cfg:
             path: Where it came from, for messages and for files it names.
 
         Raises:
-            CfgError: A line that is neither section, option nor comment; an unknown layer; no `[net]` on top.
+            CfgError: A line that is neither section, option nor comment; an unknown layer; no `[net]` on top;
+                more than `MAX_LAYERS` layers.
         """
         path = None if path is None else Path(path)
         sections = tuple(_read_sections(text, path))
@@ -343,6 +345,8 @@ def _read_sections(text: str, path: Path | None) -> list[Section]:
         if not line or line[0] in "#;":
             continue
         if line[0] == "[":
+            if len(sections) > MAX_LAYERS:
+                raise CfgError(f"more layers than the limit of {MAX_LAYERS:,}.", path=path, line=number)
             options, lines = {}, {}
             sections.append(Section(_section_name(line, number, path), number, options, lines, path))
             continue

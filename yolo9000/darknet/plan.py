@@ -61,6 +61,14 @@ class LayerPlan:
         return self.section.name
 
     @property
+    def activations(self) -> int:
+        """Values per image that the layer adds: its output, or its padded input where that is larger."""
+        around = 2 * self.padding if self.type == "convolutional" else self.padding
+        channels, height, width = self.input
+        padded = channels * (height + around) * (width + around) if around else 0
+        return max(padded, self.output[0] * self.output[1] * self.output[2])
+
+    @property
     def is_linear_1x1(self) -> bool:
         """Whether it can be the last convolution: a plain matrix applied at every cell."""
         plain = self.type == "convolutional" and self.activation == "linear" and not self.batch_normalize
@@ -105,7 +113,7 @@ def check_limits(cfg: Cfg, plans: tuple[LayerPlan, ...]) -> None:
         CfgError: With the count, the limit, the largest layer and how to raise the limit.
     """
     _check("YOLO9000_MAX_PARAMETERS", "parameters", cfg, [(plan.parameters, plan) for plan in plans])
-    activations = [(plan.output[0] * plan.output[1] * plan.output[2], plan) for plan in plans]
+    activations = [(plan.activations, plan) for plan in plans]
     _check("YOLO9000_MAX_ACTIVATIONS", "activations per image", cfg, activations)
 
 

@@ -10,7 +10,7 @@ against the cfg before a value is read.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wordtree._files import atomic_write
+from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import Convolution
 from yolo9000.darknet.plan import LayerPlan
 from yolo9000.errors import WeightsError
@@ -122,12 +123,13 @@ def load_weights(
     path = Path(path)
     header, values = _open(path)
     wanted = _select(network, layers)
-    done = _fit(network, path, header, len(values), wanted, partial=partial, cut=layers is not None)
-    used = end = sum(_stored_count(plan, layer) for plan, layer in wanted[:done])
+    counts = [(plan, _stored_count(plan, network.cfg)) for plan, _ in wanted]
+    done = _fit(network.cfg, path, header, len(values), counts, partial=partial, cut=layers is not None)
+    used = end = sum(count for _, count in counts[:done])
     with torch.no_grad():
         # Backwards: the head alone can still refuse its values, and comes before anything is changed.
         for plan, layer in reversed(wanted[:done]):
-            start = end - _stored_count(plan, layer)
+            start = end - _stored_count(plan, network.cfg)
             _read_layer(plan, layer, torch.from_numpy(values[start:end]), path)
             end = start
     network.batchnorm = "darknet"
@@ -139,6 +141,22 @@ def load_weights(
     if done < len(wanted):
         covered = wanted[done - 1][0].index + 1
     return Loaded(path, header, covered, done, total, used)
+
+
+def check_weights(plans: Sequence[LayerPlan], cfg: Cfg, path: str | Path) -> None:
+    """See that a .weights file has the length that a cfg asks for, before anything is allocated for either.
+
+    Args:
+        plans: The layers of the cfg.
+        cfg: The description.
+        path: The file.
+
+    Raises:
+        WeightsError: What `load_weights` would raise for a file that does not fit.
+    """
+    counts = [(plan, _stored_count(plan, cfg)) for plan in plans if plan.type == "convolutional"]
+    header, values = _open(Path(path))
+    _fit(cfg, Path(path), header, len(values), counts, partial=False, cut=False)
 
 
 def save_weights(network: Network, path: str | Path, *, layers: int | None = None) -> None:
@@ -173,8 +191,9 @@ def read_header(path: str | Path) -> Header:
     try:
         with Path(path).open("rb") as stream:
             start = stream.read(_VERSION.size + 8)
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise WeightsError(f"{path}: cannot be read ({reason})") from error
     if len(start) >= _VERSION.size:
         major, minor, revision = _VERSION.unpack_from(start)
         header = Header((major, minor, revision), 0)
@@ -193,6 +212,8 @@ def _open(path: Path) -> tuple[Header, NDArray[np.float32]]:
             f"{path}: version {major}.{minor}.{revision} is not between 0.0 and 999.999; is this a .weights "
             "file? Those of 1000 and above hold transposed kernels: let darknet write them anew"
         )
+    if not path.is_file():
+        raise WeightsError(f"{path}: expected a .weights file, got a device or pipe, which cannot be mapped")
     size = path.stat().st_size - header.size
     if size % _BYTES:
         raise WeightsError(
@@ -221,25 +242,25 @@ def _select(network: Network, layers: int | None) -> list[tuple[LayerPlan, Convo
 
 
 def _fit(
-    network: Network,
+    cfg: Cfg,
     path: Path,
     header: Header,
     found: int,
-    wanted: list[tuple[LayerPlan, Convolution | RegionHead]],
+    wanted: list[tuple[LayerPlan, int]],
     *,
     partial: bool,
     cut: bool,
 ) -> int:
-    """How many of the wanted convolutions the file fills.
+    """How many of the wanted convolutions, each with its count of values, the file fills.
 
     Raises:
         WeightsError: Not all of them, or more is there, unless asked for.
     """
-    counts = [_stored_count(plan, layer) for plan, layer in wanted]
+    counts = [count for _, count in wanted]
     expected = sum(counts)
     if found == expected or (found > expected and cut):
         return len(wanted)
-    name = network.cfg.path or "the cfg"
+    name = cfg.path or "the cfg"
     size = header.size + expected * _BYTES
     numbers = f"{name} needs {expected:,} values ({size:,} bytes), the file has {found:,}"
     if found > expected:
@@ -265,11 +286,12 @@ def _fit(
     raise WeightsError(problem)
 
 
-def _stored_count(plan: LayerPlan, layer: Convolution | RegionHead) -> int:
-    """float32 values that a convolution takes in a file; a tied head is stored expanded."""
-    if isinstance(layer, Convolution):
-        return plan.parameters + (2 * plan.output[0] if plan.batch_normalize else 0)
-    return layer.num_anchors * (5 + len(layer.tree)) * (plan.input[0] + 1)
+def _stored_count(plan: LayerPlan, cfg: Cfg) -> int:
+    """float32 values that a convolution takes in a file; tied class rows are stored for every anchor."""
+    region = cfg.region
+    if region is not None and region.tied and plan.index == len(cfg.layers) - 2:
+        return region.num * (5 + region.classes) * (plan.input[0] + 1)
+    return plan.parameters + (2 * plan.output[0] if plan.batch_normalize else 0)
 
 
 def _read_layer(plan: LayerPlan, layer: Convolution | RegionHead, values: Tensor, path: Path) -> None:
