@@ -93,7 +93,12 @@ def detect(
     ] = False,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Model file or packaged model.", show_default="yolo9000-nano"),
+        typer.Option(
+            "--model",
+            "-m",
+            help="Model file, or a name: see `yolo9000 models`.",
+            show_default="yolo9000-nano",
+        ),
     ] = None,
     weights: Annotated[
         Path | None, typer.Option("--weights", "-w", help="Darknet weights; with --cfg.")
@@ -109,6 +114,15 @@ def detect(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1, ...", show_default="a GPU if there is one")
     ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Never download weights (also YOLO9000_OFFLINE=1).")
+    ] = False,
+    mirror: Annotated[
+        str | None,
+        typer.Option(
+            help="Address to download weights from.", show_default="YOLO9000_MIRROR, else their authors'"
+        ),
+    ] = None,
 ) -> None:
     """Find objects in pictures, and draw them.
 
@@ -122,7 +136,9 @@ def detect(
     from yolo9000.detect import DetectOptions, demo_photos, run_detect
     from yolo9000.model import YOLO9000
 
-    detector = YOLO9000.load(model, weights=weights, cfg=cfg, device=device)
+    detector = YOLO9000.load(
+        model, weights=weights, cfg=cfg, device=device, offline=offline or None, mirror=mirror
+    )
     options = DetectOptions(
         threshold=threshold,
         hier_threshold=hier_threshold,
@@ -160,17 +176,16 @@ def convert(
 
 @app.command(rich_help_panel=_MODELS)
 def models() -> None:
-    """List the models that come with the package."""
+    """List the models that come with the package, and those that are downloaded on first use."""
     from rich.console import Console
 
     from yolo9000.checkpoint import read_metadata
     from yolo9000.model import packaged_models
-    from yolo9000.report import print_models
+    from yolo9000.report import print_models, print_published
 
-    found = {name: (path, read_metadata(path)) for name, path in packaged_models().items()}
-    if not found:
-        raise YOLO9000Error("no packaged models: this copy of yolo9000 has an empty weights folder.")
-    print_models(Console(highlight=False), found)
+    console = Console(highlight=False)
+    print_models(console, {name: (path, read_metadata(path)) for name, path in packaged_models().items()})
+    print_published(console)
 
 
 app.command("train-joint", rich_help_panel=_TRAIN)(train_joint)

@@ -216,7 +216,7 @@ def test_darknet_cfg_and_weights(run: Run, home: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["detect", "spot.png", "-m", "none.safetensors"], "neither a model file nor a packaged model"),
+        (["detect", "spot.png", "-m", "none.safetensors"], "neither a model file nor a known name"),
         (["detect", "spot.png", "-w", "toy.weights"], "weights together with their cfg"),
         (["detect", "spot.png", "-m", "spot.png"], "expected a model file"),
         (["detect", "spot.png", "-m", "m.safetensors", "--size", "100"], "the nearest is 96"),

@@ -286,7 +286,7 @@ def test_load_refuses(tmp_path: Path) -> None:
         YOLO9000.load("m", weights="w", cfg="c")
     with pytest.raises(WeightsError, match="give weights="):
         YOLO9000.load("yolov2.weights")
-    with pytest.raises(WeightsError, match="neither a model file nor a packaged model"):
+    with pytest.raises(WeightsError, match="neither a model file nor a known name"):
         YOLO9000.load(tmp_path / "none.safetensors")
 
 

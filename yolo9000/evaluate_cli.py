@@ -109,9 +109,9 @@ def _load(
     model: str | None, weights: Path | None, cfg: str | None, device: str | None
 ) -> tuple[Network, float]:
     """A network, which unlike a `YOLO9000` may be a classifier, and its own threshold."""
-    from yolo9000.checkpoint import load_darknet, load_model
+    from yolo9000.checkpoint import load_darknet
     from yolo9000.errors import ConfigError
-    from yolo9000.model import DEFAULT_MODEL, model_path, pick_device
+    from yolo9000.model import DEFAULT_MODEL, load_any, pick_device
 
     if (weights is None) != (cfg is None) or (weights is not None and model is not None):
         raise ConfigError("expected --model alone, or --weights together with --cfg")
@@ -119,7 +119,7 @@ def _load(
     if weights is not None and cfg is not None:
         network = load_darknet(cfg, weights)
     else:
-        network, metadata = load_model(model_path(model or DEFAULT_MODEL))
+        network, metadata = load_any(model or DEFAULT_MODEL)
     try:
         own = float(metadata.get("threshold", DEFAULT_CONFIDENT))
     except ValueError:

@@ -23,6 +23,7 @@ from yolo9000.boxes import cxcywh_to_xyxy
 from yolo9000.checkpoint import RESERVED, load_darknet, load_model, save_model
 from yolo9000.decode import Decoder, DecoderMode, RawDetections
 from yolo9000.errors import ConfigError, WeightsError
+from yolo9000.hub import PUBLISHED, load_published
 from yolo9000.image import ImageSource, Letterbox, LetterboxMode, letterbox, read_image, source_name
 from yolo9000.network import Network
 from yolo9000.results import Detections
@@ -96,22 +97,30 @@ class YOLO9000:
         weights: str | os.PathLike[str] | None = None,
         cfg: str | os.PathLike[str] | None = None,
         device: str | torch.device | None = None,
+        offline: bool | None = None,
+        mirror: str | None = None,
     ) -> YOLO9000:
         """Load a detector.
 
         Args:
-            source: A model file (`*.safetensors`) or the name of a model that comes with the package; by
-                default "yolo9000-nano".
+            source: A model file (`*.safetensors`), the name of a model that comes with the package, by
+                default "yolo9000-nano", or of published weights (`yolo9000.hub.PUBLISHED`: "yolo9000",
+                "yolov2", ...), which are downloaded on first use.
             weights: Darknet weights, together with their `cfg`.
             cfg: A darknet cfg file, or the name of one that comes with the package.
             device: As in the constructor.
+            offline: Never download; by default as the environment variable `YOLO9000_OFFLINE` says.
+            mirror: Address to ask for published weights instead of their authors'; by default that in
+                `YOLO9000_MIRROR`.
 
         Raises:
             ConfigError: Arguments that do not go together, a classifier, no such device.
-            CfgError, WeightsError: The files are wrong or do not fit each other.
+            CfgError, WeightsError: The files are wrong, do not fit each other, or cannot be had.
         """
         if weights is None and cfg is None:
-            network, metadata = load_model(model_path(DEFAULT_MODEL if source is None else source))
+            network, metadata = load_any(
+                DEFAULT_MODEL if source is None else source, offline=offline, mirror=mirror
+            )
             return cls(network, metadata=metadata, device=device)
         if source is not None or weights is None or cfg is None:
             raise ConfigError(
@@ -278,6 +287,27 @@ class YOLO9000:
         )
 
 
+def load_any(
+    source: str | os.PathLike[str], *, offline: bool | None = None, mirror: str | None = None
+) -> tuple[Network, dict[str, str]]:
+    """Load a network by file, or by the name of a packaged model or of published weights.
+
+    Args:
+        source: As in `YOLO9000.load`, which refuses classifiers.
+        offline: Never download, see there.
+        mirror: Where to download from, see there.
+
+    Returns:
+        The network, and what its model file says of it: nothing for published weights.
+
+    Raises:
+        CfgError, WeightsError: The model is wrong or cannot be had.
+    """
+    if str(source) in PUBLISHED and not Path(source).is_file():
+        return load_published(str(source), offline=offline, mirror=mirror), {}
+    return load_model(model_path(source))
+
+
 def packaged_models() -> dict[str, Path]:
     """Names and files of the models that come with the package."""
     folder = Path(str(resources.files("yolo9000") / "weights"))
@@ -300,8 +330,11 @@ def model_path(source: str | os.PathLike[str]) -> Path:
     packaged = packaged_models()
     if str(source) in packaged:
         return packaged[str(source)]
-    known = ", ".join(packaged) or "none"
-    raise WeightsError(f"{path}: neither a model file nor a packaged model (packaged: {known}).")
+    packed = ", ".join(packaged) or "none"
+    raise WeightsError(
+        f"{path}: neither a model file nor a known name (in the package: {packed}; to download: "
+        f"{', '.join(PUBLISHED)})."
+    )
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:

@@ -116,6 +116,27 @@ def print_models(console: Console, models: Mapping[str, tuple[Path, Mapping[str,
         console.print(table)
 
 
+def print_published(console: Console) -> None:
+    """Print the weights that their authors offer, and which of them are here already.
+
+    Args:
+        console: Where to print.
+    """
+    from yolo9000.darknet.cfg import Cfg
+    from yolo9000.darknet.weights import file_sizes
+    from yolo9000.hub import PUBLISHED, cached
+
+    table = Table(
+        "name", "classes and input", "download", "", title="published by the authors of YOLO9000",
+        title_justify="left", title_style="bold", box=None, header_style="dim",
+    )  # fmt: skip
+    for name, entry in PUBLISHED.items():
+        size = f"{file_sizes(Cfg.load(entry.cfg))[1] / 1e6:.0f} MB"
+        path = cached(name)
+        table.add_row(name, entry.about, size, Text(f"in {path}" if path else "on first use", style="dim"))
+    console.print(table)
+
+
 def print_data_report(console: Console, report: DataReport, tree: WordTree, top: int = 15) -> None:
     """Print what a data set holds and what is wrong with it.
 

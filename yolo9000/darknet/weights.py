@@ -23,7 +23,7 @@ from torch import Tensor
 from wordtree._files import atomic_write
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import Convolution
-from yolo9000.darknet.plan import LayerPlan
+from yolo9000.darknet.plan import LayerPlan, plan_layers
 from yolo9000.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -157,6 +157,17 @@ def check_weights(plans: Sequence[LayerPlan], cfg: Cfg, path: str | Path) -> Non
     counts = [(plan, _stored_count(plan, cfg)) for plan in plans if plan.type == "convolutional"]
     header, values = _open(Path(path))
     _fit(cfg, Path(path), header, len(values), counts, partial=False, cut=False)
+
+
+def file_sizes(cfg: Cfg) -> tuple[int, int]:
+    """Bytes of a complete .weights file of a cfg: with the header of version 0.1, and with that of 0.2.
+
+    Raises:
+        CfgError: The cfg is wrong.
+    """
+    values = sum(_stored_count(plan, cfg) for plan in plan_layers(cfg) if plan.type == "convolutional")
+    old, new = Header((0, 1, 0), 0), Header((0, 2, 0), 0)
+    return old.size + values * _BYTES, new.size + values * _BYTES
 
 
 def save_weights(network: Network, path: str | Path, *, layers: int | None = None) -> None:
