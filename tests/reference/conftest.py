@@ -64,10 +64,22 @@ def _randomise(network: Network, seed: int) -> Network:
 
 @pytest.fixture
 def resized_cfg(tmp_path: Path) -> Callable[..., Path]:
-    """A function that copies a cfg with another batch, width and height, for the library to load."""
+    """A function that copies a cfg with another batch, width and height, for the library to load.
 
-    def write(source: Path, *, batch: int = 1, width: int | None = None, height: int | None = None) -> Path:
-        text = re.sub(r"(?m)^\s*(batch|subdivisions)\s*=.*$", "", source.read_text())
+    With `flat` the tree is left out: the library then computes one softmax over all classes, and leaves boxes
+    and objectness alone (with a tree its CPU code writes softmaxes over them).
+    """
+
+    def write(
+        source: Path,
+        *,
+        batch: int = 1,
+        width: int | None = None,
+        height: int | None = None,
+        flat: bool = False,
+    ) -> Path:
+        left_out = "batch|subdivisions|tree" if flat else "batch|subdivisions"
+        text = re.sub(rf"(?m)^\s*({left_out})\s*=.*$", "", source.read_text())
         text = text.replace("[net]", f"[net]\nbatch={batch}\nsubdivisions=1", 1)
         for key, value in (("width", width), ("height", height)):
             if value is not None:

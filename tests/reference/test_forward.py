@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.weights import load_weights, save_weights
+from yolo9000.matching import all_boxes
 from yolo9000.network import Network
+
+Floats = NDArray[np.float32]
 
 pytestmark = pytest.mark.reference
 
@@ -56,6 +60,52 @@ def test_network_equals_libdarknet(
             images = np.random.default_rng(width).random((2, 3, height, width), dtype=np.float32)
             net.predict(images)
             _compare(network, net, torch.from_numpy(images))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "yolov2-tiny",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("yolov2-tiny-voc", "yolov2", "yolov2-voc", "yolo9000")
+        ),
+    ],
+)
+def test_boxes_and_objectness_equal_the_librarys(
+    name: str,
+    darknet_dir: Path,
+    libdarknet: Any,
+    randomise: Callable[[Network, int], Network],
+    resized_cfg: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    """Every anchor of every cell, as `get_network_boxes` lists them."""
+    path = darknet_dir / "cfg" / f"{name}.cfg"
+    network = randomise(Network(Cfg.load(path)), 8)
+    save_weights(network, tmp_path / "random.weights")
+    width, height = SIZES[0]
+    cfg = resized_cfg(path, width=width, height=height, flat=True)
+    with libdarknet.load(cfg, tmp_path / "random.weights") as net:
+        for width, height in SIZES:
+            net.resize(width, height)
+            images = np.random.default_rng(height).random((1, 3, height, width), dtype=np.float32)
+            net.predict(images)
+            found = net.boxes(width, height, threshold=0.0)
+            boxes, objectness = _every_box(network, torch.from_numpy(images))
+            np.testing.assert_allclose(boxes, [entry.box for entry in found], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(objectness, [entry.objectness for entry in found], rtol=1e-4)
+            assert np.ptp(objectness) > 0.1
+            assert np.ptp(boxes[:, 2]) > 0.1
+
+
+@torch.no_grad()
+def _every_box(network: Network, images: torch.Tensor) -> tuple[Floats, Floats]:
+    """Boxes [A * H * W, 4] and objectness [A * H * W], in the library's order."""
+    assert network.head is not None
+    raw = network.head.boxes(network.features(images))
+    boxes = all_boxes(raw, network.head.anchors)[0]
+    return boxes.flatten(0, 2).numpy(), raw[0, :, 4].sigmoid().flatten().numpy()
 
 
 def _compare_listing(network: Network, listing: str) -> None:
