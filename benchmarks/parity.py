@@ -28,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from torchvision.ops import box_iou
 
 from wordtree.tree import WordTree
 from yolo9000.darknet.cfg import Cfg
@@ -375,6 +376,30 @@ def show_groups(library: Any) -> list[str]:
 BUGS: dict[str, Callable[[Any], list[str]]] = {"temperature": show_temperature, "groups": show_groups}
 
 
+# ---------------------------------------------------------------------------------------------- resizing
+
+
+def resizing() -> list[str]:
+    """What the choice of resampling changes on each photo: pixels, and the built-in model's detections."""
+    smooth, plain = YOLO9000.load(device="cpu"), YOLO9000.load(device="cpu")
+    smooth.letterbox, plain.letterbox = "torch", "darknet"
+    lines = ["| photo | pixels, mean | pixels, largest | found | found by both | score | IoU |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for photo in sorted((DARKNET / "data").glob("*.jpg")):
+        image = read_image(photo)
+        size = smooth.network.cfg.height, smooth.network.cfg.width
+        apart = (letterbox(image, size, "torch")[0] - letterbox(image, size, "darknet")[0]).abs() * 255
+        one, other = smooth.detect(image), plain.detect(image)
+        iou = box_iou(torch.from_numpy(one.boxes), torch.from_numpy(other.boxes)).numpy()
+        iou = np.where(one.nodes[:, None] == other.nodes, iou, 0.0)
+        pairs = [(i, int(row.argmax())) for i, row in enumerate(iou) if row.max(initial=0) >= 0.5]
+        scores = max((abs(float(one.scores[i] - other.scores[j])) for i, j in pairs), default=0.0)
+        lowest = min((float(iou[i, j]) for i, j in pairs), default=1.0)
+        cells = [photo.stem, f"{apart.mean():.1f}", f"{apart.max():.0f}", f"{len(one)} and {len(other)}"]
+        lines.append("| " + " | ".join([*cells, str(len(pairs)), f"{scores:.3f}", f"{lowest:.2f}"]) + " |")
+    return lines
+
+
 # ------------------------------------------------------------------------------------------------ output
 
 
@@ -385,6 +410,7 @@ def page(rows: Sequence[Row], library: Any) -> str:
         table=table,
         temperature="\n".join(show_temperature(library)),
         groups="\n".join(show_groups(library)),
+        resizing="\n".join(resizing()),
     )
 
 

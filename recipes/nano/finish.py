@@ -1,6 +1,6 @@
 """Last step of the recipe: the model file that the package ships, and its card, from a trained run.
 
-    python recipes/nano/finish.py DATA RUNS [--threshold T]
+    python recipes/nano/finish.py DATA RUNS [--threshold T] [--trained-on TEXT]
 
 Measures exactly the file that is shipped (half precision) on the val parts of DATA.
 """
@@ -8,7 +8,6 @@ Measures exactly the file that is shipped (half precision) on the val parts of D
 from __future__ import annotations
 
 import argparse
-import platform
 import shutil
 import tempfile
 from pathlib import Path
@@ -42,6 +41,11 @@ def main() -> None:
     parser.add_argument(
         "--minimum", type=int, default=20, help="labels that a sibling group must be taught by"
     )
+    parser.add_argument(
+        "--trained-on",
+        default="",
+        help="sentence for the card: machine, precision, duration of the trainings",
+    )
     arguments = parser.parse_args()
     network, _ = load_model(arguments.runs / "joint" / "model.safetensors")
     forgotten = forget(network, arguments.runs, arguments.minimum)
@@ -56,7 +60,8 @@ def main() -> None:
         shutil.copyfile(trial, MODEL)
     floor = evaluate_three(Network(Cfg.load("yolo9000-nano")).eval(), arguments.data, arguments.threshold)
     CARD.parent.mkdir(parents=True, exist_ok=True)
-    CARD.write_text(card(arguments.runs, results, floor, arguments.threshold, forgotten), encoding="utf-8")
+    text = card(arguments.runs, results, floor, arguments.threshold, forgotten, arguments.trained_on)
+    CARD.write_text(text, encoding="utf-8")
     print(MODEL, CARD, sep="\n")
 
 
@@ -101,7 +106,9 @@ def percent(count: int, total: int) -> str:
     return f"{100 * count / max(1, total):.1f} %"
 
 
-def card(runs: Path, results: Results, floor: Results, threshold: float, forgotten: str) -> str:
+def card(
+    runs: Path, results: Results, floor: Results, threshold: float, forgotten: str, trained_on: str
+) -> str:
     """The model card as Markdown."""
     voc, coco, imagenet = results
     stages = {name: load_config(runs / name / "config.yaml") for name in ("classifier", "joint")}
@@ -145,7 +152,7 @@ python recipes/nano/finish.py DATA runs/nano  # measures, writes the model file 
 2. `train-joint` ([settings](../../recipes/nano/joint.yaml)): {steps:,} steps of {stages["joint"].batch_size} images: 414 COCO and 459 VOC photos with boxes, and the
    classification photos of the first stage, {stages["joint"].data.ratio:g} to 1, at {", ".join(map(str, stages["joint"].data.sizes))} pixels.
 
-Trained on two CPU cores ({platform.machine()}, bf16) (machine shared with other work) in about two hours. No photo of a val part was trained on.
+{trained_on} No photo of a val part was trained on.
 
 ## Figures
 
