@@ -12,6 +12,7 @@ import typer
 from wordtree.cli import build_tree, tree_app
 from wordtree.errors import YOLO9000Error
 from yolo9000 import __version__
+from yolo9000.calibrate_cli import calibrate
 from yolo9000.evaluate_cli import evaluate
 from yolo9000.train_cli import anchors, data_app, train_classifier, train_joint
 
@@ -193,6 +194,7 @@ app.command("train-classifier", rich_help_panel=_TRAIN)(train_classifier)
 app.command("anchors", rich_help_panel=_TRAIN)(anchors)
 app.add_typer(data_app, name="data", rich_help_panel=_TRAIN)
 app.command("evaluate", rich_help_panel=_MODELS)(evaluate)
+app.command("calibrate", rich_help_panel=_MODELS)(calibrate)
 app.command("build-tree", rich_help_panel=_TREE)(build_tree)
 app.add_typer(tree_app, name="tree", rich_help_panel=_TREE)
 

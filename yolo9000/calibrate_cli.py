@@ -1,0 +1,67 @@
+"""The command `yolo9000 calibrate`. Torch is imported inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from yolo9000.calibrate import DepthTemperature
+
+
+def calibrate(
+    model: Annotated[str, typer.Argument(help="Model file or packaged model.", show_default=False)],
+    data: Annotated[
+        list[str],
+        typer.Argument(help="Data that were not trained on: voc:DIR, imagenet:DIR, ...", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The calibrated model file.", show_default=False)],
+    split: Annotated[str, typer.Option(help="Split of data sets that name none.")] = "val",
+    minimum: Annotated[
+        int, typer.Option(min=1, help="Labelled steps that a depth needs for a temperature of its own.")
+    ] = 50,
+    size: Annotated[
+        int, typer.Option(min=0, help="Network input, a multiple of 32 pixels.", show_default="the cfg's")
+    ] = 0,
+) -> None:
+    """Make a model as sure as it is right: one temperature a depth, divided into its class rows.
+
+    Example: [cyan]yolo9000 calibrate model.safetensors voc:VOC2007 -o calibrated.safetensors[/cyan]
+    """
+    from rich.console import Console
+
+    from yolo9000.calibrate import apply_temperatures, collect_steps, fit_temperatures, join_steps
+    from yolo9000.checkpoint import RESERVED, save_model
+    from yolo9000.datasets import open_dataset
+    from yolo9000.evaluation.options import EvaluateConfig
+    from yolo9000.model import load_any
+
+    network, metadata = load_any(model)
+    network.eval()
+    config = EvaluateConfig(size=size)
+    sets = [open_dataset(spec, network.tree, split) for spec in data]
+    steps = join_steps([collect_steps(network, dataset, config) for dataset in sets])
+    found = fit_temperatures(steps, network.ops.levels, minimum)
+    apply_temperatures(network, [row.temperature for row in found])
+    extras = {key: value for key, value in metadata.items() if key not in RESERVED}
+    extras["temperatures"] = " ".join(f"{row.temperature:.3g}" for row in found)
+    save_model(network, out, metadata=extras)
+    Console(highlight=False).print(table(found))
+    print(f"wrote {out}")
+
+
+def table(found: Sequence[DepthTemperature]) -> Table:
+    """What was fitted at each depth, as a table."""
+    from rich.table import Table
+
+    result = Table("depth", "labelled steps", "temperature", "-log P", "after", "error", "after")
+    for row in found:
+        numbers = (f"{value:.3f}" if value == value else "" for value in (*row.nll, *row.error))
+        result.add_row(str(row.depth), f"{row.steps:,}", f"{row.temperature:.2f}", *numbers)
+    return result
