@@ -17,6 +17,8 @@ from yolo9000.errors import ConfigError, DataError
 
 SIZE_EVERY = 10  # batches with the same input size (paper, section 2, "Multi-Scale Training")
 
+_MOSAIC_SHARE = 0.5  # of a mosaic's further tiles from the data that only fill mosaics, where there are such
+
 # First numbers of the seeds of the independent random streams.
 _DETECTION, _CLASSIFICATION, _SIZE = range(3)
 
@@ -33,6 +35,8 @@ class JointDataset(Dataset[tuple[Key, Example]]):
         detection: Images with boxes, or None.
         classification: Images with one label each, or None.
         transform: From a sample, a size and random numbers to an `Example`.
+        mosaic: Images with boxes that only fill mosaics: half of the tiles beside the image that the sampler
+            asks for. Without them all tiles are images of `detection`.
 
     Raises:
         DataError: Neither is given, one is of the other kind, or their trees differ.
@@ -43,6 +47,7 @@ class JointDataset(Dataset[tuple[Key, Example]]):
         detection: SampleDataset | None,
         classification: SampleDataset | None,
         transform: Transform | None = None,
+        mosaic: SampleDataset | None = None,
     ) -> None:
         given: dict[Kind, SampleDataset | None] = {"detection": detection, "classification": classification}
         self._sets = {kind: dataset for kind, dataset in given.items() if dataset is not None}
@@ -51,14 +56,18 @@ class JointDataset(Dataset[tuple[Key, Example]]):
                 raise DataError(f"expected {kind} data, got a {dataset.kind} data set")
         if not self._sets:
             raise DataError("expected detection data, classification data, or both; got neither")
-        if len(self._sets) == 2 and self._sets["detection"].tree != self._sets["classification"].tree:
-            raise DataError(
-                "the detection and the classification data are mapped to different trees; open both with one"
-            )
+        if mosaic is not None and (detection is None or mosaic.kind != "detection"):
+            raise DataError("images that fill mosaics must be detection data, and stand beside such data")
+        trees = [dataset.tree for dataset in (*self._sets.values(), mosaic) if dataset is not None]
+        if any(tree != trees[0] for tree in trees):
+            raise DataError("the data sets are mapped to different trees; open all with one")
+        self._mosaic = mosaic
         self.transform = TrainTransform() if transform is None else transform
 
     def _more(self, rng: np.random.Generator) -> Sample:
         dataset = self._sets["detection"]
+        if self._mosaic is not None and rng.random() < _MOSAIC_SHARE:
+            dataset = self._mosaic
         return dataset[int(rng.integers(len(dataset)))]
 
     def __getitem__(self, key: Key) -> tuple[Key, Example]:

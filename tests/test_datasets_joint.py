@@ -289,3 +289,23 @@ def test_joint_dataset_refuses_what_does_not_fit() -> None:
     classification.tree = WordTree([-1, -1], ["a", "b"])
     with pytest.raises(DataError, match="different trees"):
         JointDataset(detection, classification)
+    other = Numbers(3, "detection")
+    other.tree = classification.tree
+    with pytest.raises(DataError, match="different trees"):
+        JointDataset(detection, None, mosaic=other)
+    with pytest.raises(DataError, match="images that fill mosaics must be detection data"):
+        JointDataset(detection, None, mosaic=Numbers(3, "classification"))
+    with pytest.raises(DataError, match="stand beside such data"):
+        JointDataset(None, Numbers(3, "classification"), mosaic=detection)
+
+
+@pytest.mark.parametrize(("probability", "share"), [(1.0, 3 / 8), (0.0, 0.0)])
+def test_images_that_only_fill_mosaics(probability: float, share: float) -> None:
+    """Half of three further tiles of four, and never the image that the sampler asked for."""
+    detection, mosaic = Numbers(3, "detection", [0, 0, 0]), Numbers(5, "detection", [1] * 5)
+    transform = TrainTransform(mosaic=probability, jitter=0.0)
+    dataset = JointDataset(detection, None, transform, mosaic)
+    examples = [dataset[Key("detection", 0, 64, 0, 0, 0, i)][1] for i in range(150)]
+    nodes = torch.cat([example.nodes for example in examples])
+    assert {example.source for example in examples} == {"detection 0"}
+    assert float((nodes == 1).float().mean()) == pytest.approx(share, abs=0.07)

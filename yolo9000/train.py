@@ -164,11 +164,12 @@ class Trainer:
         data, tree = self.config.data, self.network.tree
         detection = open_datasets(data.detection, tree, map_file=data.map, cache=data.cache)
         classification = open_datasets(data.classification, tree, cache=data.cache)
-        for source in (detection, classification):
+        mosaic = open_datasets(data.mosaic, tree, cache=data.cache)
+        for source in (detection, classification, mosaic):
             if source is not None and source.unmatched:
                 names = ", ".join(f"{name} ({count})" for name, count in sorted(source.unmatched.items()))
                 self.console.print(f"[yellow]labels that match no node and are left out:[/] {names}")
-        dataset = JointDataset(detection, classification, build_transform(self.config.augment))
+        dataset = JointDataset(detection, classification, build_transform(self.config.augment), mosaic)
         sampler = JointSampler(
             0 if detection is None else len(detection),
             0 if classification is None else len(classification),

@@ -22,6 +22,7 @@ stage() { # stage NAME COMMAND...: runs a training unless its model is there, an
 }
 
 stage classifier train-classifier "${classification[@]}"
-stage joint train-joint "${detection[@]}" "${classification[@]}" --weights "$runs/classifier/model.safetensors"
+stage joint train-joint "${detection[@]}" "${classification[@]}" --weights "$runs/classifier/model.safetensors" \
+    --set "data.mosaic=tiny-imagenet-boxes:$data/tiny-imagenet-200-part.tar"
 yolo9000 evaluate "voc:$data/voc-mini" "coco:$data/coco-mini" "imagenet:$data/imagenet-mini" \
     --model "$runs/joint/model.safetensors" --out "$runs/evaluation"
