@@ -301,14 +301,14 @@ def test_fused_copy_is_exact(text: str, mode: str) -> None:
     ("text", "message"),
     [
         (NET + POOL, r"holds no \[convolutional\]"),
-        (BACKBONE, r"line 14: \[convolutional\]: the last convolution must be a plain 1 x 1"),
+        (BACKBONE, r"line 20: \[maxpool\]: cannot follow a classifier's last convolution"),
         (
             BACKBONE + conv(20, 3, "linear", 0) + REGION,
-            "line 23: .*the last convolution must be a plain 1 x 1",
+            "line 23: .*detector's last convolution must be a plain 1 x 1",
         ),
         (
             BACKBONE + conv(20, 1, "leaky", 0) + REGION,
-            "line 23: .*the last convolution must be a plain 1 x 1",
+            "line 23: .*detector's last convolution must be a plain 1 x 1",
         ),
         (BACKBONE + conv(20, 1, "linear", 1) + REGION, "line 23: .*Set size=1, stride=1, activation=linear"),
         (

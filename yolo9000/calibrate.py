@@ -272,13 +272,16 @@ def apply_temperatures(network: Network, temperatures: Iterable[float]) -> None:
         temperatures: One a depth of the tree, top first, each above 0.
 
     Raises:
-        ConfigError: Another number of temperatures, or one that is not above 0.
+        ConfigError: Another number of temperatures, one that is not above 0, or a classifier whose last layer
+            is no linear one.
     """
     values = np.asarray(list(temperatures), np.float64)
     if len(values) != network.ops.levels or not (values > 0).all():
         raise ConfigError(
             f"expected {network.ops.levels} temperatures above 0, one a depth, got {values.tolist()}"
         )
+    if not network.plans[network.last].is_linear_1x1:
+        raise ConfigError("only a linear 1 x 1 last convolution can be calibrated, as in darknet19.cfg")
     scale = torch.from_numpy(1 / values)[network.ops.depth.cpu()]
     if network.head is not None:
         weight, bias = network.head.class_weight, network.head.class_bias

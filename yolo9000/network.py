@@ -30,9 +30,9 @@ _TAIL = ("avgpool", "dropout", "softmax", "cost")  # what may follow a classifie
 class Network(nn.Module):
     """A detector (cfg with `[region]`) or classifier of darknet's YOLOv2 family.
 
-    The last 1 x 1 linear convolution stands apart from the rest: a detector keeps it in `head`, which
-    evaluates only the rows that are needed; a classifier applies it to the averaged features, which is the
-    same by linearity and spares N maps of S x S.
+    The last convolution stands apart from the rest. A detector's, 1 x 1 and linear, is kept in `head`, which
+    evaluates only the rows that are needed; a classifier's is applied to the averaged features where it is
+    1 x 1 and linear, which is the same and spares N maps of S x S.
 
     Args:
         cfg: The description.
@@ -162,7 +162,10 @@ class Network(nn.Module):
             return self.head.classify(features)
         last = self.layers[self.last]
         assert isinstance(last, Convolution)
-        logits = F.linear(features.mean((2, 3)), last.conv.weight.flatten(1), last.conv.bias)
+        if self.plans[self.last].is_linear_1x1:
+            logits = F.linear(features.mean((2, 3)), last.conv.weight.flatten(1), last.conv.bias)
+        else:
+            logits = last(features).mean((2, 3))
         for module in self.layers[self.last + 1 :]:
             if isinstance(module, nn.Dropout):
                 logits = module(logits)
@@ -263,12 +266,12 @@ def _last_convolution(cfg: Cfg, plans: tuple[LayerPlan, ...]) -> int:
     if not found:
         raise CfgError("holds no [convolutional] layer.", path=cfg.path, line=cfg.net.line)
     last, tail = plans[found[-1]], plans[found[-1] + 1 :]
-    if not last.is_linear_1x1:
-        last.section.fail(
-            "the last convolution must be a plain 1 x 1 one.",
-            remedy="Set size=1, stride=1, activation=linear; no batch_normalize, padding or groups.",
-        )
     if regions:
+        if not last.is_linear_1x1:
+            last.section.fail(
+                "a detector's last convolution must be a plain 1 x 1 one.",
+                remedy="Set size=1, stride=1, activation=linear; no batch_normalize, padding or groups.",
+            )
         if len(tail) != 1:
             tail[0].section.fail("expected [region] directly after the last [convolutional].")
         return last.index

@@ -242,6 +242,25 @@ def test_unusual_layers_equal_libdarknet(
         np.testing.assert_allclose(probabilities[:, :3].sum(1), 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["cifar", "extraction"])
+def test_classifiers_whose_last_convolution_is_not_linear(
+    name: str,
+    darknet_dir: Path,
+    libdarknet: Any,
+    randomise: Callable[[Network, int], Network],
+    resized_cfg: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    path = darknet_dir / "cfg" / f"{name}.cfg"
+    network = randomise(Network(Cfg.load(path)), 9)
+    save_weights(network, tmp_path / "w.weights")
+    images = torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(9))
+    cfg = resized_cfg(path, batch=2, width=64, height=64)
+    with libdarknet.load(cfg, tmp_path / "w.weights") as net, torch.no_grad():
+        net.predict(images.numpy())
+        _assert_close(network(images), net.output(network.last + 1)[:, :, 0, 0])
+
+
 @pytest.mark.parametrize("version", [(0, 1, 0), (0, 2, 0), (0, 2, 5), (1, 0, 0)])
 def test_library_reads_every_header_version(
     version: tuple[int, int, int],
