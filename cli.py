@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -199,8 +200,21 @@ app.command("build-tree", rich_help_panel=_TREE)(build_tree)
 app.add_typer(tree_app, name="tree", rich_help_panel=_TREE)
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning as one line, without the place in the code that gave it."""
+    typer.secho(f"Warning: {message}", fg="yellow", err=True)
+
+
 def main() -> None:
     """Run the command line; errors of ours become one red line and exit code 1."""
+    warnings.showwarning = _show_warning
     try:
         app()
     except YOLO9000Error as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from yolo9000.darknet.cfg import KNOWN_KEYS, MAX_BYTES, Cfg, builtin_cfgs
 from yolo9000.darknet.plan import MAX_PARAMETERS, LayerPlan, check_limits, plan_layers
-from yolo9000.errors import CfgError, ConfigError
+from yolo9000.errors import CfgError, CfgWarning, ConfigError
+from yolo9000.network import Network
 
 NET = "[net]\nwidth=64\nheight=32\nchannels=3\n"
 CONV = "[convolutional]\nfilters=8\nsize=3\nstride=1\npad=1\nactivation=leaky\n"
@@ -86,6 +88,34 @@ def test_unknown_keys_are_listed() -> None:
     assert cfg.unknown == ("line 5: [net] widht", "line 12: [convolutional] sise")
     for name in builtin_cfgs():
         assert Cfg.load(name).unknown == (), name
+
+
+def test_unknown_keys_warn_when_a_network_is_built() -> None:
+    with pytest.warns(CfgWarning, match=r"misspelled\?\): line 7: \[convolutional\] sise"):
+        plan = Network(Cfg.parse(NET + CONV.replace("size=3", "sise=3") + "[avgpool]\n")).plans[0]
+    assert plan.kernel == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Network(Cfg.load("darknet19"))
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "neutral"),
+    [
+        ("[convolutional]\nstride=2\n", "dilation=2", "dilation=1"),
+        ("[convolutional]\nstride=2\n", "stride_x=1", "stride_x=2"),
+        ("[maxpool]\nstride=2\n", "antialiasing=1", "antialiasing=0"),
+        ("[maxpool]\nstride=2\n", "maxpool_depth=1", "maxpool_depth=0"),
+        ("[convolutional]\n[route]\nlayers=-1\n", "groups=2", "groups=1"),
+        ("[convolutional]\n[route]\nlayers=-1\n", "group_id=1", "group_id=0"),
+    ],
+)
+def test_extensions_of_forks_are_not_passed_over(section: str, key: str, neutral: str) -> None:
+    name = key.partition("=")[0]
+    with pytest.raises(CfgError, match=rf"\] {name}: is an extension of a fork of darknet"):
+        plan_layers(Cfg.parse(NET + section + key))
+    same, plain = plan_layers(Cfg.parse(NET + section + neutral)), plan_layers(Cfg.parse(NET + section))
+    assert [plan.output for plan in same] == [plan.output for plan in plain]
 
 
 @pytest.mark.parametrize(

@@ -73,9 +73,7 @@ class DataConfig:
 
     detection: tuple[str, ...] = ()  # specs such as coco:DIR, voc:DIR:train, pack:FILE
     classification: tuple[str, ...] = ()  # specs such as imagenet:DIR, tiny-imagenet:DIR
-    mosaic: tuple[
-        str, ...
-    ] = ()  # specs of images with boxes that only fill tiles of mosaics
+    mosaic: tuple[str, ...] = ()  # specs of images with boxes that only fill tiles of mosaics
     map: str | None = None  # darknet map file for the boxes' classes (line i: node of class i); None: by name
     ratio: float = 4.0  # classification images to detection images in every batch (paper: 4 : 1)
     balance: bool = False  # draw rare synsets more often, by the inverse square root of their frequency

@@ -9,6 +9,10 @@ class CfgError(FormatError):
     """A network description (.cfg) that cannot be built: names section, line and key."""
 
 
+class CfgWarning(UserWarning):
+    """Keys of a network description that nothing reads: often misspelled."""
+
+
 class WeightsError(YOLO9000Error):
     """A weights or model file that does not fit: expected and found counts, and the layer where they part."""
 
@@ -31,6 +35,7 @@ class TrainingError(YOLO9000Error):
 
 __all__ = [
     "CfgError",
+    "CfgWarning",
     "ConfigError",
     "DataError",
     "FormatError",

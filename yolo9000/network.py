@@ -6,6 +6,7 @@ Letters: B batch, H W input pixels, S output cells, D feature channels, A anchor
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from yolo9000.darknet.cfg import MAX_CLASSES, Cfg, RegionConfig, Section
 from yolo9000.darknet.describe import Description, describe
 from yolo9000.darknet.layers import Convolution, DarknetBatchNorm, build_layer
 from yolo9000.darknet.plan import LayerPlan, check_limits, plan_layers
-from yolo9000.errors import CfgError, ImageError, YOLO9000Error
+from yolo9000.errors import CfgError, CfgWarning, ImageError, YOLO9000Error
 from yolo9000.head import RegionHead
 from yolo9000.tree_ops import TreeOps
 
@@ -53,11 +54,18 @@ class Network(nn.Module):
 
     Raises:
         CfgError: The cfg describes no network of this family, or one above the limits of `check_limits`.
+
+    Warns:
+        CfgWarning: Keys of the cfg that nothing reads.
     """
 
     def __init__(self, cfg: Cfg, tree: WordTree | None = None) -> None:
         super().__init__()
         self.cfg = cfg
+        if cfg.unknown:
+            where = "" if cfg.path is None else f"{cfg.path}: "
+            message = f"{where}keys that nothing reads (misspelled?): {'; '.join(cfg.unknown)}"
+            warnings.warn(message, CfgWarning, stacklevel=2)
         self.plans, self.last, classes = plan_network(cfg)
         self.region: RegionConfig | None = cfg.region
         last = self.plans[self.last]

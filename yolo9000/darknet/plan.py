@@ -23,6 +23,20 @@ _LIMITS = {"YOLO9000_MAX_PARAMETERS": MAX_PARAMETERS, "YOLO9000_MAX_ACTIVATIONS"
 
 ACTIVATIONS = ("leaky", "linear", "logistic", "relu")
 
+# Keys with which forks of darknet compute something else, and the value that changes nothing ("": the layer's
+# own stride). Passing over them would build another network than was trained.
+_FORK_KEYS = {
+    "convolutional": {
+        "dilation": "1",
+        "stride_x": "",
+        "stride_y": "",
+        "antialiasing": "0",
+        "assisted_excitation": "0",
+    },
+    "maxpool": {"stride_x": "", "stride_y": "", "antialiasing": "0", "maxpool_depth": "0"},
+    "route": {"groups": "1", "group_id": "0"},
+}
+
 
 @dataclass(frozen=True)
 class LayerPlan:
@@ -90,6 +104,7 @@ def plan_layers(cfg: Cfg, height: int | None = None, width: int | None = None) -
     stride = Fraction(1)
     plans: list[LayerPlan] = []
     for index, section in enumerate(cfg.layers):
+        _refuse_fork_keys(section)
         plan = _PLANNERS[section.name](index, section, shape, stride, plans)
         if min(plan.output) < 1:
             section.fail(
@@ -101,6 +116,16 @@ def plan_layers(cfg: Cfg, height: int | None = None, width: int | None = None) -
     if not plans:
         raise CfgError("holds no layer, only [net].", path=cfg.path, line=cfg.net.line)
     return tuple(plans)
+
+
+def _refuse_fork_keys(section: Section) -> None:
+    for key, neutral in _FORK_KEYS.get(section.name, {}).items():
+        allowed = neutral or section.options.get("stride", "1")
+        if section.options.get(key, allowed) != allowed:
+            section.fail(
+                f"is an extension of a fork of darknet and changes the layer; only {allowed} is supported.",
+                key=key,
+            )
 
 
 def check_limits(cfg: Cfg, plans: tuple[LayerPlan, ...]) -> None:
