@@ -14,6 +14,7 @@ from wordtree.cli import build_tree, tree_app
 from wordtree.errors import YOLO9000Error
 from yolo9000 import __version__
 from yolo9000.calibrate_cli import calibrate
+from yolo9000.detect_cli import detect, relabel
 from yolo9000.evaluate_cli import evaluate
 from yolo9000.train_cli import anchors, data_app, train_classifier, train_joint
 
@@ -30,6 +31,7 @@ app = typer.Typer(
     "[cyan]yolo9000 detect --demo --tree[/cyan]   photos that come with the package\n\n"
     "[cyan]yolo9000 detect photo.jpg --hier-threshold 0.8[/cyan]   surer, and so less specific, labels\n\n"
     "[cyan]yolo9000 detect *.jpg --json > found.jsonl[/cyan]   for other programs\n\n"
+    "[cyan]yolo9000 relabel found.jsonl --depth 5[/cyan]   other labels, without the network\n\n"
     "[cyan]yolo9000 train-joint -d coco:coco -c imagenet:imagenet[/cyan]   boxes and labels at once\n\n"
     "[cyan]yolo9000 tree path 'Siberian husky'[/cyan]   where a class stands in the tree",
 )
@@ -56,105 +58,6 @@ def _options(
     """Detect 9,418 classes arranged in a tree: the breed where it is clear, [i]animal[/i] where it is not."""
     if debug:
         os.environ[_DEBUG] = "1"
-
-
-@app.command(rich_help_panel=_SEE)
-def detect(
-    sources: Annotated[
-        list[str] | None,
-        typer.Argument(help="Pictures: files, folders, glob patterns, URLs.", show_default=False),
-    ] = None,
-    demo: Annotated[bool, typer.Option("--demo", help="Take the photos that come with the package.")] = False,
-    tree: Annotated[
-        bool, typer.Option("--tree", "-t", help="Print each detection's path, step by step.")
-    ] = False,
-    threshold: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Lowest score.", show_default="the model's own, else 0.24"),
-    ] = None,
-    hier_threshold: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1, help="How sure a label must be: high gives 'animal', low gives the breed."
-        ),
-    ] = 0.5,
-    nms: Annotated[
-        float, typer.Option(min=0, max=1, help="Overlap above which related boxes are one object.")
-    ] = 0.45,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", help="Folder for annotated pictures.", show_default="out; none with --json"
-        ),
-    ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="JSON Lines on standard output, one picture a line.")
-    ] = False,
-    draw_path: Annotated[
-        bool, typer.Option("--draw-path", help="Write the path on the picture, too.")
-    ] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="Model file, or a name: see `yolo9000 models`.",
-            show_default="yolo9000-nano",
-        ),
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option("--weights", "-w", help="Darknet weights; with --cfg.")
-    ] = None,
-    cfg: Annotated[
-        str | None, typer.Option("--cfg", "-c", help="Cfg of the weights, file or built-in.")
-    ] = None,
-    size: Annotated[
-        int | None, typer.Option(help="Network input, a multiple of 32 pixels.", show_default="the cfg's")
-    ] = None,
-    decoder: Annotated[str, typer.Option(help="paper, or darknet: exactly as the C code does.")] = "paper",
-    batch: Annotated[int, typer.Option(min=1, help="Pictures run together.")] = 1,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ...", show_default="a GPU if there is one")
-    ] = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Never download weights (also YOLO9000_OFFLINE=1).")
-    ] = False,
-    mirror: Annotated[
-        str | None,
-        typer.Option(
-            help="Address to download weights from.", show_default="YOLO9000_MIRROR, else their authors'"
-        ),
-    ] = None,
-) -> None:
-    """Find objects in pictures, and draw them.
-
-    One picture that cannot be read is reported, the rest goes on, and the exit code is 1.
-    """
-    if not sources and not demo:
-        from yolo9000.detect import no_sources
-
-        typer.echo(no_sources(), err=True, nl=False)
-        raise typer.Exit(2)
-    from yolo9000.detect import DetectOptions, demo_photos, run_detect
-    from yolo9000.model import YOLO9000
-
-    detector = YOLO9000.load(
-        model, weights=weights, cfg=cfg, device=device, offline=offline or None, mirror=mirror
-    )
-    options = DetectOptions(
-        threshold=threshold,
-        hier_threshold=hier_threshold,
-        size=size,
-        nms=nms,
-        decoder=decoder,  # type: ignore[arg-type]  # checked by Decoder
-        batch=batch,
-        tree=tree,
-        draw_path=draw_path,
-        json=json,
-        out=out or (None if json else Path("out")),
-    )
-    if run_detect(detector, (demo_photos() if demo else []) + (sources or []), options):
-        raise typer.Exit(1)
 
 
 @app.command(rich_help_panel=_MODELS)
@@ -190,6 +93,8 @@ def models() -> None:
     print_published(console)
 
 
+app.command("detect", rich_help_panel=_SEE)(detect)
+app.command("relabel", rich_help_panel=_SEE)(relabel)
 app.command("train-joint", rich_help_panel=_TRAIN)(train_joint)
 app.command("train-classifier", rich_help_panel=_TRAIN)(train_classifier)
 app.command("anchors", rich_help_panel=_TRAIN)(anchors)

@@ -168,6 +168,7 @@ def test_json_schema(found: Detections) -> None:
         "source": "park.jpg",
         "width": 320,
         "height": 240,
+        "tree": found.tree.digest,
     }
     assert data["detections"][0] == {
         "label": "dog",

@@ -13,6 +13,7 @@ Legend: `N` nodes, `G` sibling groups, `K` queries.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -81,6 +82,13 @@ class WordTree:
     @cached_property
     def _hash(self) -> int:
         return hash((self.parent.tobytes(), self.wnids, self.names))
+
+    @cached_property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that tell trees apart: of the SHA-256 of the `.tree` file."""
+        from wordtree.formats import darknet_text
+
+        return hashlib.sha256(darknet_text(self).encode()).hexdigest()[:16]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return WordTree, (np.asarray(self.parent), self.wnids, self.names)

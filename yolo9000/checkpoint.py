@@ -29,7 +29,7 @@ from wordtree.tree import WordTree
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import DarknetBatchNorm
 from yolo9000.darknet.weights import check_weights, load_weights
-from yolo9000.errors import WeightsError, YOLO9000Error
+from yolo9000.errors import TreeError, WeightsError, YOLO9000Error
 from yolo9000.network import Network, plan_network
 
 FORMAT = "yolo9000-1"
@@ -159,6 +159,18 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         WeightsError: As `load_model`, as far as it shows without tensors.
     """
     return _read(Path(path), tensors=False)[0]
+
+
+def read_tree(path: str | Path) -> WordTree:
+    """Read a model file's tree, without its tensors.
+
+    Raises:
+        WeightsError: As `load_model`, as far as it shows without tensors.
+    """
+    try:
+        return _tree(read_metadata(path))
+    except (ValueError, OverflowError, TreeError) as error:
+        raise WeightsError(f"{path}: the model's own description is damaged: {error}") from error
 
 
 def _read(path: Path, *, tensors: bool) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -1,204 +1,195 @@
-"""The `detect` command: find the pictures, run the model over them, print and draw what it finds.
+"""The commands `detect` and `relabel`: run the model or read its stored results, then print, draw and write.
 
 Everything that a person sees goes through a rich console; JSON Lines go to standard output alone.
 """
 
 from __future__ import annotations
 
-import io
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from importlib import resources
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import Any
 
 from rich.console import Console
-from torch import Tensor
 
-from wordtree._files import atomic_write
-from yolo9000.decode import DecoderMode
-from yolo9000.draw import annotate
-from yolo9000.errors import ImageError, YOLO9000Error
-from yolo9000.image import is_url, read_image
+from wordtree.tree import WordTree
+from yolo9000.errors import DataError, ImageError, YOLO9000Error
 from yolo9000.model import YOLO9000
+from yolo9000.outputs import NEED_IMAGES, Outputs
+from yolo9000.progress import Counter
 from yolo9000.report import print_detections
 from yolo9000.results import Detections
+from yolo9000.sources import STDIN, Frame, expand, frames, is_camera, is_stream, is_video, read_all
 
-_JPEG = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
-# What is taken out of a folder; a file that is named is read whatever its ending.
-SUFFIXES = _JPEG | {".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
-_JPEG_QUALITY = 92
+_GPU_BATCH = 8
 
 
 @dataclass(frozen=True)
-class DetectOptions:
-    """How `detect` runs.
+class Show:
+    """What becomes of detections.
 
     Attributes:
-        threshold: Lowest score, 0..1; None: the model's own.
-        hier_threshold: How sure the walk down the tree must stay, 0..1.
-        size: Side of the network input, pixels; None: the model's own.
-        nms: Overlap above which boxes with related labels are one object, 0..1.
-        decoder: "paper" or "darknet".
-        batch: Pictures run together.
         tree: Print the path of each detection.
-        draw_path: Write the path on the picture, too.
+        draw_path: Write the path on pictures, too.
         json: Print JSON Lines instead of tables.
-        out: Folder for annotated pictures; None: write none.
+        save: Kinds of output, see `yolo9000.outputs`.
+        out: Folder for them.
     """
 
-    threshold: float | None = None
-    hier_threshold: float = 0.5
-    size: int | None = None
-    nms: float = 0.45
-    decoder: DecoderMode = "paper"
-    batch: int = 1
     tree: bool = False
     draw_path: bool = False
     json: bool = False
-    out: Path | None = Path("out")
+    save: Sequence[str] = ("pictures",)
+    out: Path = Path("out")
 
 
-def run_detect(model: YOLO9000, sources: Sequence[str], options: DetectOptions) -> int:
-    """Detect in every picture and report on it; a picture that cannot be read is reported and left out.
+@dataclass
+class _Reporter:
+    """Prints and writes detections, one picture after the other."""
+
+    show: Show
+    outputs: Outputs
+    console: Console = field(default_factory=lambda: Console(highlight=False))
+
+    def report(self, frame: Frame | None, found: Detections) -> None:
+        written = self.outputs.write(None if frame is None else frame.image, found)
+        if self.show.json:
+            print(found.to_json(), flush=True)
+        else:
+            print_detections(self.console, found, tree=self.show.tree, written=written)
+
+
+def run_detect(
+    model: YOLO9000, sources: Sequence[str], show: Show, options: Mapping[str, Any], batch: int | None = None
+) -> int:
+    """Detect in every picture and report on it; what cannot be read is reported and left out.
 
     Args:
         model: The detector.
-        sources: Files, folders, glob patterns, URLs.
-        options: How to run.
+        sources: As in `yolo9000.sources`.
+        show: What becomes of detections.
+        options: Settings of `YOLO9000.detect`.
+        batch: Pictures run together; None: 8 on a GPU, else 1, which is as quick there; 1 for cameras.
 
     Returns:
-        How many sources could not be read.
+        How many sources could not be read, wholly or in part.
     """
     failures = 0
-    waiting: deque[tuple[str, Tensor]] = deque()  # read, but not yet reported
+    waiting: deque[Frame] = deque()  # read, but not yet reported
 
-    found_sources = list(_expand(sources))
-
-    def images() -> Iterator[Tensor]:
+    def failed(error: YOLO9000Error) -> None:
         nonlocal failures
-        for source in found_sources:
-            try:
-                image = read_image(source) if isinstance(source, str) else _fail(source)
-            except ImageError as error:
-                failures += 1
-                complain(error)
-            else:
-                waiting.append((str(source), image))
-                yield image
+        failures += 1
+        complain(error)
 
-    files = [source for source in found_sources if isinstance(source, str) and not is_url(source)]
-    writer = None if options.out is None else _Writer(options.out, files)
-    console = Console(highlight=False)
-    results = model.detect(
-        images(),
-        threshold=options.threshold,
-        hier_threshold=options.hier_threshold,
-        size=options.size,
-        nms=options.nms,
-        decoder=options.decoder,
-        batch=options.batch,
-    )
-    for found in results:
-        source, image = waiting.popleft()
-        found = replace(found, source=source)
-        target = writer.write(image, found, show_path=options.draw_path) if writer else None
-        if options.json:
-            print(found.to_json(), flush=True)
-        else:
-            print_detections(console, found, tree=options.tree, written=target)
+    live = any(is_camera(source) or is_stream(source) for source in sources)
+    known: list[Any] | None = None if live or STDIN in sources else list(expand(sources))
+
+    def images() -> Iterator[Frame]:
+        for frame in read_all(expand(sources) if known is None else known, failed):
+            waiting.append(frame)
+            yield frame
+
+    if batch is None:
+        batch = 1 if live or model.device.type == "cpu" else _GPU_BATCH
+    outputs = _outputs(show, [source for source in known or [] if isinstance(source, str)])
+    reporter = _Reporter(show, outputs)
+    results = model.detect(images(), **options, batch=batch)
+    with outputs, Counter(_count(known), reporter.console) as counter:
+        for found in results:
+            reporter.report(waiting.popleft(), found)
+            counter.step()
     return failures
 
 
-def demo_photos() -> list[str]:
-    """The photos that come with the package."""
-    folder = Path(str(resources.files("yolo9000") / "photos"))
-    return [str(path) for path in sorted(folder.glob("*.jpg"))]
+def _count(known: list[Any] | None) -> int | None:
+    """Pictures and frames in all, as far as that can be told in advance."""
+    if known is None:
+        return None
+    total = 0
+    for source in known:
+        if is_video(source):
+            from yolo9000.video import video_length
+
+            length = video_length(source)
+            if length is None:
+                return None
+            total += length
+        else:
+            total += not isinstance(source, ImageError)
+    return total
+
+
+def _outputs(show: Show, sources: Sequence[str]) -> Outputs:
+    return Outputs(show.out, show.save, sources=sources, show_path=show.draw_path)
+
+
+def run_relabel(path: str, tree: WordTree, show: Show, options: Mapping[str, Any]) -> int:
+    """Label stored detections anew and report on them as `run_detect` does.
+
+    Args:
+        path: JSON Lines that `detect` wrote; "-" for standard input.
+        tree: The tree of the model that detected.
+        show: What becomes of detections. Pictures and crops read the sources again.
+        options: Settings of `Detections.relabel`; none: leave the labels.
+
+    Returns:
+        How many sources could not be read again.
+
+    Raises:
+        DataError: A line that holds no detections, with its number.
+    """
+    failures = 0
+    outputs = _outputs(show, [])
+    reporter = _Reporter(show, outputs)
+    source = _Again() if NEED_IMAGES & set(outputs.kinds) else None
+    with outputs, Counter(None, reporter.console) as counter:
+        for number, line in _lines(path):
+            try:
+                found = Detections.from_json(line, tree)
+            except DataError as error:
+                raise DataError(f"{path}:{number}: {error}") from error
+            found = found.relabel(**options) if options else found
+            try:
+                reporter.report(source.frame(found) if source else None, found)
+            except ImageError as error:
+                failures += 1
+                complain(error)
+            counter.step()
+    return failures
+
+
+class _Again:
+    """Reads the pictures of stored detections again, frames of a video one after the other."""
+
+    def __init__(self) -> None:
+        self._name: str | None = None
+        self._frames: Iterator[Frame] = iter(())
+
+    def frame(self, found: Detections) -> Frame:
+        if found.source is None:
+            raise ImageError("a picture that was not in a file cannot be read again: detect in files.")
+        if found.frame is None:
+            return next(frames(found.source))
+        if self._name != found.source or not found.frame:
+            self._name, self._frames = found.source, frames(found.source)
+        for frame in self._frames:
+            if frame.number == found.frame:
+                return frame
+        raise ImageError(f"{found.source}: has no frame {found.frame} any more.")
+
+
+def _lines(path: str) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank, with their numbers."""
+    try:
+        with sys.stdin if path == STDIN else Path(path).open(encoding="utf-8") as stream:
+            yield from ((number, line) for number, line in enumerate(stream, 1) if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: expected JSON Lines that `yolo9000 detect` wrote: {error}.") from error
 
 
 def complain(error: YOLO9000Error) -> None:
     """Print an error on standard error, in red where that is a terminal."""
     Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"Error: {error}", style="red")
-
-
-def _fail(error: ImageError) -> Tensor:
-    raise error
-
-
-def _expand(sources: Sequence[str]) -> Iterator[str | ImageError]:
-    """Paths and URLs in the order given, what folders and patterns hold by name, errors in their place."""
-    for source in sources:
-        path = Path(source)
-        if is_url(source) or path.is_file():
-            yield source
-        elif path.is_dir():
-            pictures = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-            if not pictures:
-                yield ImageError(f"{source}: no pictures in it (looked for {' '.join(sorted(SUFFIXES))}).")
-            yield from map(str, pictures)
-        elif any(sign in source for sign in "*?["):
-            matches = _matches(path)
-            if not matches:
-                yield ImageError(f"{source}: no file matches this pattern.")
-            yield from matches
-        else:
-            yield ImageError(f"{source}: no such file, folder or pattern.")
-
-
-def _matches(pattern: Path) -> list[str]:
-    """Files that a glob pattern, absolute or relative, matches, by name."""
-    try:
-        found = Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))
-        return sorted(str(match) for match in found if match.is_file())
-    except ValueError:  # such as a** within a name
-        return []
-
-
-class _Writer:
-    """Writes annotated pictures into one folder under their own names, none twice, none over a source."""
-
-    def __init__(self, folder: Path, sources: Sequence[str]) -> None:
-        self.folder = folder
-        self.used = {Path(source).resolve() for source in sources}
-
-    def write(self, image: Tensor, found: Detections, *, show_path: bool) -> Path:
-        """Draw and write one picture: JPEG stays JPEG, anything else becomes PNG."""
-        target = self._target(found.source or "image")
-        picture = annotate(image, found, show_path=show_path)
-        data = io.BytesIO()
-        if target.suffix == ".png":
-            picture.save(data, "PNG")
-        else:
-            picture.save(data, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
-        try:
-            with atomic_write(target) as stream:
-                stream.write(data.getvalue())
-        except OSError as error:
-            raise YOLO9000Error(
-                f"{target}: cannot be written: {error.strerror or error}. Choose another folder with --out."
-            ) from error
-        return target
-
-    def _target(self, source: str) -> Path:
-        path = Path(unquote(urlsplit(source).path) if is_url(source) else source)
-        suffix = path.suffix.lower() if path.suffix.lower() in _JPEG else ".png"
-        stem, number = path.stem or "image", 1
-        target = self.folder / f"{stem}{suffix}"
-        while target.resolve() in self.used:
-            number += 1
-            target = self.folder / f"{stem}-{number}{suffix}"
-        self.used.add(target.resolve())
-        return target
-
-
-def no_sources() -> str:
-    """What to say to somebody who names no picture."""
-    name = Path(sys.argv[0]).name or "yolo9000"
-    return (
-        "No pictures given. Try the photos that come with the package:\n\n"
-        f"    {name} detect --demo --tree\n\n"
-        "or your own files, folders, patterns and URLs:\n\n"
-        f"    {name} detect photo.jpg holiday/ 'scans/*.png' https://example.org/cat.jpg\n"
-    )

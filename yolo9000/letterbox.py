@@ -54,7 +54,7 @@ class Letterbox:
             top, left = float(int(top)), float(int(left))
         return cls(image_size, size, resized, top, left)
 
-    def unmap(self, boxes: Tensor) -> Tensor:
+    def unmap(self, boxes: Tensor, *, clip: bool = True) -> Tensor:
         """Bring boxes back to the original picture, clipped to it.
 
         The arithmetic is darknet's (region_layer.c, correct_region_boxes), with the picture's integer size
@@ -62,6 +62,7 @@ class Letterbox:
 
         Args:
             boxes: [K, 4] centre x, centre y, width, height as fractions of the network input.
+            clip: False: leave corners where they are.
 
         Returns:
             [K, 4] x1, y1, x2, y2 in pixels of the original, corners within [0, W] and [0, H]. A box that lay
@@ -72,6 +73,8 @@ class Letterbox:
         offset = boxes.new_tensor([self.left / w, self.top / h])
         centre, half = (boxes[:, :2] - offset) * scale, boxes[:, 2:] * scale / 2
         corners = torch.cat((centre - half, centre + half), dim=1)
+        if not clip:
+            return corners
         limit = boxes.new_tensor([width, height, width, height])
         return torch.minimum(corners.clamp(min=0), limit)
 

@@ -19,18 +19,17 @@ from PIL import Image
 from torch import Tensor
 
 from wordtree.tree import WordTree
-from yolo9000.boxes import cxcywh_to_xyxy
 from yolo9000.checkpoint import RESERVED, load_darknet, load_model, save_model
 from yolo9000.decode import Decoder, DecoderMode, RawDetections
 from yolo9000.errors import ConfigError, WeightsError
 from yolo9000.hub import PUBLISHED, load_published
 from yolo9000.image import ImageSource, Letterbox, LetterboxMode, letterbox, read_image, source_name
+from yolo9000.labelling import DEFAULT_NMS, DEFAULT_THRESHOLD, EVERYWHERE, Candidates, Labelling, Threshold
 from yolo9000.network import Network
 from yolo9000.results import Detections
-from yolo9000.suppress import SuppressMode, suppress
+from yolo9000.sources import Frame
 
 DEFAULT_MODEL = "yolo9000-nano"
-DEFAULT_THRESHOLD = 0.24  # score; what darknet's `detector test` is run with for YOLO9000
 MAX_SIDE = 4096  # pixels of the network input; larger ones exhaust memory before they find more
 
 Size: TypeAlias = int | tuple[int, int]
@@ -40,11 +39,8 @@ Size: TypeAlias = int | tuple[int, int]
 class _Settings:
     """What one call of `detect` runs with, checked."""
 
-    threshold: float
-    hier_threshold: float
     size: tuple[int, int]
-    nms: float
-    decoder: Decoder
+    labelling: Labelling
 
 
 class YOLO9000:
@@ -58,7 +54,6 @@ class YOLO9000:
     Attributes:
         network: The network, in evaluation mode.
         tree: Its classes.
-        decoder: Default way from feature maps to labels.
         letterbox: How pictures are resampled: "darknet" for darknet's weights, else "torch".
         metadata: As given.
         device: Where it runs.
@@ -86,8 +81,8 @@ class YOLO9000:
         self.letterbox: LetterboxMode = "darknet" if network.batchnorm == "darknet" else "torch"
         self._fused = self.network.fuse()
         assert self._fused.head is not None
-        self._decoders: dict[str, Decoder] = {}
-        self.decoder = self._decoder("paper")
+        # It only finds candidates: objectness above the threshold, and the likeliest path to a leaf.
+        self._decoder = Decoder(self._fused.head, "darknet")
 
     @classmethod
     def load(
@@ -151,34 +146,46 @@ class YOLO9000:
     @overload
     def detect(
         self,
-        source: ImageSource,
+        source: ImageSource | Frame,
         *,
-        threshold: float | None = None,
-        hier_threshold: float = 0.5,
+        threshold: Threshold | None = None,
+        hier_threshold: Threshold | None = None,
+        depth: int | None = None,
+        leaves: bool = False,
+        under: str | Iterable[str] = (),
+        not_under: str | Iterable[str] = (),
         size: Size | None = None,
-        nms: float = 0.45,
+        nms: float = DEFAULT_NMS,
         decoder: DecoderMode = "paper",
     ) -> Detections: ...
     @overload
     def detect(
         self,
-        source: Iterable[ImageSource],
+        source: Iterable[ImageSource | Frame],
         *,
-        threshold: float | None = None,
-        hier_threshold: float = 0.5,
+        threshold: Threshold | None = None,
+        hier_threshold: Threshold | None = None,
+        depth: int | None = None,
+        leaves: bool = False,
+        under: str | Iterable[str] = (),
+        not_under: str | Iterable[str] = (),
         size: Size | None = None,
-        nms: float = 0.45,
+        nms: float = DEFAULT_NMS,
         decoder: DecoderMode = "paper",
         batch: int = 8,
     ) -> Iterator[Detections]: ...
     def detect(
         self,
-        source: ImageSource | Iterable[ImageSource],
+        source: ImageSource | Frame | Iterable[ImageSource | Frame],
         *,
-        threshold: float | None = None,
-        hier_threshold: float = 0.5,
+        threshold: Threshold | None = None,
+        hier_threshold: Threshold | None = None,
+        depth: int | None = None,
+        leaves: bool = False,
+        under: str | Iterable[str] = (),
+        not_under: str | Iterable[str] = (),
         size: Size | None = None,
-        nms: float = 0.45,
+        nms: float = DEFAULT_NMS,
         decoder: DecoderMode = "paper",
         batch: int = 8,
     ) -> Detections | Iterator[Detections]:
@@ -186,9 +193,16 @@ class YOLO9000:
 
         Args:
             source: A picture in any form that `read_image` takes, or an iterable of them; a four-dimensional
-                array or tensor is many, too.
-            threshold: Lowest score, 0..1; by default the model's own (in its metadata), else 0.24.
+                array or tensor is many, too. For folders, videos and cameras: `yolo9000.sources.frames`.
+            threshold: Lowest score, 0..1; by default the model's own (in its metadata), else 0.24. This and
+                `hier_threshold` can differ within the tree, `{"animal": 0.1}`: see
+                `yolo9000.labelling.Labelling`.
             hier_threshold: How sure the walk down the tree must stay, 0..1. High: "animal". Low: the breed.
+                By default 0.5, or no limit where `depth` or `leaves` is given.
+            depth: Go no deeper than this, 0 is the top of the tree.
+            leaves: Always go down to a leaf.
+            under: Only labels at or below this node, or one of these.
+            not_under: No labels at or below this node, or one of these.
             size: Side of the network input, or (height, width), pixels, multiples of the stride (32); by
                 default the cfg's. Larger finds smaller objects and takes longer.
             nms: Overlap (intersection over union, 0..1) above which boxes with related labels are one object.
@@ -200,13 +214,25 @@ class YOLO9000:
 
         Raises:
             ConfigError: A setting out of range; the size is no multiple of the stride.
+            TreeError: A node that the tree does not have.
             ImageError: A picture cannot be read.
         """
-        settings = self._settings(threshold, hier_threshold, size, nms, decoder)
+        labelling = Labelling(
+            threshold=self._threshold(threshold),
+            hier_threshold=hier_threshold,
+            depth=depth,
+            leaves=leaves,
+            under=(under,) if isinstance(under, str) else tuple(under),
+            not_under=(not_under,) if isinstance(not_under, str) else tuple(not_under),
+            nms=nms,
+            # Over a plain class list both decoders do the same, which is the paper's.
+            decoder="paper" if self._decoder.flat and decoder == "darknet" else decoder,
+        )
+        settings = _Settings(self._input_size(size), labelling.for_tree(self.tree))
         if batch < 1:
             raise ConfigError(f"batch must be at least 1, found {batch}.")
         if _is_one(source):
-            return self._run([read_image(source)], [source_name(source)], settings)[0]
+            return self._run([_frame(source)], settings)[0]
         if not isinstance(source, Iterable):
             raise ConfigError(
                 f"expected a picture or an iterable of pictures, found {type(source).__name__}."
@@ -216,22 +242,12 @@ class YOLO9000:
     def _stream(self, sources: Iterable[Any], settings: _Settings, batch: int) -> Iterator[Detections]:
         iterator = iter(sources)
         while chunk := list(islice(iterator, batch)):
-            images = [read_image(source) for source in chunk]
-            yield from self._run(images, [source_name(source) for source in chunk], settings)
+            yield from self._run([_frame(source) for source in chunk], settings)
 
-    def _settings(
-        self,
-        threshold: float | None,
-        hier_threshold: float,
-        size: Size | None,
-        nms: float,
-        decoder: DecoderMode,
-    ) -> _Settings:
-        threshold = self.threshold if threshold is None else threshold
-        for name, value in (("threshold", threshold), ("hier_threshold", hier_threshold), ("nms", nms)):
-            if not 0 <= value <= 1:
-                raise ConfigError(f"{name} must lie in 0..1, found {value}.")
-        return _Settings(threshold, hier_threshold, self._input_size(size), nms, self._decoder(decoder))
+    def _threshold(self, threshold: Threshold | None) -> Threshold:
+        if isinstance(threshold, Mapping):
+            return {EVERYWHERE: self.threshold, **threshold}
+        return self.threshold if threshold is None else threshold
 
     def _input_size(self, size: Size | None) -> tuple[int, int]:
         cfg, stride = self.network.cfg, self.network.stride
@@ -245,46 +261,31 @@ class YOLO9000:
                 )
         return height, width
 
-    def _decoder(self, mode: DecoderMode) -> Decoder:
-        if mode not in self._decoders:
-            assert self._fused.head is not None
-            self._decoders[mode] = Decoder(self._fused.head, mode)
-        return self._decoders[mode]
-
     @torch.inference_mode()
-    def _run(
-        self, images: Sequence[Tensor], names: Sequence[str | None], settings: _Settings
-    ) -> list[Detections]:
-        """Detect in a batch of pictures, each [3, H, W] uint8."""
-        boxed = [letterbox(image.to(self.device), settings.size, self.letterbox) for image in images]
+    def _run(self, frames: Sequence[Frame], settings: _Settings) -> list[Detections]:
+        """Detect in a batch of pictures."""
+        boxed = [letterbox(frame.image.to(self.device), settings.size, self.letterbox) for frame in frames]
         features = self._fused.features(torch.stack([pixels for pixels, _ in boxed]))
-        raw = settings.decoder.decode(features, settings.threshold, settings.hier_threshold)
-        fits = [fit for _, fit in boxed]
-        return [self._finish(*parts, settings) for parts in zip(raw, fits, names, strict=True)]
+        # Even the top node is above no threshold of 1: one row for every anchor with an object, at any depth.
+        raw = self._decoder.decode(features, settings.labelling.lowest_threshold, hier_threshold=1.0)
+        return [
+            Detections.choose(
+                _candidates(found, fit), settings.labelling, self.tree, fit.image_size,
+                source=frame.source, frame=frame.number, time=frame.time,
+            )
+            for found, (_, fit), frame in zip(raw, boxed, frames, strict=True)
+        ]  # fmt: skip
 
-    def _finish(
-        self, raw: RawDetections, fit: Letterbox, name: str | None, settings: _Settings
-    ) -> Detections:
-        """Suppress duplicates and bring one picture's boxes back to its own pixels."""
-        # darknet suppresses within each class alone (do_nms_sort in box.c).
-        mode: SuppressMode = "class" if settings.decoder.mode == "darknet" else "tree"
-        kept = suppress(cxcywh_to_xyxy(raw.boxes), raw.scores, raw.nodes, self.tree, settings.nms, mode)
-        boxes = fit.unmap(raw.boxes[kept])
-        inside = (boxes[:, 2:] > boxes[:, :2]).all(
-            dim=1
-        )  # the rest lay wholly in the grey around the picture
-        kept, boxes = kept[inside], boxes[inside]
-        return Detections(
-            boxes=_numpy(boxes),
-            scores=_numpy(raw.scores[kept]),
-            objectness=_numpy(raw.objectness[kept]),
-            nodes=_numpy(raw.nodes[kept]),
-            paths=_numpy(raw.paths[kept]),
-            path_probs=_numpy(raw.path_probs[kept]),
-            tree=self.tree,
-            image_size=fit.image_size,
-            source=name,
-        )
+
+def _frame(source: Any) -> Frame:
+    return source if isinstance(source, Frame) else Frame(read_image(source), source_name(source))
+
+
+def _candidates(raw: RawDetections, fit: Letterbox) -> Candidates:
+    """On the CPU, where labels are chosen: the same choice, to the bit, as from stored results."""
+    probs = raw.path_probs.masked_fill(raw.paths < 0, 0.0)
+    boxes = fit.unmap(raw.boxes, clip=False)
+    return Candidates(_numpy(boxes), _numpy(raw.objectness), _numpy(raw.paths), _numpy(probs))
 
 
 def load_any(
@@ -356,7 +357,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
 def _is_one(source: object) -> bool:
     if isinstance(source, Tensor | np.ndarray):
         return source.ndim != 4
-    return isinstance(source, str | os.PathLike | bytes | Image.Image)
+    return isinstance(source, Frame | str | os.PathLike | bytes | Image.Image)
 
 
 def _given(**arguments: object) -> list[tuple[str, object]]:

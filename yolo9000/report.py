@@ -27,6 +27,8 @@ def print_detections(
 ) -> None:
     """Print what was found in one picture: a table or, with `tree`, each detection's path through the tree.
 
+    A frame of a video takes one line, unless `tree` asks for more.
+
     Args:
         console: Where to print.
         found: The detections.
@@ -36,13 +38,17 @@ def print_detections(
     height, width = found.image_size
     count = f"{len(found)} detection{'' if len(found) == 1 else 's'}"
     heading = Text.assemble((found.source or "image", "bold"), f"  {width} × {height}  {count}")
-    if written is not None:
+    if found.frame is not None:
+        heading = Text.assemble((found.source or "video", "bold"), f"  {found.time:.2f} s  {count}")
+        for detection in [] if tree else found:
+            heading.append(f"  {detection.label} {detection.score:.2f}", _style(found.tree, detection.node))
+    if written is not None and not found.frame:
         heading.append(f"  → {written}", "dim")
     console.print(heading, soft_wrap=True)
     if tree:
         for index in range(len(found)):
             console.print(_path_tree(found, index))
-    elif len(found):
+    elif len(found) and found.frame is None:
         console.print(_table(found))
 
 

@@ -1,24 +1,26 @@
-"""What detection returns: parallel arrays that can be sliced, looped over, relabelled and written as JSON.
+"""What detection returns: parallel arrays that can be sliced, looped over, relabelled and written.
 
 Letters: K detections, L steps of the longest path, N tree nodes.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wordtree.tree import WordTree
 from yolo9000.errors import ConfigError, DataError
+from yolo9000.labelling import Candidates, Labelling, Threshold, are_paths, choose, labels, permitted
 
-FORMAT = "yolo9000-detections-1"
+if TYPE_CHECKING:
+    import pandas as pd
+    import supervision as sv
+
 _SLACK = 1e-4  # how far beyond 0..1 a float32 product of probabilities may land
-_ROUND_PX, _ROUND_P = 2, 6  # decimals in JSON: hundredths of a pixel, millionths of a probability
 _SHOWN = 6  # detections that repr() lists
 
 
@@ -58,8 +60,9 @@ class Detection:
 class Detections:
     """The detections of one picture, best first, as parallel arrays.
 
-    Every detection keeps its path down to a leaf with the probability of each step, so that `relabel` can
-    choose another depth without running the network again.
+    Every detection keeps its path down to a leaf with the probability of each step, and what `detect` returns
+    also keeps the candidates that gave no detection, so that `relabel` can choose another depth without
+    running the network again.
 
     Attributes:
         boxes: [K, 4] float32 x1, y1, x2, y2 in pixels of the original picture.
@@ -70,7 +73,11 @@ class Detections:
         path_probs: [K, L] float32 probability of each node given its parent, 0 after the leaf.
         tree: The tree that the nodes belong to.
         image_size: (height, width) of the picture, pixels.
-        source: Path or URL of the picture, None for one that was only in memory.
+        source: Path or URL of the picture or video, None for one that was only in memory.
+        frame: Number of the frame in its video, from 0; None for a picture.
+        time: Seconds from the beginning of the video; None for a picture.
+        candidates: All that could become a detection; None after slicing.
+        labelling: The rules by which the labels were chosen; None where they are not known.
 
     Raises:
         DataError: The arrays do not fit each other, or hold what no detection can.
@@ -85,6 +92,10 @@ class Detections:
     tree: WordTree
     image_size: tuple[int, int]
     source: str | None = None
+    frame: int | None = None
+    time: float | None = None
+    candidates: Candidates | None = None
+    labelling: Labelling | None = None
 
     def __post_init__(self) -> None:
         count = np.asarray(self.nodes).shape[0] if np.ndim(self.nodes) else 0
@@ -116,7 +127,7 @@ class Detections:
             f"paths must hold nodes 0..{size - 1}, or −1 after the leaf",
             self.paths,
         )
-        _refuse(~_are_paths(self.tree, self.paths), "paths must run from a top node to a leaf", self.paths)
+        _refuse(~are_paths(self.tree, self.paths), "paths must run from a top node to a leaf", self.paths)
         found = (self.paths == self.nodes[:, None]).any(axis=1)
         _refuse(~found, "each node must lie on its own path", self.nodes)
 
@@ -133,6 +144,45 @@ class Detections:
             tree=tree,
             image_size=image_size,
             source=source,
+        )
+
+    @classmethod
+    def choose(
+        cls,
+        candidates: Candidates,
+        rule: Labelling,
+        tree: WordTree,
+        image_size: tuple[int, int],
+        **about: Any,
+    ) -> Detections:
+        """Turn candidates into detections; see `yolo9000.labelling.choose`.
+
+        Args:
+            candidates: Of one picture.
+            rule: How to label them.
+            tree: The tree of their paths.
+            image_size: (height, width) of the picture, pixels; boxes are clipped to it, and those that lie
+                wholly outside are left out.
+            about: `source`, `frame` and `time`.
+        """
+        rule = rule.for_tree(tree)
+        pick, nodes, scores = choose(candidates, rule, tree)
+        height, width = image_size
+        boxes = np.clip(candidates.boxes[pick], 0, np.array([width, height, width, height], np.float32))
+        inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        pick = pick[inside]
+        return cls(
+            boxes=boxes[inside],
+            scores=scores[inside],
+            objectness=candidates.objectness[pick],
+            nodes=nodes[inside],
+            paths=candidates.paths[pick],
+            path_probs=candidates.path_probs[pick],
+            tree=tree,
+            image_size=image_size,
+            candidates=candidates,
+            labelling=rule,
+            **about,
         )
 
     # ------------------------------------------------------------------------------------------------ looking
@@ -156,7 +206,8 @@ class Detections:
         if not isinstance(key, slice):
             key = np.asarray(key)
             key = key.astype(np.int64) if key.size == 0 else key
-        return replace(self, **{name: getattr(self, name)[key] for name in _ARRAYS})
+        chosen = {name: getattr(self, name)[key] for name in _ARRAYS}
+        return replace(self, **chosen, candidates=None)  # the chosen ones alone can be relabelled
 
     def _one(self, index: int) -> Detection:
         nodes = self.paths[index][self.paths[index] >= 0]
@@ -199,88 +250,132 @@ class Detections:
     # -------------------------------------------------------------------------------------------------- depth
 
     def relabel(
-        self, hier_threshold: float | None = None, depth: int | None = None, leaves: bool = False
+        self,
+        hier_threshold: Threshold | None = None,
+        depth: int | None = None,
+        leaves: bool = False,
+        *,
+        threshold: Threshold | None = None,
+        under: str | Iterable[str] | None = None,
+        not_under: str | Iterable[str] | None = None,
+        nms: float | None = None,
     ) -> Detections:
-        """Choose labels at another depth of the same paths, without the network.
+        """Choose labels by other rules, without the network.
+
+        What `detect` returned, or was read from a file it wrote, becomes what `detect` would return with
+        these settings: other labels can be above the threshold, or duplicates of each other. Detections that
+        were picked out of it (`found[:3]`, `found[found.scores > 0.5]`) stay the same boxes in the same
+        order, but for those that `threshold`, `under` and `not_under` drop.
 
         Args:
             hier_threshold: Go down the path as long as the next node's absolute probability is above this,
-                0..1; the top node is always given. 0 goes to the leaf, 1 stays at the top.
+                0..1; the top node is always given. 0 goes to the leaf, 1 stays at the top. Or a mapping, see
+                `yolo9000.labelling.Labelling`, as all that follows.
             depth: Go down to this depth (0 is the top), or to the leaf where the path ends earlier. Together
                 with `hier_threshold`, whichever stops first.
             leaves: Go down to the leaf.
+            threshold: Lowest score; not below the one that was detected with.
+            under: Only labels at or below one of these nodes.
+            not_under: No labels at or below one of these nodes.
+            nms: Overlap above which boxes with related labels are one object.
 
         Returns:
-            The same boxes with new labels, in the same order; scores become objectness × P(label).
+            Detections with new labels and scores; settings that are left out stay as they were.
 
         Raises:
-            ConfigError: No rule given, `leaves` together with another, or a value out of range.
+            ConfigError: No rule given, rules that exclude each other, or a value out of range.
+            TreeError: A node that the tree does not have.
         """
-        if leaves == (hier_threshold is not None or depth is not None):
-            raise ConfigError("relabel takes hier_threshold, depth or both, or else leaves=True.")
-        if hier_threshold is not None and not 0 <= hier_threshold <= 1:
-            raise ConfigError(f"hier_threshold must lie in 0..1, found {hier_threshold}.")
-        if depth is not None and depth < 0:
-            raise ConfigError(f"depth must be 0 (the top) or more, found {depth}.")
-        if not len(self):
-            return self
-        absolute = np.cumprod(self.path_probs.astype(np.float64), axis=1)
-        last = (self.paths >= 0).sum(axis=1) - 1
-        if hier_threshold is not None:
-            # Absolute probabilities never grow along a path, so counting those above finds the stop.
-            above = ((absolute > hier_threshold) & (self.paths >= 0)).sum(axis=1)
-            last = np.clip(above - 1, 0, last)
-        if depth is not None:
-            last = np.minimum(last, depth)
-        rows = np.arange(len(self))
-        return replace(self, nodes=self.paths[rows, last], scores=self.objectness * absolute[rows, last])
+        options: dict[str, Any] = {
+            "threshold": threshold, "hier_threshold": hier_threshold, "depth": depth,
+            "leaves": leaves or None, "under": _nodes(under), "not_under": _nodes(not_under), "nms": nms,
+        }  # fmt: skip
+        given = {name: value for name, value in options.items() if value is not None}
+        if not given:
+            raise ConfigError(f"relabel takes one of {', '.join(options)}.")
+        if self.candidates is None:
+            return self._relabelled(given)
+        assert self.labelling is not None
+        rule = self.labelling.changed(**given)
+        if rule.lowest_threshold < self.labelling.lowest_threshold:
+            raise ConfigError(
+                f"the threshold was {self.labelling.lowest_threshold:g} in detection and can only be raised; "
+                f"found {rule.lowest_threshold:g}. Detect again with a lower one."
+            )
+        return Detections.choose(
+            self.candidates, rule, self.tree, self.image_size,
+            source=self.source, frame=self.frame, time=self.time,
+        )  # fmt: skip
 
-    # --------------------------------------------------------------------------------------------------- JSON
+    def _relabelled(self, given: Mapping[str, Any]) -> Detections:
+        """These boxes and no others with new labels, in the same order."""
+        if not {"hier_threshold", "depth", "leaves"} & given.keys():
+            raise ConfigError("relabel needs hier_threshold, depth or leaves where candidates are not known.")
+        if "nms" in given:
+            raise ConfigError("nms needs the candidates, and these detections were picked out of them.")
+        decoder = self.labelling.decoder if self.labelling else "paper"
+        rule = Labelling(**({"threshold": 0.0, "decoder": decoder} | dict(given))).for_tree(self.tree)
+        found = Candidates(self.boxes, self.objectness, self.paths, self.path_probs)
+        nodes, scores = labels(found, rule, self.tree)
+        kept = np.ones(len(self), bool)
+        if given.keys() & {"threshold", "under", "not_under"}:
+            kept = permitted(nodes, scores, rule, self.tree)
+        return replace(self[kept], nodes=nodes[kept], scores=scores[kept], labelling=rule)
+
+    # ------------------------------------------------------------------------------------------- other forms
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and lists, ready for JSON; the schema is stable.
+        """Plain numbers, strings and lists, ready for JSON; see `yolo9000.stored`."""
+        from yolo9000.stored import to_dict
 
-        Returns:
-            `format` ("yolo9000-detections-1"), `source`, `width`, `height` and `detections`: for each its
-            `label`, `wnid`, `node`, `score`, `objectness`, `box` (x1, y1, x2, y2 in pixels), `depth` of the
-            label, and `path`, the nodes from the top to the leaf, each with `label`, `wnid`, `node` and the
-            `probability` given its parent.
-        """
-        height, width = self.image_size
-        return {
-            "format": FORMAT,
-            "source": self.source,
-            "width": int(width),
-            "height": int(height),
-            "detections": [self._entry(index) for index in range(len(self))],
-        }
-
-    def _entry(self, index: int) -> dict[str, Any]:
-        tree, node = self.tree, int(self.nodes[index])
-        steps = zip(self.paths[index].tolist(), self.path_probs[index].tolist(), strict=True)
-        return {
-            "label": tree.names[node],
-            "wnid": tree.wnids[node],
-            "node": node,
-            "score": round(float(self.scores[index]), _ROUND_P),
-            "objectness": round(float(self.objectness[index]), _ROUND_P),
-            "box": [round(value, _ROUND_PX) for value in self.boxes[index].tolist()],
-            "depth": int(tree.depth[node]),
-            "path": [
-                {
-                    "label": tree.names[step],
-                    "wnid": tree.wnids[step],
-                    "node": step,
-                    "probability": round(p, _ROUND_P),
-                }
-                for step, p in steps
-                if step >= 0
-            ],
-        }
+        return to_dict(self)
 
     def to_json(self) -> str:
         """`to_dict` on one line, as JSON Lines wants it."""
-        return json.dumps(self.to_dict(), ensure_ascii=False)
+        from yolo9000.stored import to_json
+
+        return to_json(self)
+
+    @classmethod
+    def from_json(cls, line: str, tree: WordTree) -> Detections:
+        """Read back what `to_json` wrote: the same detections, bit by bit.
+
+        Args:
+            line: One line of a JSON Lines file.
+            tree: The tree of the model that detected.
+
+        Raises:
+            DataError: No such JSON, or another tree.
+        """
+        from yolo9000.stored import from_json
+
+        return from_json(line, tree)
+
+    def to_supervision(self) -> sv.Detections:
+        """As `supervision.Detections`: `class_id` is the node; `data` holds names, ids, paths and more.
+
+        Raises:
+            ConfigError: supervision is not installed.
+        """
+        from yolo9000.adapters import to_supervision
+
+        return to_supervision(self)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """As a data frame, one row a detection; several pictures go together with `pandas.concat`.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        from yolo9000.adapters import to_pandas
+
+        return to_pandas(self)
+
+
+def _nodes(given: str | Iterable[str] | None) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 _ARRAYS = tuple(field.name for field in fields(Detections))[:6]
@@ -299,15 +394,3 @@ def _refuse(bad: NDArray[np.bool_] | np.bool_, rule: str, values: NDArray[Any]) 
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise DataError(f"{rule}; found {values[row].tolist()} (detection {row}).")
-
-
-def _are_paths(tree: WordTree, paths: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """[K] whether each row of [K, L] starts at the top, goes from parent to child, and ends at a leaf."""
-    if paths.shape[1] == 0:
-        return np.zeros(len(paths), bool)
-    valid = paths >= 0
-    before = np.concatenate((np.full((len(paths), 1), -1), paths[:, :-1]), axis=1)
-    linked = (tree.parent[paths] == before) | ~valid
-    last = paths[np.arange(len(paths)), np.maximum(valid.sum(axis=1) - 1, 0)]
-    contiguous = (valid[:, :-1] >= valid[:, 1:]).all(axis=1)
-    return np.asarray(valid[:, 0] & contiguous & linked.all(axis=1) & tree.is_leaf[last])

@@ -1,0 +1,283 @@
+"""Choosing labels: how deep, where in the tree, how sure; from what the network said, and without it.
+
+`YOLO9000.detect` and `Detections.relabel` both end here, with the same numbers, so that stored results give
+at any depth what detection itself would give there.
+
+Letters: K candidates, L steps of the longest path, N tree nodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wordtree.tree import WordTree
+from yolo9000.decode import DecoderMode
+from yolo9000.errors import ConfigError
+from yolo9000.suppress import suppress
+
+Threshold: TypeAlias = float | Mapping[str, float]
+EVERYWHERE = "*"  # key of a threshold mapping: all nodes that no other key covers
+DEFAULT_THRESHOLD = 0.24  # score; what darknet's `detector test` is run with for YOLO9000
+DEFAULT_HIER_THRESHOLD = 0.5  # probability; darknet's -hier
+DEFAULT_NMS = 0.45  # intersection over union; darknet's -nms
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Everything in one picture that could become a detection, at whatever depth.
+
+    Attributes:
+        boxes: [K, 4] float32 x1, y1, x2, y2 in pixels of the picture, not clipped to it.
+        objectness: [K] float32, 0..1.
+        paths: [K, L] int64 nodes from the top to a leaf, −1 after the leaf.
+        path_probs: [K, L] float32 probability of each node given its parent.
+    """
+
+    boxes: NDArray[np.float32]
+    objectness: NDArray[np.float32]
+    paths: NDArray[np.int64]
+    path_probs: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.objectness)
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """How labels are chosen.
+
+    A threshold is a number, or numbers for parts of the tree: `{"animal": 0.1, "*": 0.3}`, where the deepest
+    key at or above a node holds for it and `"*"` (else the default) for all others.
+
+    Attributes:
+        threshold: Detections with a score above it are given, 0..1.
+        hier_threshold: Go down the path as long as the next node's absolute probability is above this; the
+            top node is always given. By default 0.5, or no limit where `depth` or `leaves` is given.
+        depth: Go down to this depth (0 is the top), or to the leaf where the path ends earlier. Together with
+            `hier_threshold`, whichever stops first.
+        leaves: Go down to the leaf.
+        under: Keep only labels at or below one of these nodes (names, ids); empty: all.
+        not_under: Drop labels at or below one of these nodes.
+        nms: Overlap (intersection over union, 0..1) above which boxes with related labels are one object.
+        decoder: "paper": score = objectness × P(label). "darknet": its C code's way, see
+            `yolo9000.decode.Decoder`.
+
+    Raises:
+        ConfigError: A value out of range, or rules that exclude each other.
+    """
+
+    threshold: Threshold = DEFAULT_THRESHOLD
+    hier_threshold: Threshold | None = None
+    depth: int | None = None
+    leaves: bool = False
+    under: tuple[str, ...] = ()
+    not_under: tuple[str, ...] = ()
+    nms: float = DEFAULT_NMS
+    decoder: DecoderMode = "paper"
+
+    def __post_init__(self) -> None:
+        _check_fractions("threshold", self.threshold)
+        _check_fractions("nms", self.nms)
+        if self.hier_threshold is not None:
+            _check_fractions("hier_threshold", self.hier_threshold)
+        if self.depth is not None and self.depth < 0:
+            raise ConfigError(f"depth must be 0 (the top) or more, found {self.depth}.")
+        if self.leaves and (self.hier_threshold is not None or self.depth is not None):
+            raise ConfigError("leaves=True goes with neither hier_threshold nor depth: give one rule.")
+        if self.decoder not in get_args(DecoderMode):
+            known = ", ".join(get_args(DecoderMode))
+            raise ConfigError(f"the decoder is one of {known}; got {self.decoder!r}")
+        for name in ("under", "not_under"):
+            nodes = getattr(self, name)
+            object.__setattr__(self, name, (nodes,) if isinstance(nodes, str) else tuple(nodes))
+        if self.hier_threshold is None and self.depth is None and not self.leaves:
+            object.__setattr__(self, "hier_threshold", DEFAULT_HIER_THRESHOLD)
+
+    @property
+    def lowest_threshold(self) -> float:
+        """The lowest score that can be given anywhere in the tree."""
+        if not isinstance(self.threshold, Mapping):
+            return self.threshold
+        return min({EVERYWHERE: DEFAULT_THRESHOLD, **self.threshold}.values())
+
+    def for_tree(self, tree: WordTree) -> Labelling:
+        """The same rules with nodes named by their ids.
+
+        Raises:
+            TreeError: A node that the tree does not have, or a name that several nodes have.
+            ConfigError: `depth` ends above every node of `under`.
+        """
+        deepest = [int(tree.depth[tree.index(node)]) for node in self.under]
+        if deepest and self.depth is not None and self.depth < min(deepest):
+            raise ConfigError(
+                f"labels of depth {self.depth} lie above {', '.join(self.under)}: nothing could be found. "
+                f"Use a depth of {min(deepest)} or more."
+            )
+        return replace(
+            self,
+            threshold=_by_id(self.threshold, tree),
+            hier_threshold=None if self.hier_threshold is None else _by_id(self.hier_threshold, tree),
+            under=tuple(tree.wnids[tree.index(node)] for node in self.under),
+            not_under=tuple(tree.wnids[tree.index(node)] for node in self.not_under),
+        )
+
+    def changed(
+        self,
+        *,
+        threshold: Threshold | None = None,
+        hier_threshold: Threshold | None = None,
+        depth: int | None = None,
+        leaves: bool = False,
+        under: Iterable[str] | None = None,
+        not_under: Iterable[str] | None = None,
+        nms: float | None = None,
+    ) -> Labelling:
+        """The same rules with some of them changed; what is left out stays.
+
+        `hier_threshold`, `depth` and `leaves` are one rule: any of them replaces all three.
+        """
+        given: dict[str, Any] = {
+            "threshold": threshold,
+            "under": under,
+            "not_under": not_under,
+            "nms": nms,
+        }
+        given = {name: value for name, value in given.items() if value is not None}
+        if isinstance(threshold, Mapping):
+            old = self.threshold
+            old = old.get(EVERYWHERE, DEFAULT_THRESHOLD) if isinstance(old, Mapping) else old
+            given["threshold"] = {EVERYWHERE: old, **threshold}
+        if hier_threshold is not None or depth is not None or leaves:
+            given |= {"hier_threshold": hier_threshold, "depth": depth, "leaves": leaves}
+        return replace(self, **given)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists, ready for JSON."""
+        return {
+            "threshold": _plain(self.threshold),
+            "hier_threshold": _plain(self.hier_threshold),
+            "depth": self.depth,
+            "leaves": self.leaves,
+            "under": list(self.under),
+            "not_under": list(self.not_under),
+            "nms": self.nms,
+            "decoder": self.decoder,
+        }
+
+
+def choose(
+    found: Candidates, rule: Labelling, tree: WordTree
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Label candidates, leave out those below the threshold or outside the wanted subtrees, and duplicates.
+
+    Args:
+        found: The candidates.
+        rule: How to choose, with nodes of `tree` (see `Labelling.for_tree`).
+        tree: The tree of the paths.
+
+    Returns:
+        For each detection, highest score first: which candidate it is, its node, and its score.
+    """
+    nodes, scores = labels(found, rule, tree)
+    pick = np.flatnonzero(permitted(nodes, scores, rule, tree))
+    kept = suppress(
+        torch.from_numpy(np.ascontiguousarray(found.boxes[pick])),
+        torch.from_numpy(scores[pick]),
+        torch.from_numpy(nodes[pick]),
+        tree,
+        rule.nms,
+        # darknet suppresses within each class alone (do_nms_sort in box.c)
+        "class" if rule.decoder == "darknet" else "tree",
+    ).numpy()
+    pick = pick[kept]
+    return pick, nodes[pick], scores[pick]
+
+
+def labels(
+    found: Candidates, rule: Labelling, tree: WordTree
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The node [K] and score [K] of every candidate; see `Labelling`."""
+    if not len(found):
+        return np.empty(0, np.int64), np.empty(0, np.float32)
+    absolute = np.cumprod(found.path_probs.astype(np.float64), axis=1)
+    # hierarchy_top_prediction in tree.c multiplies absolute probabilities again
+    product = np.cumprod(absolute, axis=1) if rule.decoder == "darknet" else absolute
+    last = (found.paths >= 0).sum(axis=1) - 1
+    if rule.hier_threshold is not None:
+        limit = _limits(rule.hier_threshold, DEFAULT_HIER_THRESHOLD, tree)[found.paths]
+        sure = (product > limit) & (found.paths >= 0)
+        last = np.clip(np.cumprod(sure, axis=1).sum(axis=1) - 1, 0, last)
+    if rule.depth is not None:
+        last = np.minimum(last, rule.depth)
+    rows = np.arange(len(found))
+    scores = found.objectness.astype(np.float64)
+    if rule.decoder == "paper":
+        scores = scores * absolute[rows, last]
+    return found.paths[rows, last], scores.astype(np.float32)
+
+
+def permitted(
+    nodes: NDArray[np.int64], scores: NDArray[np.float32], rule: Labelling, tree: WordTree
+) -> NDArray[np.bool_]:
+    """[K] whether labels are in the wanted subtrees and their scores above the threshold there."""
+    limit = _limits(rule.threshold, DEFAULT_THRESHOLD, tree)[nodes]
+    return np.asarray((scores > limit) & _allowed(rule, tree)[nodes])
+
+
+def are_paths(tree: WordTree, paths: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """[K] whether each row of [K, L] starts at the top, goes from parent to child, and ends at a leaf."""
+    if paths.shape[1] == 0:
+        return np.zeros(len(paths), bool)
+    valid = paths >= 0
+    before = np.concatenate((np.full((len(paths), 1), -1), paths[:, :-1]), axis=1)
+    linked = (tree.parent[paths] == before) | ~valid
+    last = paths[np.arange(len(paths)), np.maximum(valid.sum(axis=1) - 1, 0)]
+    contiguous = (valid[:, :-1] >= valid[:, 1:]).all(axis=1)
+    return np.asarray(valid[:, 0] & contiguous & linked.all(axis=1) & tree.is_leaf[last])
+
+
+def _limits(threshold: Threshold, default: float, tree: WordTree) -> NDArray[np.float64]:
+    """[N] the threshold that holds at each node."""
+    if not isinstance(threshold, Mapping):
+        return np.full(len(tree), threshold)
+    limits = np.full(len(tree), threshold.get(EVERYWHERE, default))
+    nodes = {tree.index(key): value for key, value in threshold.items() if key != EVERYWHERE}
+    for node in sorted(nodes, key=lambda node: int(tree.depth[node])):
+        limits[tree.subtree(node)] = nodes[node]
+    return limits
+
+
+def _allowed(rule: Labelling, tree: WordTree) -> NDArray[np.bool_]:
+    """[N] whether a label may be given."""
+    allowed = np.full(len(tree), not rule.under)
+    for node in rule.under:
+        allowed[tree.subtree(node)] = True
+    for node in rule.not_under:
+        allowed[tree.subtree(node)] = False
+    return allowed
+
+
+def _by_id(threshold: Threshold, tree: WordTree) -> Threshold:
+    if not isinstance(threshold, Mapping):
+        return threshold
+    return {
+        key if key == EVERYWHERE else tree.wnids[tree.index(key)]: value for key, value in threshold.items()
+    }
+
+
+def _plain(threshold: Threshold | None) -> float | dict[str, float] | None:
+    return dict(threshold) if isinstance(threshold, Mapping) else threshold
+
+
+def _check_fractions(name: str, threshold: Threshold) -> None:
+    values = threshold if isinstance(threshold, Mapping) else {"": threshold}
+    for node, value in values.items():
+        if not 0 <= value <= 1:
+            where = f" of {node}" if node else ""
+            raise ConfigError(f"{name}{where} must lie in 0..1, found {value}.")

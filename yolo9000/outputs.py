@@ -1,0 +1,352 @@
+"""What detection writes into a folder: annotated pictures and videos, crops, and files for other programs.
+
+    pictures   dog.jpg, clip.mp4              boxes and labels drawn
+    jsonl      detections.jsonl               everything, one picture a line; `yolo9000 relabel` reads it
+    csv        detections.csv                 one detection a line
+    coco       coco.json, coco_images.json    COCO's results format; the images and categories it refers to
+    yolo       labels/dog.txt, classes.txt    a line a box: node, centre x, y, width, height in 0..1
+    crops      crops/dog/dog-1.jpg            what is in each box, by label
+
+An interrupted run leaves what it has written so far.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Protocol, Self
+from urllib.parse import unquote, urlsplit
+
+from PIL import Image
+from torch import Tensor
+
+from wordtree._files import atomic_write
+from wordtree.tree import WordTree
+from yolo9000.adapters import COLUMNS, rows
+from yolo9000.draw import annotate
+from yolo9000.errors import ConfigError, YOLO9000Error
+from yolo9000.image import is_url
+from yolo9000.results import Detections
+from yolo9000.sources import JPEG, is_stream
+from yolo9000.video import VideoWriter
+
+NEED_IMAGES = frozenset({"pictures", "crops"})
+_JPEG_QUALITY = 92
+_LONGEST_NAME = 80  # characters of a folder named after a label
+
+
+class _Sink(Protocol):
+    """One kind of output."""
+
+    def write(self, name: str, image: Tensor | None, found: Detections) -> Path | None:
+        """Add a picture or frame; `name` is unique within the run, and that of a video for its frames."""
+
+    def close(self) -> None:
+        """Finish the files."""
+
+
+class Outputs:
+    """Writes detections in several forms at once; a context manager.
+
+    Args:
+        folder: Where to write.
+        kinds: Of `KINDS`.
+        sources: Files that must not be overwritten.
+        show_path: Write the path on pictures, too.
+
+    Raises:
+        ConfigError: An unknown kind.
+        YOLO9000Error: Something cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        kinds: Iterable[str] = ("pictures",),
+        *,
+        sources: Sequence[str] = (),
+        show_path: bool = False,
+    ) -> None:
+        kinds = tuple(dict.fromkeys(kinds))
+        if unknown := [kind for kind in kinds if kind not in KINDS]:
+            raise ConfigError(f"cannot save {', '.join(unknown)}: known are {', '.join(KINDS)}.")
+        self.kinds = kinds
+        self._names = _Names(folder, sources)
+        self._sinks: dict[str, _Sink] = {
+            kind: _Pictures(folder, show_path) if kind == "pictures" else KINDS[kind](folder)
+            for kind in kinds
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with ExitStack() as stack:  # close all, whatever happens in one
+            for sink in self._sinks.values():
+                stack.callback(sink.close)
+
+    def write(self, image: Tensor | None, found: Detections) -> Path | None:
+        """Write one picture or frame.
+
+        Args:
+            image: [3, H, W] uint8; None where only detections are known.
+            found: Its detections.
+
+        Returns:
+            The annotated picture or video, if one is written.
+        """
+        name = self._names.name(found)
+        drawn = None
+        for kind, sink in self._sinks.items():
+            path = sink.write(name, image, found)
+            drawn = path if kind == "pictures" else drawn
+        return drawn
+
+
+class _Names:
+    """A name for every picture: that of its file, numbered where two would be equal or one overwritten."""
+
+    def __init__(self, folder: Path, sources: Sequence[str]) -> None:
+        self._folder = folder
+        self._sources = {Path(source).resolve() for source in sources}
+        self._used: set[str] = set()
+        self._video: tuple[str | None, str] = (None, "")
+
+    def name(self, found: Detections) -> str:
+        if found.frame and self._video[0] == found.source:  # a further frame of the same video
+            return self._video[1]
+        name = self._unused(found.source or "image")
+        self._video = (found.source, name)
+        return name
+
+    def _unused(self, source: str) -> str:
+        path = Path(unquote(urlsplit(source).path) if is_url(source) or is_stream(source) else source)
+        stem, number = path.stem or "image", 1
+        name = stem
+        while name in self._used or any(
+            (self._folder / f"{name}{suffix}").resolve() in self._sources
+            for suffix in (path.suffix, ".jpg", ".png", ".mp4")
+        ):
+            number += 1
+            name = f"{stem}-{number}"
+        self._used.add(name)
+        return name
+
+
+def _frame_name(name: str, found: Detections) -> str:
+    return name if found.frame is None else f"{name}_{found.frame:06d}"
+
+
+class _Pictures:
+    """Annotated pictures, JPEG for JPEG and PNG for all else; one video for the frames of a video."""
+
+    def __init__(self, folder: Path, show_path: bool = False) -> None:
+        self._folder, self._show_path = folder, show_path
+        self._video: VideoWriter | None = None
+
+    def write(self, name: str, image: Tensor | None, found: Detections) -> Path:
+        assert image is not None
+        picture = annotate(image, found, show_path=self._show_path)
+        if found.frame is None:
+            suffix = Path(found.source or "").suffix.lower()
+            target = self._folder / f"{name}{suffix if suffix in JPEG else '.png'}"
+            _save_picture(picture, target)
+            return target
+        target = self._folder / f"{name}.mp4"
+        if self._video is None or self._video.path != target:
+            self.close()
+            self._video = VideoWriter(target)
+        self._video.write(picture, found.time or 0.0)
+        return target
+
+    def close(self) -> None:
+        if self._video is not None:
+            self._video.close()
+            self._video = None
+
+
+class _Crops:
+    """What is in each box, in a folder for each label."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "crops"
+
+    def write(self, name: str, image: Tensor | None, found: Detections) -> None:
+        assert image is not None
+        for number, detection in enumerate(found, 1):
+            x1, y1, x2, y2 = detection.box
+            left, top = min(int(x1), image.shape[2] - 1), min(int(y1), image.shape[1] - 1)
+            part = image[:, top : max(top + 1, round(y2)), left : max(left + 1, round(x2))]
+            folder = self._folder / _folder_name(found.tree, detection.node)
+            picture = Image.fromarray(part.cpu().permute(1, 2, 0).contiguous().numpy())
+            _save_picture(picture, folder / f"{_frame_name(name, found)}-{number}.jpg")
+
+    def close(self) -> None:
+        """Every crop is finished when it is written."""
+
+
+class _Lines:
+    """A file that grows line by line, so that an interrupted run leaves what it found."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stream: IO[str] | None = None
+
+    def add(self, text: str) -> None:
+        with _writing(self._path):
+            if self._stream is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._stream = self._path.open("w", encoding="utf-8", newline="")
+            self._stream.write(text)
+            self._stream.flush()
+
+    def close(self) -> None:
+        if self._stream is None:
+            self.add("")  # a file without lines says that nothing was there
+        assert self._stream is not None
+        self._stream.close()
+
+
+class _JsonLines(_Lines):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / "detections.jsonl")
+
+    def write(self, name: str, image: Tensor | None, found: Detections) -> None:
+        self.add(found.to_json() + "\n")
+
+
+class _Csv(_Lines):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / "detections.csv")
+        self.add(self._text([COLUMNS]))
+
+    def write(self, name: str, image: Tensor | None, found: Detections) -> None:
+        self.add(self._text(row.values() for row in rows(found)))
+
+    @staticmethod
+    def _text(lines: Iterable[Iterable[object]]) -> str:
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="\n").writerows(lines)
+        return buffer.getvalue()
+
+
+class _Yolo:
+    """A label file for every picture, empty where nothing was found, as YOLO trainers read them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._named = False
+
+    def write(self, name: str, image: Tensor | None, found: Detections) -> None:
+        if not self._named:
+            self._named = True
+            _save_text("".join(f"{label}\n" for label in found.tree.names), self._folder / "classes.txt")
+        height, width = found.image_size
+        lines = []
+        for node, (x1, y1, x2, y2) in zip(found.nodes.tolist(), found.boxes.tolist(), strict=True):
+            shape = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+            lines.append(f"{node} " + " ".join(f"{value:.6f}" for value in shape) + "\n")
+        _save_text("".join(lines), self._folder / "labels" / f"{_frame_name(name, found)}.txt")
+
+    def close(self) -> None:
+        """Every file is finished when it is written."""
+
+
+class _Coco:
+    """COCO's results, and the images and categories that they refer to.
+
+    An image's id is its name where that is a number (`000000000139.jpg`), as in COCO, else one that is free.
+    A category's id is the node.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._images: dict[int, dict[str, object]] = {}
+        self._nodes: set[int] = set()
+        self._results: list[dict[str, object]] = []
+        self._tree: WordTree | None = None
+
+    def write(self, name: str, image: Tensor | None, found: Detections) -> None:
+        self._tree = found.tree
+        file = Path(found.source).name if found.source and found.frame is None else _frame_name(name, found)
+        wanted = int(name) if re.fullmatch(r"\d{1,15}", name) and found.frame is None else 1
+        number = wanted if wanted not in self._images else max(self._images) + 1
+        height, width = found.image_size
+        self._images[number] = {"id": number, "file_name": file, "width": width, "height": height}
+        for node, score, box in zip(found.nodes.tolist(), found.scores, found.boxes.tolist(), strict=True):
+            x1, y1, x2, y2 = box
+            corner = [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)]
+            self._nodes.add(node)
+            self._results.append(
+                {"image_id": number, "category_id": node, "bbox": corner, "score": round(float(score), 6)}
+            )
+
+    def close(self) -> None:
+        images = {"images": list(self._images.values()), "categories": self._categories(), "annotations": []}
+        _save_text(json.dumps(self._results), self._folder / "coco.json")
+        _save_text(json.dumps(images, ensure_ascii=False), self._folder / "coco_images.json")
+
+    def _categories(self) -> list[dict[str, object]]:
+        tree = self._tree
+        if tree is None:
+            return []
+        above = {node: int(tree.parent[node]) for node in sorted(self._nodes)}
+        return [
+            {
+                "id": node,
+                "name": tree.names[node],
+                "supercategory": tree.names[parent if parent >= 0 else node],
+            }
+            for node, parent in above.items()
+        ]
+
+
+KINDS: Mapping[str, Callable[[Path], _Sink]] = {
+    "pictures": _Pictures,
+    "jsonl": _JsonLines,
+    "csv": _Csv,
+    "coco": _Coco,
+    "yolo": _Yolo,
+    "crops": _Crops,
+}
+
+
+def _folder_name(tree: WordTree, node: int) -> str:
+    """A label as a folder: what file systems refuse becomes `_`; its id is added where it is not unique."""
+    label = tree.names[node]
+    if len(tree.named(label)) > 1:
+        label = f"{label} {tree.wnids[node]}"
+    return re.sub(r'[\\/:*?"<>|\x00-\x1f]|^\.+|[. ]+$', "_", label[:_LONGEST_NAME])
+
+
+def _save_picture(picture: Image.Image, target: Path) -> None:
+    data = io.BytesIO()
+    if target.suffix == ".png":
+        picture.save(data, "PNG")
+    else:
+        picture.save(data, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+    with _writing(target), atomic_write(target) as stream:
+        stream.write(data.getvalue())
+
+
+def _save_text(text: str, target: Path) -> None:
+    with _writing(target), atomic_write(target, text=True) as stream:
+        stream.write(text)
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise YOLO9000Error(
+            f"{target}: cannot be written: {error.strerror or error}. Choose another folder with --out."
+        ) from error

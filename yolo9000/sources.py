@@ -1,0 +1,227 @@
+"""Where pictures come from: files, folders, patterns, lists, standard input, URLs, videos and cameras.
+
+A source is a text, as on the command line:
+
+    dog.jpg                a picture                  https://...jpg       a picture from the web
+    photos/                pictures and videos in it  clip.mp4             every frame of a video
+    'photos/**/*.png'      a glob pattern             rtsp://...           a stream
+    list.txt               one source a line          0                    the first camera
+    -                      standard input: a picture's bytes, or one source a line; its content decides
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import BinaryIO
+
+from torch import Tensor
+
+from yolo9000.errors import ImageError, YOLO9000Error
+from yolo9000.image import ImageSource, is_url, read_image, source_name
+
+JPEG = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
+# What is taken out of a folder; a file that is named is read whatever its ending.
+PICTURES = JPEG | {".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
+VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"})
+LISTS = frozenset({".txt", ".list"})
+STDIN = "-"
+_STREAMS = ("rtsp://", "rtmp://", "rtp://", "udp://", "srt://")
+_TEXT = re.compile(r"[^\x00-\x08\x0e-\x1f\x7f]*")  # no control characters but white space
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture, with where it came from.
+
+    Attributes:
+        image: [3, H, W] uint8, RGB.
+        source: Path or URL, None for a picture that was only in memory.
+        number: Of a video's frame, from 0; None for a picture.
+        time: Of a video's frame, seconds from its beginning.
+    """
+
+    image: Tensor
+    source: str | None = None
+    number: int | None = None
+    time: float | None = None
+
+
+OnError = Callable[[YOLO9000Error], None]
+
+
+def frames(*sources: ImageSource, on_error: OnError | None = None) -> Iterator[Frame]:
+    """Read every picture and every video frame of the sources, in order, as they are asked for.
+
+    Example:
+        >>> for found in model.detect(frames("photos/", "clip.mp4")):
+        ...     print(found)
+
+    Args:
+        sources: Texts as at the head of this module; also paths, bytes, PIL images, arrays and tensors.
+        on_error: Called with the error of what cannot be read, and reading goes on; by default it is raised.
+
+    Raises:
+        ImageError: A source is missing or unreadable.
+        ConfigError: A video is asked for and PyAV is not installed.
+    """
+    return read_all(expand(sources), on_error)
+
+
+def read_all(sources: Iterable[ImageSource | ImageError], on_error: OnError | None = None) -> Iterator[Frame]:
+    """`frames` of what `expand` gave."""
+    for source in sources:
+        try:
+            if isinstance(source, ImageError):
+                raise source
+            if is_video(source):
+                from yolo9000.video import read_video
+
+                yield from read_video(str(source))
+            else:
+                yield Frame(read_image(source), source_name(source))
+        except ImageError as error:
+            if on_error is None:
+                raise
+            on_error(error)
+
+
+def expand(sources: Iterable[ImageSource]) -> Iterator[ImageSource | ImageError]:
+    """Single pictures and videos in the order given, what folders and patterns hold by name.
+
+    An error stands in the place of what is missing.
+    """
+    for source in sources:
+        if source == STDIN:
+            yield from _standard_input(sys.stdin.buffer)
+        elif isinstance(source, str | Path):
+            yield from _expand_one(str(source))
+        else:
+            yield source
+
+
+def is_video(source: object) -> bool:
+    """Whether a source is a video, a stream or a camera, by its name."""
+    if not isinstance(source, str | Path):
+        return False
+    text = str(source)
+    if is_stream(text) or (is_camera(text) and not _is_file(Path(text))):
+        return True
+    path = Path(re.sub(r"[?#].*", "", text)) if is_url(text) else Path(text)
+    return path.suffix.lower() in VIDEOS
+
+
+def is_stream(source: str) -> bool:
+    """Whether a source is the address of a live stream."""
+    return source.lower().startswith(_STREAMS)
+
+
+def is_camera(source: str) -> bool:
+    """Whether a source is a camera: its number, or its device file."""
+    return bool(re.fullmatch(r"\d{1,2}|/dev/video\d+", source))
+
+
+def demo_photos() -> list[str]:
+    """The photos that come with the package."""
+    folder = Path(str(resources.files("yolo9000") / "photos"))
+    return [str(path) for path in sorted(folder.glob("*.jpg"))]
+
+
+# -------------------------------------------------------------------------------------------------- expanding
+
+
+def _expand_one(source: str, *, listed: bool = False) -> Iterator[ImageSource | ImageError]:
+    path = Path(source)
+    if is_url(source) or is_stream(source):
+        yield source
+    elif _is_file(path):
+        if path.suffix.lower() in LISTS and not listed:
+            yield from _lines(path)
+        else:
+            yield source
+    elif is_camera(source):
+        yield source
+    elif _is_folder(path):
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES | VIDEOS)
+        if not found:
+            endings = " ".join(sorted(PICTURES | VIDEOS))
+            yield ImageError(f"{source}: no pictures or videos in it (looked for {endings}).")
+        yield from map(str, found)
+    elif any(sign in source for sign in "*?["):
+        matches = _matches(path)
+        if not matches:
+            yield ImageError(f"{source}: no file matches this pattern.")
+        yield from matches
+    else:
+        yield ImageError(f"{source}: no such file, folder or pattern.")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def _matches(pattern: Path) -> list[str]:
+    """Files that a glob pattern, absolute or relative, matches, by name."""
+    try:
+        found = Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor)))
+        return sorted(str(match) for match in found if match.is_file())
+    except (ValueError, OSError):  # such as a** within a name
+        return []
+
+
+def _lines(path: Path) -> Iterator[ImageSource | ImageError]:
+    """The sources in a list file; relative paths are those of the current folder, or else of the list's."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        yield ImageError(f"{path}: expected a list of pictures, one a line, as UTF-8 text: {error}.")
+        return
+    names = [line.strip() for line in text.splitlines()]
+    names = [name for name in names if name and not name.startswith("#")]
+    if not names:
+        yield ImageError(f"{path}: names no pictures; write one source a line.")
+    for name in names:
+        beside = path.parent / name
+        elsewhere = not Path(name).exists() and not is_url(name) and beside.exists()
+        yield from _expand_one(str(beside) if elsewhere else name, listed=True)
+
+
+def _standard_input(stream: BinaryIO) -> Iterator[ImageSource | ImageError]:
+    """A picture's bytes, or the sources of a list line by line, as they come.
+
+    Text without control characters is a list: every picture format begins with bytes that no text has.
+    """
+    buffered = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream)  # type: ignore[type-var]
+    head = buffered.peek(io.DEFAULT_BUFFER_SIZE)
+    if not head:
+        yield ImageError("standard input: empty; expected a picture, or one source a line.")
+    elif not _is_text(head):
+        yield buffered.read()
+    else:
+        for line in buffered:
+            name = line.decode("utf-8", "replace").strip()
+            if name and not name.startswith("#"):
+                yield from _expand_one(name, listed=True)
+
+
+def _is_text(data: bytes) -> bool:
+    cut = max(data.rfind(b"\n"), 0) or len(data)  # a letter of several bytes may be cut in two at the end
+    try:
+        return _TEXT.fullmatch(data[:cut].decode("utf-8")) is not None
+    except UnicodeDecodeError:
+        return False
