@@ -204,6 +204,119 @@ def test_demo(run: Run, home: Path) -> None:
     assert Image.open(home / "seen" / "dog.jpg").size == (768, 576)
 
 
+def test_save_several_kinds(run: Run, home: Path) -> None:
+    code, out, _ = run(
+        "detect",
+        "spot.png",
+        "dark.jpg",
+        "-m",
+        "m.safetensors",
+        "--save",
+        "jsonl,csv",
+        "-s",
+        "crops",
+        "-o",
+        "all",
+    )
+    assert code == 0
+    assert "→" not in out, "no pictures were asked for"
+    names = {str(path.relative_to(home / "all")) for path in (home / "all").rglob("*.*")}
+    assert names == {"detections.jsonl", "detections.csv", "crops/pug/spot-1.jpg"}
+    code, _, err = run("detect", "spot.png", "-m", "m.safetensors", "--save", "xml")
+    assert (code, "known are pictures, jsonl" in err) == (1, True)
+
+
+def test_depth_on_the_command_line(run: Run) -> None:
+    def labels(*arguments: str) -> list[str]:
+        code, out, err = run("detect", "spot.png", "-m", "m.safetensors", "--json", *arguments)
+        assert (code, err) == (0, "")
+        return [row["label"] for row in json.loads(out)["detections"]]
+
+    assert labels() == labels("--leaves") == ["pug"]
+    assert labels("--depth", "1") == ["dog"]
+    assert labels("--hier-threshold", "dog=0.9") == ["animal"]
+    assert labels("--under", "animal") == ["pug"]
+    assert labels("--under", "vehicle", "--under", "cat") == []
+    assert labels("--not-under", "dog") == []
+    assert labels("--threshold", "0.1", "--threshold", "dog=0.8") == []
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--threshold", "dog=2"], ["--hier-threshold", "=0.5"], ["--threshold", "dog="]]
+)
+def test_wrong_thresholds(run: Run, wrong: list[str]) -> None:
+    code, _, err = run("detect", "spot.png", "-m", "m.safetensors", *wrong)
+    assert code == 2
+    assert "NODE=number" in err
+
+
+def test_relabel_is_what_detect_would_say(run: Run, home: Path) -> None:
+    run("detect", "spot.png", "dark.jpg", "-m", "m.safetensors", "--save", "jsonl")
+    for options in (["--depth", "1"], ["--hier-threshold", "0.7"], ["--leaves", "--under", "dog"], []):
+        expected = run("detect", "spot.png", "dark.jpg", "-m", "m.safetensors", "--json", *options)
+        assert run("relabel", "out/detections.jsonl", "-m", "m.safetensors", "--json", *options) == expected
+    code, out, _ = run(
+        "relabel", "out/detections.jsonl", "-m", "m.safetensors", "--depth", "1", "--save", "pictures"
+    )
+    assert code == 0
+    assert re.search(r"dog\s+0\.55", out)
+    assert Image.open(home / "out" / "spot.png").size == (320, 320)
+
+
+def test_relabel_of_other_things(run: Run, home: Path) -> None:
+    run("detect", "spot.png", "-m", "m.safetensors", "--save", "jsonl")
+    with Path("out/detections.jsonl").open("a") as stream:
+        stream.write("\n{}\n")
+    code, _, err = run("relabel", "out/detections.jsonl", "-m", "m.safetensors", "--depth", "1")
+    assert (code, "out/detections.jsonl:3: expected an object" in err) == (1, True)
+    code, _, err = run("relabel", "out/detections.jsonl", "--depth", "1")
+    assert (code, "another tree" in err, "name the model" in err) == (1, True, True)
+    code, _, err = run("relabel", "none.jsonl", "--depth", "1")
+    assert (code, "none.jsonl: expected JSON Lines" in err) == (1, True)
+    TREE.save("toy.json")
+    Path("out/detections.jsonl").write_text(Path("out/detections.jsonl").read_text().splitlines()[0])
+    (home / "spot.png").unlink()
+    code, _, err = run("relabel", "out/detections.jsonl", "-m", "toy.json", "--leaves", "--save", "crops")
+    assert (code, "spot.png: no such file" in err) == (1, True)
+
+
+def test_a_video_from_the_command_line(run: Run, home: Path) -> None:
+    from yolo9000.video import VideoWriter, read_video
+
+    with VideoWriter(home / "clip.mp4") as writer:
+        for k in range(5):
+            writer.write(
+                Image.open("spot.png" if k % 2 else "dark.jpg").resize((64, 64)).convert("RGB"), k / 5
+            )
+    code, out, err = run(
+        "detect", "clip.mp4", "-m", "m.safetensors", "--batch", "2", "--save", "pictures,jsonl"
+    )
+    assert (code, err) == (0, "")
+    assert [line.split()[1:4] for line in out.splitlines() if "detection" in line] == [
+        [f"{k / 5:.2f}", "s", str(k % 2)] for k in range(5)
+    ]
+    drawn = list(read_video("out/clip.mp4"))
+    assert [tuple(frame.image.shape[1:]) for frame in drawn] == [(320, 320)] * 5
+    code, again, _ = run(
+        "relabel", "out/detections.jsonl", "-m", "m.safetensors", "--depth", "0", "--save", "crops"
+    )
+    assert code == 0
+    assert "animal 0.88" in again
+    assert {path.name for path in (home / "out/crops/animal").iterdir()} == {
+        "clip_000001-1.jpg", "clip_000003-1.jpg",
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_standard_input(home: Path) -> None:
+    """A real pipe."""
+    command = [sys.executable, "-m", "yolo9000.cli", "detect", "-", "-m", "m.safetensors", "--json"]
+    data = (home / "spot.png").read_bytes()
+    done = subprocess.run(command, input=data, capture_output=True, check=True)
+    (row,) = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (row["source"], len(row["detections"])) == (None, 1)
+
+
 def test_darknet_cfg_and_weights(run: Run, home: Path) -> None:
     TREE.save(home / "toy.tree")
     (home / "toy.cfg").write_text(CFG.format(filters=20, extra="tree=toy.tree"))

@@ -34,6 +34,8 @@ STDIN = "-"
 _STREAMS = ("rtsp://", "rtmp://", "rtp://", "udp://", "srt://")
 _TEXT = re.compile(r"[^\x00-\x08\x0e-\x1f\x7f]*")  # no control characters but white space
 
+_PPM = re.compile(rb"P[1-6]\s+\d+\s+\d+\s")
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -204,7 +206,7 @@ def _lines(path: Path) -> Iterator[ImageSource | ImageError]:
 def _standard_input(stream: BinaryIO) -> Iterator[ImageSource | ImageError]:
     """A picture's bytes, or the sources of a list line by line, as they come.
 
-    Text without control characters is a list: every picture format begins with bytes that no text has.
+    Text without control characters is a list: picture formats begin with bytes that no text has, but for PPM.
     """
     buffered = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream)  # type: ignore[type-var]
     head = buffered.peek(io.DEFAULT_BUFFER_SIZE)
@@ -220,6 +222,8 @@ def _standard_input(stream: BinaryIO) -> Iterator[ImageSource | ImageError]:
 
 
 def _is_text(data: bytes) -> bool:
+    if _PPM.match(data):
+        return False
     cut = max(data.rfind(b"\n"), 0) or len(data)  # a letter of several bytes may be cut in two at the end
     try:
         return _TEXT.fullmatch(data[:cut].decode("utf-8")) is not None

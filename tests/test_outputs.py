@@ -1,0 +1,198 @@
+"""What detection writes: read back with the programs that it is for."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from wordtree.tree import WordTree
+from yolo9000.errors import ConfigError, YOLO9000Error
+from yolo9000.outputs import KINDS, Outputs
+from yolo9000.results import Detections
+from yolo9000.video import read_video
+
+NAMES = ["animal", "vehicle", "cat", "dog", "crane", "AC/DC: con?"]
+TREE = WordTree([-1, -1, 0, 0, 0, 1], [f"n{k}" for k in range(6)], NAMES)
+GREY = torch.full((3, 100, 200), 90, dtype=torch.uint8)
+
+
+def found(nodes: list[int], source: str | None, **about: Any) -> Detections:
+    count = len(nodes)
+    return Detections(
+        boxes=np.array([[10 + 20 * k, 20, 60 + 20 * k, 80.5] for k in range(count)]).reshape(-1, 4),
+        scores=np.linspace(0.9, 0.5, count).astype(np.float32),
+        objectness=np.ones(count, np.float32),
+        nodes=nodes,  # type: ignore[arg-type]
+        paths=np.array([TREE.path(node) for node in nodes]).reshape(count, 2),
+        path_probs=np.full((count, 2), 0.9, np.float32) if count else np.empty((0, 2), np.float32),
+        tree=TREE,
+        image_size=(100, 200),
+        source=source,
+        **about,
+    )  # fmt: skip
+
+
+def write(folder: Path, kinds: list[str], *results: Detections) -> None:
+    with Outputs(folder, kinds) as outputs:
+        for result in results:
+            outputs.write(GREY, result)
+
+
+PAGES = (found([2, 5], "in/000139.jpg"), found([], "in/empty.png"), found([3], "other/empty.png"))
+
+
+def test_coco_is_read_by_pycocotools(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pycocotools.coco import COCO
+
+    write(tmp_path, ["coco"], *PAGES)
+    truth = COCO(str(tmp_path / "coco_images.json"))
+    results = truth.loadRes(str(tmp_path / "coco.json"))
+    assert [(key, image["file_name"]) for key, image in truth.imgs.items()] == [
+        (139, "000139.jpg"), (1, "empty.png"), (140, "empty.png"),
+    ]  # fmt: skip
+    rows = results.loadAnns(results.getAnnIds(imgIds=139))
+    assert [(row["category_id"], row["bbox"]) for row in rows] == [
+        (2, [10, 20, 50, 60.5]),
+        (5, [30, 20, 50, 60.5]),
+    ]
+    assert [row["score"] for row in rows] == pytest.approx([0.9, 0.5])
+    assert truth.cats[5] == {"id": 5, "name": "AC/DC: con?", "supercategory": "vehicle"}
+    assert results.getAnnIds(imgIds=1) == []
+    capsys.readouterr()
+
+
+def test_yolo_labels(tmp_path: Path) -> None:
+    write(tmp_path, ["yolo"], *PAGES)
+    lines = (tmp_path / "labels" / "000139.txt").read_text().splitlines()
+    assert lines == ["2 0.175000 0.502500 0.250000 0.605000", "5 0.275000 0.502500 0.250000 0.605000"]
+    assert (tmp_path / "labels" / "empty.txt").read_text() == ""
+    assert (tmp_path / "labels" / "empty-2.txt").read_text().startswith("3 ")
+    assert (tmp_path / "classes.txt").read_text().splitlines() == NAMES
+
+
+def test_csv_and_json_lines(tmp_path: Path) -> None:
+    frame = found([3], "clip.mp4", frame=4, time=0.16)
+    write(tmp_path, ["csv", "jsonl"], *PAGES, frame)
+    with (tmp_path / "detections.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["label"] for row in rows] == ["cat", "AC/DC: con?", "dog", "dog"]
+    assert rows[1]["path"] == "vehicle > AC/DC: con?"
+    assert [float(rows[0][key]) for key in ("x1", "y1", "x2", "y2", "score")] == [10, 20, 60, 80.5, 0.9]
+    assert (rows[0]["frame"], rows[3]["frame"], rows[3]["time"]) == ("", "4", "0.16")
+    lines = (tmp_path / "detections.jsonl").read_text(encoding="utf-8").splitlines()
+    again = [Detections.from_json(line, TREE) for line in lines]
+    assert [result.to_dict() for result in again] == [result.to_dict() for result in (*PAGES, frame)]
+    assert (again[3].frame, again[3].time) == (4, 0.16)
+
+
+def test_crops(tmp_path: Path) -> None:
+    image = GREY.clone()
+    image[:, 20:80, 10:60] = 200
+    tiny = found([3], "x.jpg")
+    object.__setattr__(tiny, "boxes", np.array([[199.9, 99.9, 200, 100]], np.float32))
+    with Outputs(tmp_path, ["crops"]) as outputs:
+        outputs.write(image, found([2, 5], "a.png"))
+        outputs.write(image, found([3], "clip.mp4", frame=7, time=1.0))
+        outputs.write(image, tiny)
+    crop = Image.open(tmp_path / "crops" / "cat" / "a-1.jpg")
+    assert crop.size == (50, 60)
+    assert np.asarray(crop).min() > 190
+    assert (tmp_path / "crops" / "AC_DC_ con_" / "a-2.jpg").exists()
+    assert (tmp_path / "crops" / "dog" / "clip_000007-1.jpg").exists()
+    assert Image.open(tmp_path / "crops" / "dog" / "x-1.jpg").size == (1, 1)
+
+
+def test_names_that_two_nodes_have_stay_apart(tmp_path: Path) -> None:
+    tree = WordTree([-1, -1], ["bird", "machine"], ["crane", "crane"])
+    for node in (0, 1):
+        result = Detections(
+            [[0, 0, 9, 9]], [0.5], [1.0], [node], [[node]], [[0.5]], tree, (100, 200), "a.png"
+        )  # type: ignore[arg-type]
+        write(tmp_path, ["crops"], result)
+    assert {path.name for path in (tmp_path / "crops").iterdir()} == {"crane bird", "crane machine"}
+
+
+def test_videos_become_one_video_each(tmp_path: Path) -> None:
+    times = [0, 0.1, 0.2, 0.9]
+    frames = [found([2], name, frame=k, time=t) for name in ("x.mov", "y.mov") for k, t in enumerate(times)]
+    write(tmp_path, ["pictures", "yolo"], PAGES[0], *frames)
+    assert {path.name for path in tmp_path.glob("*.*")} >= {"000139.jpg", "x.mp4", "y.mp4"}
+    for name in ("x.mp4", "y.mp4"):
+        again = list(read_video(str(tmp_path / name)))
+        assert [frame.time for frame in again] == pytest.approx(times, abs=1e-4)
+        assert again[0].image.float().std() > 10, "nothing was drawn"
+    assert len(list((tmp_path / "labels").glob("x_*.txt"))) == 4
+    assert not list(tmp_path.glob(".*")), "parts are left over"
+
+
+def test_an_interrupted_run_leaves_what_it_wrote(tmp_path: Path) -> None:
+    def run() -> None:
+        with Outputs(tmp_path, list(KINDS)) as outputs:
+            for k in range(3):
+                outputs.write(GREY, found([2], "x.mov", frame=k, time=k / 10))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert len(list(read_video(str(tmp_path / "x.mp4")))) == 3
+    assert len(json.loads((tmp_path / "coco.json").read_text())) == 3
+    assert len((tmp_path / "detections.jsonl").read_text().splitlines()) == 3
+
+
+def test_nothing_at_all(tmp_path: Path) -> None:
+    write(tmp_path, list(KINDS))
+    assert json.loads((tmp_path / "coco.json").read_text()) == []
+    assert (tmp_path / "detections.jsonl").read_text() == ""
+    assert len((tmp_path / "detections.csv").read_text().splitlines()) == 1
+
+
+def test_what_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        ConfigError, match="cannot save xml: known are pictures, jsonl, csv, coco, yolo, crops"
+    ):
+        Outputs(tmp_path, ["xml"])
+    for kind in KINDS:
+        with pytest.raises(YOLO9000Error, match=r"cannot be written: .*--out"):
+            write(tmp_path / "file", [kind], PAGES[0])
+
+
+# ------------------------------------------------------------------------------------- other libraries
+
+
+def test_supervision(tmp_path: Path) -> None:
+    sv = pytest.importorskip("supervision")
+    theirs = found([2, 5], "a.jpg").to_supervision()
+    assert theirs["class_name"].tolist() == ["cat", "AC/DC: con?"]
+    np.testing.assert_array_equal(theirs.xyxy, [[10, 20, 60, 80.5], [30, 20, 80, 80.5]])
+    assert theirs[theirs.confidence > 0.6].class_id.tolist() == [2]
+    scene = sv.BoxAnnotator().annotate(np.zeros((100, 200, 3), np.uint8), theirs)
+    assert scene.any()
+    empty = found([], "a.jpg").to_supervision()
+    assert empty.is_empty()
+    assert len(sv.Detections.merge([theirs, theirs])) == 4
+
+
+def test_pandas() -> None:
+    pd = pytest.importorskip("pandas")
+    table = pd.concat([page.to_pandas() for page in PAGES], ignore_index=True)
+    assert table.label.tolist() == ["cat", "AC/DC: con?", "dog"]
+    assert table.groupby("source").score.max().to_dict() == {
+        "in/000139.jpg": pytest.approx(0.9), "other/empty.png": pytest.approx(0.9),
+    }  # fmt: skip
+    assert list(found([], "a").to_pandas().columns) == list(table.columns)
+
+
+@pytest.mark.parametrize(("method", "package"), [("to_pandas", "pandas"), ("to_supervision", "supervision")])
+def test_without_the_other_library(monkeypatch: pytest.MonkeyPatch, method: str, package: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=rf"{method} needs {package}: pip install {package}"):
+        getattr(PAGES[0], method)()

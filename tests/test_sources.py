@@ -1,0 +1,228 @@
+"""Where pictures come from: files, lists, standard input, a real web server, real videos."""
+
+from __future__ import annotations
+
+import io
+import sys
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from yolo9000.errors import ConfigError, ImageError, YOLO9000Error
+from yolo9000.sources import Frame, demo_photos, expand, frames, is_camera, is_video
+from yolo9000.video import VideoWriter, read_video, video_length
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with two pictures of one colour each, current folder of the test."""
+    monkeypatch.chdir(tmp_path)
+    for name, grey in (("a.png", 10), ("b.png", 20)):
+        Image.new("L", (40, 30), grey).save(name)
+    return tmp_path
+
+
+def film(path: Path, times: list[float], size: tuple[int, int] = (64, 48)) -> Path:
+    """A real video whose frame k is grey of brightness 20 k."""
+    with VideoWriter(path) as writer:
+        for k, time in enumerate(times):
+            writer.write(Image.new("RGB", size, (20 * k,) * 3), time)
+    return path
+
+
+def greys(found: Iterator[Frame]) -> list[int]:
+    return [round(float(frame.image.float().mean())) for frame in found]
+
+
+def type_in(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(data))))  # type: ignore[type-var]
+
+
+def test_in_the_order_given(home: Path) -> None:
+    memory = torch.full((3, 5, 5), 30, dtype=torch.uint8)
+    found = list(
+        frames("b.png", home / "a.png", memory, Image.new("L", (3, 3), 40), Path("b.png").read_bytes())
+    )
+    assert greys(iter(found)) == [20, 10, 30, 40, 20]
+    assert [frame.source for frame in found] == ["b.png", str(home / "a.png"), None, None, None]
+    assert {frame.number for frame in found} == {None}
+
+
+def test_list_files(home: Path) -> None:
+    (home / "sub").mkdir()
+    Image.new("L", (4, 4), 50).save("sub/c.png")
+    Path("sub/list.txt").write_text(f"# mine\n\nc.png\n{home}/b.png\na.png\n", encoding="utf-8")
+    assert greys(frames("sub/list.txt")) == [50, 20, 10]
+    Path("empty.txt").write_text("# nothing\n")
+    Path("bytes.txt").write_bytes(b"\xff\xfe\x00")
+    for wrong, message in (("empty.txt", "names no pictures"), ("bytes.txt", "expected a list of pictures")):
+        with pytest.raises(ImageError, match=message):
+            list(frames(wrong))
+
+
+def test_a_list_does_not_read_lists(home: Path) -> None:
+    """A list that names itself ends."""
+    Path("list.txt").write_text("a.png\nlist.txt\n")
+    errors: list[YOLO9000Error] = []
+    assert greys(frames("list.txt", on_error=errors.append)) == [10]
+    assert len(errors) == 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
+def test_a_picture_on_standard_input(home: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    data = io.BytesIO()
+    Image.new("RGB", (40, 30), (60, 60, 60)).save(data, kind)
+    type_in(monkeypatch, data.getvalue())
+    assert greys(frames("-")) == pytest.approx([60], abs=1)
+
+
+def test_a_list_on_standard_input_is_read_line_by_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    type_in(monkeypatch, "# found by find\nb.png\n\nnöne.png\n*.png\n".encode())
+    errors: list[YOLO9000Error] = []
+    assert greys(frames("-", on_error=errors.append)) == [20, 10, 20]
+    assert [str(error) for error in errors] == ["nöne.png: no such file, folder or pattern."]
+    type_in(monkeypatch, b"")
+    with pytest.raises(ImageError, match="standard input: empty"):
+        list(frames("-"))
+
+
+def test_errors_stand_where_the_source_was(home: Path) -> None:
+    Path("broken.png").write_bytes(b"\x89PNG and no more")
+    read: list[str] = []
+    for frame in frames("a.png", "none.png", "broken.png", "b.png", on_error=lambda e: read.append(str(e))):
+        read.append(str(frame.source))
+    assert [text.split(":")[0] for text in read] == ["a.png", "none.png", "broken.png", "b.png"]
+    with pytest.raises(ImageError, match=r"none\.png"):
+        list(frames("a.png", "none.png"))
+
+
+def test_reading_happens_as_it_is_asked_for(home: Path) -> None:
+    stream = frames("a.png", "b.png")
+    next(stream)
+    Path("b.png").unlink()
+    with pytest.raises(ImageError, match=r"b\.png"):
+        next(stream)
+
+
+def test_names_that_no_file_can_have(home: Path) -> None:
+    for name in ("x" * 5000, "a\0b", "x" * 5000 + "*"):
+        assert all(isinstance(found, ImageError) for found in expand([name]))
+
+
+def test_demo_photos() -> None:
+    assert "dog.jpg" in [Path(photo).name for photo in demo_photos()]
+
+
+# ----------------------------------------------------------------------------------------------- web
+
+
+@pytest.fixture
+def server(home: Path) -> Iterator[str]:
+    """A web server on this machine that serves the test's folder."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(home))) as http:
+        thread = threading.Thread(target=http.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+        thread.join()
+
+
+def test_urls(server: str, home: Path) -> None:
+    film(home / "clip.mp4", [0, 0.1, 0.2])
+    errors: list[YOLO9000Error] = []
+    found = list(
+        frames(f"{server}/b.png", f"{server}/none.png", f"{server}/clip.mp4?x=1", on_error=errors.append)
+    )
+    assert greys(iter(found)) == pytest.approx([20, 0, 20, 40], abs=2)
+    assert [frame.number for frame in found] == [None, 0, 1, 2]
+    assert len(errors) == 1
+    assert "the server answered 404" in str(errors[0])
+
+
+# --------------------------------------------------------------------------------------------- videos
+
+
+def test_a_video_gives_its_frames_with_their_times(home: Path) -> None:
+    times = [0, 0.04, 0.08, 0.5, 0.54]  # a pause, as phones film
+    film(Path("clip.mp4"), times)
+    found = list(frames("clip.mp4"))
+    assert [frame.number for frame in found] == [0, 1, 2, 3, 4]
+    assert [frame.time for frame in found] == pytest.approx(times, abs=1e-4)
+    assert {frame.source for frame in found} == {"clip.mp4"}
+    np.testing.assert_allclose(greys(iter(found)), [0, 20, 40, 60, 80], atol=2)
+    assert video_length("clip.mp4") == 5
+
+
+def test_odd_sizes_and_frames_of_another_size(home: Path) -> None:
+    with VideoWriter(Path("odd.mp4")) as writer:
+        for size in ((63, 49), (63, 49), (120, 30)):
+            writer.write(Image.new("RGB", size, "white"), 0.0)
+    found = list(read_video("odd.mp4"))
+    assert [tuple(frame.image.shape) for frame in found] == [(3, 50, 64)] * 3
+    assert found[0].image.float().mean() > 250
+    assert found[2].image[:, 0].float().mean() < 10, "a frame of another size keeps its proportions"
+
+
+def test_a_video_among_pictures(home: Path) -> None:
+    film(home / "ab.mp4", [0, 1])
+    assert [(Path(str(f.source)).name, f.number) for f in frames(str(home))] == [
+        ("a.png", None), ("ab.mp4", 0), ("ab.mp4", 1), ("b.png", None),
+    ]  # fmt: skip
+
+
+def test_videos_that_are_none(home: Path) -> None:
+    Path("text.mp4").write_text("no video")
+    film(Path("cut.mp4"), [k / 10 for k in range(20)])
+    data = Path("cut.mp4").read_bytes()
+    Path("cut.mp4").write_bytes(data[: len(data) // 2])
+    for name in ("text.mp4", "cut.mp4"):
+        with pytest.raises(ImageError, match=rf"{name}: cannot be opened as a video"):
+            list(frames(name))
+        assert video_length(name) is None
+    with pytest.raises(ImageError, match=r"none\.mp4: no such file"):
+        list(frames("none.mp4"))
+
+
+def test_sound_alone_is_no_video(home: Path) -> None:
+    av = pytest.importorskip("av")
+    with av.open("sound.mp4", "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        sound.sample_rate = 44100
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode(None))
+    with pytest.raises(ImageError, match="holds no pictures"):
+        list(frames("sound.mp4"))
+
+
+def test_cameras(home: Path) -> None:
+    assert is_camera("0")
+    assert is_camera("/dev/video3")
+    assert not is_camera("2007")
+    assert is_video("0")
+    assert is_video("rtsp://camera/1")
+    if Path("/dev/video0").exists():
+        pytest.skip("there is a camera 0: its picture is not known")
+    with pytest.raises(ImageError, match=r"camera 0: there is no /dev/video0 \(cameras found: "):
+        list(frames("0"))
+    Path("0").write_bytes(Path("a.png").read_bytes())
+    assert greys(frames("0")) == [10], "a file of that name is the file"
+
+
+def test_without_pyav(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    film(home / "clip.mp4", [0])
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ConfigError, match="reading videos needs av: pip install av"):
+        list(frames("clip.mp4"))
