@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import resize
 
 from yolo9000 import image as image_module
 from yolo9000.errors import ImageError
@@ -356,6 +357,16 @@ def test_letterbox_fills_the_rest_with_grey(mode: Any) -> None:
     assert torch.equal(boxed[:, :16], torch.full((3, 16, 64), 0.5))
     assert torch.equal(boxed[:, 48:], torch.full((3, 16, 64), 0.5))
     torch.testing.assert_close(boxed[:, 16:47], torch.full((3, 31, 64), 200 / 255))
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (37, 91), (300, 200), (7, 500)])
+def test_resampling_is_that_of_torchvision(shape: tuple[int, int]) -> None:
+    image = torch.randint(0, 256, (3, *shape), dtype=torch.uint8)
+    boxed, fit = letterbox(image, (64, 96))
+    expected = resize(image, list(fit.resized), antialias=True).float() / 255
+    top, left = int(fit.top), int(fit.left)
+    inner = boxed[:, top : top + fit.resized[0], left : left + fit.resized[1]]
+    assert torch.equal(inner, expected)
 
 
 @pytest.mark.parametrize("mode", ["torch", "darknet"])

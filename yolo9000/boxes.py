@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision import ops
 
 # Smallest union of two boxes: makes the overlap of two empty boxes 0 instead of 0 / 0.
 _TINY = torch.finfo(torch.float32).tiny
@@ -17,14 +16,14 @@ _TINY = torch.finfo(torch.float32).tiny
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """Convert [..., 4] boxes from (centre x, centre y, width, height) to corners."""
-    converted: Tensor = ops.box_convert(boxes, "cxcywh", "xyxy")
-    return converted
+    centre, half = boxes[..., :2], 0.5 * boxes[..., 2:]
+    return torch.cat((centre - half, centre + half), -1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """Convert [..., 4] boxes from corners to (centre x, centre y, width, height)."""
-    converted: Tensor = ops.box_convert(boxes, "xyxy", "cxcywh")
-    return converted
+    first, last = boxes[..., :2], boxes[..., 2:]
+    return torch.cat(((first + last) / 2, last - first), -1)
 
 
 def box_iou(boxes: Tensor, others: Tensor) -> Tensor:
