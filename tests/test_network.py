@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wordtree.tree import WordTree
 from yolo9000.darknet.cfg import Cfg
@@ -289,9 +289,32 @@ def test_fused_copy_is_exact(text: str, mode: str) -> None:
     assert fused.cfg is net.cfg
     x = images().double()
     torch.testing.assert_close(fused(x), net.eval()(x), atol=1e-12, rtol=1e-12)
-    for parameter in fused.parameters():
+    for parameter in fused.layers.parameters():
         parameter.data.zero_()
     assert net(x).abs().max() > 0  # nothing is shared
+    if net.head is not None:
+        assert fused.head is not None
+        assert fused.head is not net.head
+        for ours, theirs in zip(fused.head.parameters(), net.head.parameters(), strict=True):
+            assert ours is theirs  # but the head's rows, as documented
+
+
+def test_fused_kernels_are_channels_last() -> None:
+    fused = network(PASSTHROUGH).fuse()
+    for module in fused.modules():
+        if isinstance(module, nn.Conv2d):
+            assert module.weight.is_contiguous(memory_format=torch.channels_last)
+    assert fused.features(images()).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_network_without_starting_values_draws_none() -> None:
+    state = torch.get_rng_state()
+    blank = Network(Cfg.parse(DETECTOR), TREE, initialise=False)
+    assert torch.equal(torch.get_rng_state(), state)
+    drawn = network(DETECTOR)
+    assert {n: t.shape for n, t in blank.state_dict().items()} == {
+        n: t.shape for n, t in drawn.state_dict().items()
+    }
 
 
 # --- what a cfg must and may not say

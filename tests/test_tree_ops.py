@@ -195,6 +195,31 @@ def test_flat_tree_is_an_ordinary_softmax() -> None:
     )
 
 
+@settings(max_examples=25, deadline=None)
+@given(seeds, st.integers(0, 40))
+def test_walk_over_rows_is_the_walk_over_logits(seed: int, count: int) -> None:
+    tree = random_tree(seed)
+    ops, generator = TreeOps(tree), torch.Generator().manual_seed(seed)
+    vectors, weight, bias = (
+        torch.randn(shape, dtype=torch.float64, generator=generator)
+        for shape in ((count, 5), (len(tree), 5), (len(tree),))
+    )
+    paths, steps = ops.descend_rows(vectors, weight, bias)
+    expected_paths, expected_steps = ops.descend(vectors @ weight.t() + bias)
+    assert torch.equal(paths, expected_paths)
+    torch.testing.assert_close(steps, expected_steps)
+
+
+def test_walk_over_rows_takes_the_first_of_equals() -> None:
+    ops = TreeOps(TOY)
+    walks = (
+        ops.descend_rows(torch.ones(2, 3), torch.zeros(7, 3), torch.zeros(7)),
+        ops.descend(torch.zeros(2, 7)),
+    )
+    assert torch.equal(walks[0][0], walks[1][0])
+    torch.testing.assert_close(walks[0][1], walks[1][1])
+
+
 def test_one_class_has_probability_one() -> None:
     ops = TreeOps(WordTree([-1], ["n0"]))
     assert ops.log_softmax(torch.tensor([[3.0]])).item() == 0

@@ -122,14 +122,16 @@ def load_model(path: str | Path) -> tuple[Network, dict[str, str]]:
     try:
         cfg, tree = Cfg.parse(metadata["cfg"]), _tree(metadata)
         _check_count(cfg, tensors)
-        network = Network(cfg, tree=tree)
+        network = Network(cfg, tree, initialise=False)
         network.batchnorm = metadata["batchnorm"]
         network.seen = _whole(metadata["seen"])
         network.weights_version = _version(metadata.get("weights_version", "0.2.0"))
     except (YOLO9000Error, ValueError, OverflowError) as error:
         raise WeightsError(f"{path}: the model's own description is damaged: {error}") from error
-    _check_fit(path, network.state_dict(), tensors)
-    network.load_state_dict(tensors)
+    expected = network.state_dict()
+    _check_fit(path, expected, tensors)
+    # Where nothing is converted, the network's tensors are the file's, mapped copy-on-write.
+    network.load_state_dict({name: t.to(expected[name].dtype) for name, t in tensors.items()}, assign=True)
     return network, metadata
 
 
@@ -147,7 +149,7 @@ def load_darknet(cfg: str | Path, weights: str | Path) -> Network:
     """
     description = Cfg.load(cfg)
     check_weights(plan_network(description)[0], description, weights)
-    network = Network(description)
+    network = Network(description, initialise=False)
     load_weights(network, weights)
     return network
 

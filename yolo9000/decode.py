@@ -6,9 +6,9 @@ image, L levels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -63,6 +63,10 @@ class _Candidates:
     objectness: Tensor
     raw: Tensor
 
+    @property
+    def place(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.image, self.anchor, self.row, self.column
+
     def split(self, size: int) -> list[_Candidates]:
         fields = (self.image, self.anchor, self.row, self.column, self.objectness, self.raw)
         return [_Candidates(*parts) for parts in zip(*(torch.split(f, size) for f in fields), strict=True)]
@@ -78,7 +82,45 @@ class _Labels(NamedTuple):
     path_probs: Tensor
 
 
-_LogitsAt = Callable[[_Candidates], Tensor]  # class logits [K, N] of K candidates
+class _Classes(Protocol):
+    """Where class logits come from."""
+
+    def logits(self, at: _Candidates) -> Tensor:
+        """[K, N] of K candidates."""
+
+    def descend(self, at: _Candidates) -> tuple[Tensor, Tensor]:
+        """Likeliest path and its log-probabilities, [K, L] each, see `TreeOps.descend`."""
+
+
+@dataclass(frozen=True)
+class _Gated:
+    """Classes from the head's rows, computed only where and as far as they are asked for: the fast path."""
+
+    head: RegionHead
+    features: Tensor  # [B, D, H, W]
+
+    def logits(self, at: _Candidates) -> Tensor:
+        return self.head.class_logits(self.features, *at.place)
+
+    def descend(self, at: _Candidates) -> tuple[Tensor, Tensor]:
+        if self.features.device.type == "cpu":
+            return self.head.descend(self.features, *at.place)
+        return self.head.ops.descend(self.logits(at))  # one product of known shape, no waiting for sizes
+
+
+@dataclass(frozen=True)
+class _Dense:
+    """Classes out of the whole output of the last convolution: the reference."""
+
+    head: RegionHead
+    region: Tensor  # [B, A, 5 + N, H, W]
+
+    def logits(self, at: _Candidates) -> Tensor:
+        image, anchor, row, column = at.place
+        return self.region[image, anchor, BOX_CHANNELS:, row, column]
+
+    def descend(self, at: _Candidates) -> tuple[Tensor, Tensor]:
+        return self.head.ops.descend(self.logits(at))
 
 
 class Decoder:
@@ -149,12 +191,8 @@ class Decoder:
         Returns:
             One `RawDetections` per image, highest objectness first.
         """
-        head = self.head
-
-        def logits_at(at: _Candidates) -> Tensor:
-            return head.class_logits(features, at.image, at.anchor, at.row, at.column)
-
-        return self._decode(head.boxes(features), logits_at, threshold, hier_threshold, classes)
+        raw = self.head.boxes(features)
+        return self._decode(raw, _Gated(self.head, features), threshold, hier_threshold, classes)
 
     @torch.no_grad()
     def decode_dense(
@@ -174,25 +212,22 @@ class Decoder:
             classes: As in `decode`.
         """
         region = region.reshape(len(region), self.head.num_anchors, -1, *region.shape[-2:])
-
-        def logits_at(at: _Candidates) -> Tensor:
-            return region[at.image, at.anchor, BOX_CHANNELS:, at.row, at.column]
-
-        return self._decode(region[:, :, :BOX_CHANNELS], logits_at, threshold, hier_threshold, classes)
+        raw = region[:, :, :BOX_CHANNELS]
+        return self._decode(raw, _Dense(self.head, region), threshold, hier_threshold, classes)
 
     def _decode(
         self,
         raw: Tensor,
-        logits_at: _LogitsAt,
+        source: _Classes,
         threshold: float,
         hier_threshold: float,
         classes: Sequence[int] | None,
     ) -> list[RawDetections]:
         at = self._gate(raw.float(), threshold)
         if classes is None and not self.flat:
-            labels = self._walk(at, logits_at, hier_threshold)
+            labels = self._walk(at, source, hier_threshold)
         else:
-            labels = self._classes(at, logits_at, threshold, classes)
+            labels = self._classes(at, source, threshold, classes)
         found = labels.scores > threshold
         pick, nodes, scores, paths, path_probs = (field[found] for field in labels)
         boxes = decode_boxes(at.raw[:, :4], self.head.anchors[at.anchor], at.column, at.row, raw.shape[-2:])
@@ -213,9 +248,9 @@ class Decoder:
         anchor, row, column = index // (height * width), cell // width, cell % width
         return _Candidates(image, anchor, row, column, best[image, rank], raw[image, anchor, :, row, column])
 
-    def _walk(self, at: _Candidates, logits_at: _LogitsAt, hier_threshold: float) -> _Labels:
+    def _walk(self, at: _Candidates, source: _Classes, hier_threshold: float) -> _Labels:
         """One label for every candidate."""
-        walks = [self.head.ops.descend(logits_at(part)) for part in at.split(self._slice)]
+        walks = [source.descend(part) for part in at.split(self._slice)]
         paths, log_probs = (torch.cat(parts) for parts in zip(*walks, strict=True))
         log_absolute = log_probs.cumsum(1)
         product = log_absolute if self.mode == "paper" else log_absolute.cumsum(1)
@@ -227,14 +262,14 @@ class Decoder:
         return _Labels(pick, paths.gather(1, level).squeeze(1), scores, paths, log_probs.exp())
 
     def _classes(
-        self, at: _Candidates, logits_at: _LogitsAt, threshold: float, classes: Sequence[int] | None
+        self, at: _Candidates, source: _Classes, threshold: float, classes: Sequence[int] | None
     ) -> _Labels:
         """Every class above the threshold at every candidate."""
         ops = self.head.ops
         wanted = torch.as_tensor(range(ops.nodes) if classes is None else classes, device=at.image.device)
         labels: list[_Labels] = []
         for number, part in enumerate(at.split(self._slice)):
-            logits = logits_at(part)
+            logits = source.logits(part)
             conditional = logits.float().sigmoid().log() if self.independent else ops.log_softmax(logits)
             probs = ops.path_log_probs(conditional)[:, wanted].exp()
             scores = part.objectness[:, None] * probs

@@ -34,6 +34,7 @@ class RegionHead(nn.Module):
         in_channels: D, channels of the feature map.
         region: Anchors (grid cells), class count, and `tied`: one set of class rows shared by all anchors.
         tree: The classes; a flat tree for a plain class list.
+        initialise: Draw starting values; without, the parameters hold anything until they are loaded.
 
     Raises:
         ConfigError: The class count of the cfg is not the number of tree nodes.
@@ -41,7 +42,9 @@ class RegionHead(nn.Module):
 
     anchors: Tensor
 
-    def __init__(self, in_channels: int, region: RegionConfig, tree: WordTree) -> None:
+    def __init__(
+        self, in_channels: int, region: RegionConfig, tree: WordTree, *, initialise: bool = True
+    ) -> None:
         super().__init__()
         if region.classes != len(tree):
             raise ConfigError(
@@ -55,13 +58,19 @@ class RegionHead(nn.Module):
         self.num_anchors = len(region.anchors)
         self.tied = region.tied
         copies = 1 if self.tied else self.num_anchors
-        self.box_weight = nn.Parameter(
-            torch.randn(self.num_anchors, BOX_CHANNELS, in_channels) * _INITIAL_STD
-        )
-        self.box_bias = nn.Parameter(torch.zeros(self.num_anchors, BOX_CHANNELS))
-        self.class_weight = nn.Parameter(torch.randn(copies, len(tree), in_channels) * _INITIAL_STD)
-        self.class_bias = nn.Parameter(torch.zeros(copies, len(tree)))
+        self.box_weight = nn.Parameter(torch.empty(self.num_anchors, BOX_CHANNELS, in_channels))
+        self.box_bias = nn.Parameter(torch.empty(self.num_anchors, BOX_CHANNELS))
+        self.class_weight = nn.Parameter(torch.empty(copies, len(tree), in_channels))
+        self.class_bias = nn.Parameter(torch.empty(copies, len(tree)))
         self.register_buffer("anchors", torch.tensor(region.anchors, dtype=torch.float32), persistent=False)
+        if initialise:
+            self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw new starting values: rows from a narrow normal distribution, biases 0."""
+        for weight, bias in ((self.box_weight, self.box_bias), (self.class_weight, self.class_bias)):
+            nn.init.normal_(weight, std=_INITIAL_STD)
+            nn.init.zeros_(bias)
 
     def boxes(self, features: Tensor) -> Tensor:
         """Raw tx, ty, tw, th, to at every anchor.
@@ -90,6 +99,28 @@ class RegionHead(nn.Module):
             [K, N] logits, before the softmax.
         """
         return self._rows_at(gather_vectors(features, b, y, x), a, self.class_weight, self.class_bias)
+
+    def descend(self, features: Tensor, b: Tensor, a: Tensor, y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The likeliest path at K anchors, from the class rows of the sibling groups on the way alone.
+
+        Args:
+            features: [B, D, H, W].
+            b: [K] image of each anchor.
+            a: [K] anchor.
+            y: [K] row of the grid cell.
+            x: [K] column of the grid cell.
+
+        Returns:
+            `TreeOps.descend` of `class_logits`, to rounding: path and log-probabilities, both [K, L].
+        """
+        vectors = gather_vectors(features, b, y, x)
+        if self.tied:
+            return self.ops.descend_rows(vectors, self.class_weight[0], self.class_bias[0])
+        order = a.argsort(stable=True)
+        parts = torch.split(vectors[order], a.bincount(minlength=self.num_anchors).tolist())
+        walks = map(self.ops.descend_rows, parts, self.class_weight, self.class_bias)
+        paths, log_probs = (torch.cat(found)[order.argsort()] for found in zip(*walks, strict=True))
+        return paths, log_probs
 
     def path_nll(self, features: Tensor, b: Tensor, a: Tensor, y: Tensor, x: Tensor, nodes: Tensor) -> Tensor:
         """−log P(node) at K anchors, from the rows of the sibling groups on the nodes' paths alone.

@@ -39,6 +39,8 @@ class Network(nn.Module):
         cfg: The description.
         tree: The label tree; by default what the cfg's `tree=` names (a path as given, one beside the cfg, or
             `9k.tree` for the tree that comes with the package), else a flat list of classes.
+        initialise: Draw starting values; without, the parameters hold anything until they are loaded, which
+            spares half the time of loading.
 
     Attributes:
         cfg: The description.
@@ -59,7 +61,7 @@ class Network(nn.Module):
         CfgWarning: Keys of the cfg that nothing reads.
     """
 
-    def __init__(self, cfg: Cfg, tree: WordTree | None = None) -> None:
+    def __init__(self, cfg: Cfg, tree: WordTree | None = None, *, initialise: bool = True) -> None:
         super().__init__()
         self.cfg = cfg
         if cfg.unknown:
@@ -81,12 +83,13 @@ class Network(nn.Module):
         self.weights_version: tuple[int, int, int] = (0, 2, 0)
         detector = self.region is not None
         self.layers = nn.ModuleList(
-            nn.Identity() if detector and plan is last else build_layer(plan) for plan in self.plans
+            nn.Identity() if detector and plan is last else build_layer(plan, initialise=initialise)
+            for plan in self.plans
         )
         self.head: RegionHead | None = None
         self._ops: TreeOps | None = None
         if self.region is not None:
-            self.head = RegionHead(last.input[0], self.region, self.tree)
+            self.head = RegionHead(last.input[0], self.region, self.tree, initialise=initialise)
         else:
             self._ops = TreeOps(self.tree)
         self._kept = frozenset(source for plan in self.plans for source in plan.sources)
@@ -197,14 +200,15 @@ class Network(nn.Module):
         return self.ops.log_softmax(logits).exp()
 
     def fuse(self) -> Network:
-        """A copy for inference: evaluation mode, batch norms folded into the convolutions.
+        """A copy for inference: evaluation mode, batch norms folded into the convolutions, channels-last.
 
-        Equal to this network in evaluation mode, to rounding. It cannot be saved as .weights any more.
+        Equal to this network in evaluation mode, to rounding. It cannot be saved as .weights any more. The
+        head's rows, the larger part of a network of many classes, are this network's own and not copied.
         """
-        # The cfg and the tree are immutable: shared, not copied.
-        fused = copy.deepcopy(
-            self, {id(self.cfg): self.cfg, id(self.tree): self.tree, id(self.plans): self.plans}
-        )
+        # What is immutable is shared; so are kernels, which folding replaces.
+        kept = (self.cfg, self.tree, self.plans, *([] if self.head is None else _tensors(self.head)))
+        kernels = (layer.conv.weight for _, layer in self.convolutions() if isinstance(layer, Convolution))
+        fused = copy.deepcopy(self, {id(each): each for each in (*kept, *kernels)})
         for module in fused.modules():
             if isinstance(module, Convolution):
                 module.fuse()
@@ -242,6 +246,10 @@ class Network(nn.Module):
 
     def _norms(self) -> list[DarknetBatchNorm]:
         return [module for module in self.modules() if isinstance(module, DarknetBatchNorm)]
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
 
 
 def plan_network(cfg: Cfg) -> tuple[tuple[LayerPlan, ...], int, int]:

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wordtree.tree import WordTree
@@ -219,6 +220,44 @@ class TreeOps(nn.Module):
             group = self.child_group[node].where(active, -1)
         return torch.stack([s[0] for s in steps], 1), torch.stack([s[1] for s in steps], 1)
 
+    def descend_rows(self, vectors: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """`descend(vectors @ weight.T + bias)`, to rounding, from the rows of the groups on the way alone.
+
+        A walk passes some hundred of the N rows, and walks that pass the same groups share them. At most the
+        N rows are multiplied, each once. Shapes depend on the walks: for CPU; `descend` suits GPUs better.
+
+        Args:
+            vectors: [K, D].
+            weight: [N, D].
+            bias: [N].
+
+        Returns:
+            As `descend`.
+        """
+        paths = torch.full((len(vectors), self.levels), -1, device=vectors.device)
+        log_probs = torch.zeros(paths.shape, dtype=_precise(vectors.dtype), device=vectors.device)
+        walker = torch.arange(len(vectors), device=vectors.device)  # those not yet at a leaf
+        group = torch.zeros_like(walker)
+        for level in range(self.levels if len(vectors) else 0):
+            groups, place = torch.unique(group, return_inverse=True)
+            start, size = self.group_start[groups], self.group_size[groups]
+            first = size.cumsum(0) - size  # where each group begins among the rows
+            rows = (start - first).repeat_interleave(size)
+            rows += torch.arange(len(rows), device=rows.device)
+            logits = F.linear(vectors[walker], weight[rows], bias[rows])
+            offsets = torch.arange(int(size.max()), device=rows.device)
+            outside = offsets >= size[place][:, None]
+            columns = (first[place][:, None] + offsets).masked_fill_(outside, 0)
+            children = _at_least_float32(logits.gather(1, columns)).masked_fill_(outside, -torch.inf)
+            log_probs[walker, level], best = children.log_softmax(1).max(1)
+            node = start[place] + best
+            paths[walker, level] = node
+            group = self.child_group[node]
+            walker, group = walker[group >= 0], group[group >= 0]
+            if not len(walker):
+                break
+        return paths, log_probs
+
 
 class _GroupLogSoftmax(torch.autograd.Function):
     """Log-softmax in every sibling group of [K, N] rows; saves only its result."""
@@ -259,7 +298,11 @@ def _chunks(rows: Tensor) -> list[slice]:
 
 
 def _at_least_float32(values: Tensor) -> Tensor:
-    return values if values.dtype in (torch.float32, torch.float64) else values.float()
+    return values.to(_precise(values.dtype))
+
+
+def _precise(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _paths(parent: np.ndarray[Any, Any], depth: np.ndarray[Any, Any], levels: int) -> np.ndarray[Any, Any]:
