@@ -14,9 +14,10 @@ from wordtree.cli import build_tree, tree_app
 from wordtree.errors import YOLO9000Error
 from yolo9000 import __version__
 from yolo9000.calibrate_cli import calibrate
+from yolo9000.data_cli import data_app, pack
 from yolo9000.detect_cli import detect, relabel
 from yolo9000.evaluate_cli import evaluate
-from yolo9000.train_cli import anchors, data_app, train_classifier, train_joint
+from yolo9000.train_cli import anchors, train_classifier, train_joint
 
 _DEBUG = "YOLO9000_DEBUG"  # environment: 1 shows where an error came from
 
@@ -99,6 +100,7 @@ app.command("train-joint", rich_help_panel=_TRAIN)(train_joint)
 app.command("train-classifier", rich_help_panel=_TRAIN)(train_classifier)
 app.command("anchors", rich_help_panel=_TRAIN)(anchors)
 app.add_typer(data_app, name="data", rich_help_panel=_TRAIN)
+app.command("pack", rich_help_panel=_TRAIN)(pack)
 app.command("evaluate", rich_help_panel=_MODELS)(evaluate)
 app.command("calibrate", rich_help_panel=_MODELS)(calibrate)
 app.command("build-tree", rich_help_panel=_TREE)(build_tree)

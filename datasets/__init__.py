@@ -10,13 +10,16 @@ from yolo9000.datasets.batch import Batch, Key, collate
 from yolo9000.datasets.cache import CachedDataset, ConcatDataset
 from yolo9000.datasets.check import DataReport, data_check
 from yolo9000.datasets.coco import read_coco
+from yolo9000.datasets.darknet import read_darknet, read_darknet_classifier
 from yolo9000.datasets.imagenet import read_imagenet, read_tiny_imagenet
+from yolo9000.datasets.imagenet_tar import read_imagenet_tar
 from yolo9000.datasets.joint import JointDataset, JointSampler, balance_weights
 from yolo9000.datasets.pack import pack, read_pack
 from yolo9000.datasets.records import OnError, Records, TableDataset
 from yolo9000.datasets.sample import Kind, Sample, SampleDataset
 from yolo9000.datasets.transforms import EvalTransform, Example, TrainTransform
 from yolo9000.datasets.voc import read_voc
+from yolo9000.datasets.yolo import read_yolo
 from yolo9000.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,7 +28,11 @@ if TYPE_CHECKING:
 _READERS = {
     "coco": read_coco,
     "voc": read_voc,
+    "yolo": read_yolo,
+    "darknet": read_darknet,
+    "darknet-classifier": read_darknet_classifier,
     "imagenet": read_imagenet,
+    "imagenet-tar": read_imagenet_tar,
     "tiny-imagenet": read_tiny_imagenet,
     "tiny-imagenet-boxes": lambda root, split: read_tiny_imagenet(root, split, boxes=True),
     "pack": read_pack,
@@ -44,8 +51,9 @@ def open_dataset(
     """Open a data set by its description.
 
     Args:
-        spec: `FORMAT:PATH` or `FORMAT:PATH:SPLIT`; formats are coco, voc, imagenet, tiny-imagenet
-            (classification), tiny-imagenet-boxes (detection) and pack.
+        spec: `FORMAT:PATH` or `FORMAT:PATH:SPLIT`. Formats with boxes: coco, voc, yolo, darknet,
+            tiny-imagenet-boxes; with one label an image: imagenet, imagenet-tar, tiny-imagenet,
+            darknet-classifier; with either: pack.
         tree: The tree of the labels.
         split: The split where the description names none.
         map_file: Darknet map file (line i: the node of class i) instead of matching labels by id and name.

@@ -134,7 +134,7 @@ def _problems(dataset: TableDataset) -> Callable[[int], tuple[list[str], list[st
             return [], []
         rows = slice(records.offsets[image], records.offsets[image + 1])
         outside = []
-        for number, box in enumerate(records.boxes[rows], start=1):
+        for number, box in enumerate(records.pixel_boxes(image, width, height), start=1):
             if box.min() < -EDGE or box[2] > width + EDGE or box[3] > height + EDGE:
                 name = records.labels[records.label_ids[rows][number - 1]].name
                 shown = ", ".join(f"{value:g}" for value in box)

@@ -10,7 +10,8 @@ import numpy as np
 
 from yolo9000.datasets.labels import Label
 from yolo9000.datasets.records import Records, RecordsBuilder, classification_records
-from yolo9000.datasets.store import IMAGE_SUFFIXES, FolderStore, RangeStore, Store, tar_index
+from yolo9000.datasets.store import FolderStore, RangeStore, Store, is_image
+from yolo9000.datasets.tars import tar_members
 from yolo9000.errors import DataError
 
 
@@ -34,7 +35,7 @@ def read_imagenet(root: str | Path, split: str = "train") -> Records:
     names: list[str] = []
     label_ids: list[int] = []
     for i, folder in enumerate(folders):
-        files = sorted(entry.name for entry in os.scandir(base / folder) if _is_image(entry.name))
+        files = sorted(entry.name for entry in os.scandir(base / folder) if is_image(entry.name))
         names += [f"{folder}/{name}" for name in files]
         label_ids += [i] * len(files)
     if not names:
@@ -57,17 +58,13 @@ def _subfolders(base: Path) -> list[str]:
         raise DataError(f"{base}: {error.strerror}; expected a folder of class folders") from error
 
 
-def _is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
-
-
 class _Files:
     """Files of an unpacked folder or of a tar file, by path below `train/`'s parent."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        ranges = tar_index(root) if root.is_file() else {}
-        self._ranges = {str(PurePosixPath(name)): place for name, place in ranges.items()}
+        members = tar_members(root) if root.is_file() else []
+        self._ranges = {str(PurePosixPath(name)): (start, size) for name, start, size in members}
         paths: Iterable[str] = self._ranges
         if not root.is_file():
             if not root.is_dir():
@@ -127,7 +124,7 @@ def read_tiny_imagenet(root: str | Path, split: str = "train", *, boxes: bool = 
 def _train_images(files: _Files) -> Iterable[tuple[str, str]]:
     for path in files.paths:
         parts = PurePosixPath(path).parts
-        if len(parts) >= 4 and parts[-4] == "train" and parts[-2] == "images" and _is_image(parts[-1]):
+        if len(parts) >= 4 and parts[-4] == "train" and parts[-2] == "images" and is_image(parts[-1]):
             yield path, parts[-3]
 
 

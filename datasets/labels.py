@@ -69,13 +69,15 @@ def map_labels(labels: Sequence[Label], tree: WordTree, map_file: str | Path | N
         labels: The classes in the data set's own order.
         tree: Where to find them.
         map_file: Darknet's map form: line i is the node of class i, as an index, a WordNet id or a name.
+            Where the classes have no names but their numbers, it may go on beyond the highest that occurs.
 
     Raises:
         FormatError: The map file has not one line a class, or a line names no node.
         DataError: The map file cannot be read.
     """
     if map_file is not None:
-        return LabelMap(_read_map(Path(map_file), len(labels), tree))
+        numbered = all(label.name == str(i) for i, label in enumerate(labels))
+        return LabelMap(_read_map(Path(map_file), len(labels), tree, more=numbered))
     by_wnid = {wnid: node for node, wnid in enumerate(tree.wnids)}
     nodes = np.full(len(labels), -1, dtype=np.int64)
     result = LabelMap(nodes)
@@ -134,22 +136,23 @@ def _plain(name: str) -> str:
     return name.strip().lower().replace("_", " ")
 
 
-def _read_map(path: Path, expected: int, tree: WordTree) -> NDArray[np.int64]:
+def _read_map(path: Path, expected: int, tree: WordTree, *, more: bool) -> NDArray[np.int64]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as a map file: {error}") from error
     while lines and not lines[-1].strip():
         lines.pop()
-    if len(lines) != expected:
+    if len(lines) < expected or (len(lines) > expected and not more):
+        wanted = f"{expected} lines or more" if more else f"{expected} lines"
         raise FormatError(
-            f"expected {expected} lines, one a class of the data set in its order, got {len(lines)}.",
+            f"expected {wanted}, one a class of the data set in its order, got {len(lines)}.",
             path=path,
             remedy="Use the map that belongs to this data set and tree.",
         )
     return np.asarray(
         [_map_line(line.strip(), path, i + 1, tree) for i, line in enumerate(lines)], dtype=np.int64
-    )
+    )[:expected]
 
 
 def _map_line(text: str, path: Path, line: int, tree: WordTree) -> int:

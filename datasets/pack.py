@@ -8,7 +8,8 @@ Layout (attributes `format`, `kind`; R images, T labels of all images, L classes
     names       bytes [R]           its path in the data set it came from
     offsets     int64 [R + 1]       its labels are rows offsets[i]:offsets[i + 1]
     label_ids   int32 [T]           class of each label
-    boxes       float32 [T, 4]      XYXY in pixels; [0, 4] for classification
+    boxes       float32 [T, 4]      XYXY in pixels, or as shares of the sides; [0, 4] for classification
+    normalised  bool [R]            the image's boxes are shares
     ignored     bool [T]            VOC's difficult objects, COCO's crowds
     label_names, label_wnids [L]    the classes; no nodes, so that a pack serves every tree
     issues                          annotations that the reader left out
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from wordtree._files import atomic_write
@@ -80,14 +82,28 @@ def pack(
         `path`.
 
     Raises:
-        DataError: The file exists, an image cannot be read, has changed since, or the disk is full.
+        DataError: The file exists, another process packs into it, an image cannot be read or has changed
+            since, or the disk is full.
     """
     target = Path(path)
     if target.exists() and not overwrite:
         raise DataError(f"{target}: exists already; remove it or pack with overwrite")
     records = concat_records(list(_records_of(dataset)))
-    sizes = np.asarray([records.store.size(i) for i in range(len(records.store))], dtype=np.int64)
     target.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(target.with_name(target.name + ".partial.lock"), timeout=0)
+    try:
+        with lock:
+            _pack(records, target, progress, journal_bytes)
+            Path(lock.lock_file).unlink(missing_ok=True)
+    except Timeout as error:
+        raise DataError(f"{target}: another process is packing into it; wait for that one") from error
+    return target
+
+
+def _pack(
+    records: Records, target: Path, progress: Callable[[int, int], None] | None, journal_bytes: int
+) -> None:
+    sizes = np.asarray([records.store.size(i) for i in range(len(records.store))], dtype=np.int64)
     partial = target.with_name(target.name + ".partial")
     journal = _Journal(target.with_name(target.name + ".partial.json"), _fingerprint(records, sizes))
     done = journal.read() if partial.exists() else 0
@@ -102,7 +118,6 @@ def pack(
         ) from error
     partial.replace(target)
     journal.path.unlink(missing_ok=True)
-    return target
 
 
 def _records_of(dataset: SampleDataset | Records) -> Iterator[Records]:
@@ -142,7 +157,14 @@ class _Journal:
 def _fingerprint(records: Records, sizes: NDArray[np.int64]) -> str:
     """Changes with the images' names and sizes and with every label."""
     digest = hashlib.sha256(repr((FORMAT, records.kind, records.labels)).encode())
-    for array in (sizes, records.offsets, records.label_ids, records.boxes, records.ignored):
+    for array in (
+        sizes,
+        records.offsets,
+        records.label_ids,
+        records.boxes,
+        records.ignored,
+        records.normalised,
+    ):
         digest.update(np.ascontiguousarray(array).tobytes())
     for i in range(len(records.store)):
         digest.update(os.fsencode(records.store.name(i)) + b"\0")
@@ -166,7 +188,11 @@ def _create(path: Path, records: Records, sizes: NDArray[np.int64]) -> None:
         file["starts"], file["sizes"] = np.cumsum(sizes) - sizes, sizes
         file["names"] = np.asarray(names, dtype=np.bytes_)
         file["offsets"], file["label_ids"] = records.offsets, records.label_ids
-        file["boxes"], file["ignored"] = records.boxes, records.ignored
+        file["boxes"], file["ignored"], file["normalised"] = (
+            records.boxes,
+            records.ignored,
+            records.normalised,
+        )
         file.create_dataset("label_names", data=[label.name for label in records.labels], dtype=text)
         file.create_dataset("label_wnids", data=[label.wnid for label in records.labels], dtype=text)
         file.create_dataset("issues", data=list(records.issues), dtype=text)
@@ -244,6 +270,7 @@ def read_pack(path: str | Path, split: str = "train") -> Records:
                 file["boxes"][:],
                 file["ignored"][:].astype(np.bool_),
                 tuple(map(str, file["issues"].asstr()[:])),
+                file["normalised"][:].astype(np.bool_),
             )
     except _DAMAGE as error:
         raise DataError(
@@ -268,6 +295,7 @@ def _check_datasets(file: Any, source: Path) -> None:
         "label_ids": ((labels,), "iu"),
         "boxes": ((labels if kind == "detection" else 0, 4), "f"),
         "ignored": ((labels,), "biu"),
+        "normalised": ((images,), "biu"),
         "label_wnids": (file["label_names"].shape, "O"),
     }
     for name, (shape, kinds) in shapes.items():

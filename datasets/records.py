@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -39,9 +40,11 @@ class Records:
         labels: The classes in the data set's own order.
         offsets: int64 [R + 1]; the labels of image i are `offsets[i]:offsets[i + 1]`.
         label_ids: int32 [T], positions in `labels`.
-        boxes: float32 [T, 4] XYXY in pixels; empty [0, 4] for classification.
+        boxes: float32 [T, 4] XYXY in pixels, or as shares of width and height; [0, 4] for classification.
         ignored: bool [T]: VOC's difficult objects, COCO's crowds.
         issues: Annotations that were left out, each as file, annotation and reason.
+        normalised: bool [R]: the boxes of these images are shares (YOLO's and darknet's text files); left
+            out: none is.
     """
 
     root: Path
@@ -53,6 +56,23 @@ class Records:
     boxes: NDArray[np.float32]
     ignored: NDArray[np.bool_]
     issues: tuple[str, ...] = ()
+    normalised: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+
+    def __post_init__(self) -> None:
+        if len(self.normalised) == 0:
+            object.__setattr__(self, "normalised", np.zeros(len(self.store), np.bool_))
+
+    def pixel_boxes(self, image: int, width: int, height: int) -> NDArray[np.float32]:
+        """Boxes of one image, float32 [M, 4] XYXY in pixels, as they were written: not cut to the image.
+
+        Args:
+            image: Number of the image.
+            width: Its width in pixels.
+            height: Its height in pixels.
+        """
+        boxes = self.boxes[self.offsets[image] : self.offsets[image + 1]]
+        sides = np.asarray([width, height, width, height], dtype=np.float32)
+        return boxes * sides if self.normalised[image] else boxes
 
 
 @dataclass
@@ -62,10 +82,12 @@ class RecordsBuilder:
     Attributes:
         root: See `Records`.
         kind: See `Records`.
+        normalised: The boxes are shares of width and height, not pixels.
     """
 
     root: Path
     kind: Kind
+    normalised: bool = False
     issues: list[str] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     label_ids: list[int] = field(default_factory=list)
@@ -81,11 +103,11 @@ class RecordsBuilder:
 
         Args:
             label: Position in the list of classes.
-            box: XYXY in pixels.
+            box: XYXY in pixels, or in shares where they are `normalised`.
             where: File and annotation, for the note.
             ignored: See `Records`.
         """
-        if not (np.isfinite(box).all() and box[2] > box[0] and box[3] > box[1]):
+        if not (all(map(isfinite, box)) and box[2] > box[0] and box[3] > box[1]):
             shown = ", ".join(f"{value:g}" for value in box)
             self.issues.append(f"{where}: box ({shown}) has no area: left out")
             return
@@ -106,6 +128,7 @@ class RecordsBuilder:
             np.asarray(self.boxes, dtype=np.float32).reshape(-1, 4),
             np.asarray(self.ignored, dtype=np.bool_),
             tuple(self.issues),
+            np.full(len(self.counts), self.normalised, dtype=np.bool_),
         )
 
 
@@ -152,6 +175,7 @@ def concat_records(parts: Sequence[Records]) -> Records:
         np.concatenate([part.boxes for part in parts]),
         np.concatenate([part.ignored for part in parts]),
         tuple(issue for part in parts for issue in part.issues),
+        np.concatenate([part.normalised for part in parts]),
     )
 
 
@@ -243,13 +267,14 @@ class TableDataset:
         raise DataError(f"{self.records.root}: not one of its {len(self)} images can be read")
 
     def _load(self, index: int) -> Sample:
-        source, rows = self.source(index), self._rows(index)
-        image = decode_image(self.records.store.read(int(self._images[index])), source)
+        source, rows, number = self.source(index), self._rows(index), int(self._images[index])
+        image = decode_image(self.records.store.read(number), source)
         height, width = image.shape[-2:]
         boxes, keep = np.zeros((0, 4), np.float32), np.ones(len(rows), np.bool_)
         if self.kind == "detection":
             limit = np.asarray([width, height, width, height], dtype=np.float32)
-            boxes = self.records.boxes[rows].clip(0, limit)
+            first = self.records.offsets[number]
+            boxes = self.records.pixel_boxes(number, width, height)[rows - first].clip(0, limit)
             keep = (boxes[:, 2] > boxes[:, 0]) & (
                 boxes[:, 3] > boxes[:, 1]
             )  # outside the image: data_check lists it

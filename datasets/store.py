@@ -1,4 +1,4 @@
-"""Where encoded images lie: loose files or one large file.
+"""Where encoded images lie: loose files, one large file, or many tar files.
 
 Stores are picklable, and safe to share between processes.
 """
@@ -6,7 +6,6 @@ Stores are picklable, and safe to share between processes.
 from __future__ import annotations
 
 import os
-import tarfile
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
@@ -18,7 +17,12 @@ from numpy.typing import NDArray
 
 from yolo9000.errors import DataError
 
-IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif"})
+IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name (without folders) is that of an image; hidden files are none."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")  # noqa: PTH122
 
 
 class Strings(Sequence[str]):
@@ -32,6 +36,17 @@ class Strings(Sequence[str]):
         encoded = [os.fsencode(item) for item in items]
         self._data = b"".join(encoded)
         self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+
+    def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """All bytes, and where each string ends, the first at index 1: what `from_arrays` takes."""
+        return np.frombuffer(self._data, np.uint8), self._ends
+
+    @classmethod
+    def from_arrays(cls, data: NDArray[np.uint8], ends: NDArray[np.int64]) -> Strings:
+        """The strings that gave these `arrays`."""
+        strings = cls(())
+        strings._data, strings._ends = data.tobytes(), ends
+        return strings
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -171,6 +186,76 @@ class RangeStore:
             os.close(self._descriptor)
 
 
+class TarStore:
+    """Members of many tar files, or of tar files within one tar file.
+
+    Every read opens its file and closes it: nothing is shared between processes or threads, and the thousands
+    of files of ImageNet stay below the limit on open files.
+
+    Args:
+        root: The folder of the tar files; or the one file that holds them.
+        tars: Name of each tar file.
+        counts: Members of each.
+        names: Name of each member, tar by tar.
+        starts: First byte of each in its file.
+        sizes: Length of each in bytes.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        tars: Sequence[str],
+        counts: Sequence[int] | NDArray[np.int64],
+        names: Strings,
+        starts: NDArray[np.int64],
+        sizes: NDArray[np.int64],
+    ) -> None:
+        self.root, self.names, self.starts, self.sizes = root, names, starts, sizes
+        self.tars, self._ends = Strings(tars), np.cumsum(counts, dtype=np.int64)
+        self._within = root.is_file()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def _tar(self, index: int) -> str:
+        return self.tars[int(np.searchsorted(self._ends, index, side="right"))]
+
+    def file(self, index: int) -> str:
+        """The file on disk that holds the image."""
+        return str(self.root) if self._within else os.path.join(self.root, self._tar(index))  # noqa: PTH118
+
+    def name(self, index: int) -> str:
+        """See `Store`."""
+        inner = f":{self._tar(index)}" if self._within else ""
+        return f"{self.file(index)}{inner}:{self.names[index]}"
+
+    def inner_name(self, index: int) -> str:
+        """See `Store`."""
+        return f"{self._tar(index)}:{self.names[index]}"
+
+    def size(self, index: int) -> int:
+        """See `Store`."""
+        return int(self.sizes[index])
+
+    def read(self, index: int) -> bytes:
+        """See `Store`.
+
+        Raises:
+            DataError: The file is gone or shorter than it was.
+        """
+        try:
+            with open(self.file(index), "rb", buffering=0) as stream:  # noqa: PTH123
+                data = os.pread(stream.fileno(), int(self.sizes[index]), int(self.starts[index]))
+        except OSError as error:
+            raise _unreadable(self.name(index), error) from error
+        if len(data) != self.sizes[index]:
+            raise DataError(
+                f"{self.name(index)}: expected {self.sizes[index]} bytes, got {len(data)}: "
+                f"{self.file(index)} is cut off; copy it again"
+            )
+        return data
+
+
 class ConcatStore:
     """Stores one after the other.
 
@@ -208,24 +293,3 @@ class ConcatStore:
         """See `Store`."""
         part, place = self._find(index)
         return part.read(place)
-
-
-def tar_index(path: Path) -> dict[str, tuple[int, int]]:
-    """Positions of the files in a tar file, from one pass over its headers.
-
-    Returns:
-        Member name -> (first byte, length in bytes), in file order.
-
-    Raises:
-        DataError: Not a tar file, a compressed one (no random access), or a cut-off one.
-    """
-    try:
-        with tarfile.open(path, "r:") as archive:
-            return {m.name: (m.offset_data, m.size) for m in archive if m.isfile()}
-    except tarfile.TarError as error:
-        raise DataError(
-            f"{path}: not an uncompressed tar file ({error}); unpack it, or repack it with `tar cf`: images "
-            "are read from the middle of the file, which compression does not allow"
-        ) from error
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error

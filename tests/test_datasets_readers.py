@@ -325,7 +325,7 @@ def test_tiny_imagenet_errors(tmp_path: Path, tree: WordTree) -> None:
 
 @pytest.mark.parametrize("spec", ["coco", "coco:", "jpeg:somewhere", "", ":x"])
 def test_unknown_spec(tree: WordTree, spec: str) -> None:
-    with pytest.raises(DataError, match="FORMAT one of coco, voc, imagenet"):
+    with pytest.raises(DataError, match="FORMAT one of coco, voc, yolo"):
         open_dataset(spec, tree)
 
 

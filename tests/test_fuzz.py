@@ -7,8 +7,10 @@ a `YOLO9000Error`; anything else fails the test that shows the bytes.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import struct
+import tarfile
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -518,6 +520,72 @@ def test_voc_xml_and_lists(tmp_path: Path, data: st.DataObject) -> None:
     )
     (tmp_path / "ImageSets" / "Main" / "train.txt").write_bytes(data.draw(st.just(b"a\n") | st.just(names)))
     survives(lambda: everything(f"voc:{tmp_path}"))
+
+
+YAML = b"path: .\ntrain: [images, all.txt]\nnc: 2\nnames:\n  0: cat\n  1: dog\n"
+LINES = b"0 0.5 0.5 0.25 0.5\n1 .1 .1 .2 .2 .3 .1\n"
+
+
+@pytest.fixture
+def yolo(tmp_path: Path) -> Path:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.jpg")
+    (tmp_path / "all.txt").write_text("images/a.jpg\n")
+    (tmp_path / "x.names").write_text("cat\ndog\n")
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@fuzz(100)
+@given(data=st.data())
+def test_yolo_and_darknet(yolo: Path, data: st.DataObject) -> None:
+    def damaged(source: bytes) -> bytes:
+        return data.draw(st.just(source) | mutated(source))
+
+    numbers = st.sampled_from([*NUMBERS.split(","), "0", "1", "0.5", "x", "\0"])
+    line = " ".join(data.draw(st.lists(numbers, max_size=9))).encode()
+    (yolo / "labels" / "a.txt").write_bytes(data.draw(st.just(line) | mutated(LINES)))
+    (yolo / "all.txt").write_bytes(damaged(b"images/a.jpg\n./images/b.jpg\n"))
+    (yolo / "data.yaml").write_bytes(damaged(YAML))
+    (yolo / "x.data").write_bytes(damaged(b"classes=2\ntrain=all.txt\nnames=x.names\nlabels=x.names\n"))
+    for spec in (
+        "yolo:{}/data.yaml",
+        "darknet:{}/x.data",
+        "darknet:{}/all.txt",
+        "darknet-classifier:{}/x.data",
+    ):
+        survives(lambda spec=spec: everything(spec.format(yolo)))  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "text", ["&a [" * 3000, "a: " * 5000, "names: &a [*a]\ntrain: .", "? {[]: 1}", "!!x 1"]
+)
+def test_yaml_bombs(yolo: Path, text: str) -> None:
+    (yolo / "data.yaml").write_text(text)
+    with pytest.raises(YOLO9000Error, match=r"data\.yaml"):
+        read_records(f"yolo:{yolo}")
+
+
+@fuzz(80)
+@given(data=st.data())
+def test_tars(tmp_path: Path, data: st.DataObject) -> None:
+    inner, outer = tmp_path / "cat.tar", tmp_path / "outer.tar"
+    picture = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, format="PNG")
+    form = data.draw(st.sampled_from([tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))
+    name = data.draw(st.sampled_from(["a.png", "b" * 150 + "/a.png", "\u00e9.png"]))
+    for path, member, content in ((inner, name, picture.getvalue()), (outer, "cat.tar", None)):
+        content = inner.read_bytes() if content is None else content
+        with tarfile.open(path, "w", format=form) as archive:
+            entry = tarfile.TarInfo(member)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    source = outer.read_bytes()
+    outer.write_bytes(data.draw(mutated(source[:2048]) | mutated(source)) + source[2048:])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("YOLO9000_CACHE", str(tmp_path / "cache"))
+        survives(lambda: everything(f"imagenet-tar:{outer}"))
 
 
 def spoil(path: Path, name: str, value: object) -> None:

@@ -23,17 +23,20 @@ def box_shapes(records: Records) -> NDArray[np.float64]:
     """
     shapes = []
     for index in range(len(records.store)):
-        rows = slice(records.offsets[index], records.offsets[index + 1])
-        boxes = records.boxes[rows][~records.ignored[rows]]
-        if len(boxes):
-            shapes.append((boxes[:, 2:] - boxes[:, :2]) / _longest_side(records, index))
+        keep = ~records.ignored[records.offsets[index] : records.offsets[index + 1]]
+        if keep.any():
+            width, height = _sides(records, index)
+            boxes = records.pixel_boxes(index, width, height)[keep]
+            shapes.append((boxes[:, 2:] - boxes[:, :2]) / max(width, height))
     return np.concatenate(shapes).astype(np.float64) if shapes else np.zeros((0, 2))
 
 
-def _longest_side(records: Records, index: int) -> int:
+def _sides(records: Records, index: int) -> tuple[int, int]:
+    """Width and height in pixels."""
     try:
         with Image.open(io.BytesIO(records.store.read(index))) as header:  # decodes nothing
-            return int(max(header.size))
+            width, height = header.size
+            return int(width), int(height)
     except OSError as error:
         raise DataError(f"{records.store.name(index)}: cannot be read as an image: {error}") from error
 

@@ -1,4 +1,4 @@
-"""The commands for training: `train-joint`, `train-classifier`, `anchors`, `data check`, `data pack`.
+"""The commands for training: `train-joint`, `train-classifier`, `anchors`.
 
 Torch is imported inside them.
 """
@@ -22,14 +22,18 @@ Assignments = Annotated[
 ]
 Detection = Annotated[
     list[str] | None,
-    typer.Option("--detection", "-d", help="Data with boxes: coco:DIR, voc:DIR, pack:FILE. Repeatable."),
+    typer.Option(
+        "--detection",
+        "-d",
+        help="Data with boxes: coco:DIR, voc:DIR, yolo:FILE.yaml, darknet:FILE.data, pack:FILE. Repeatable.",
+    ),
 ]
 Classification = Annotated[
     list[str] | None,
     typer.Option(
         "--classification",
         "-c",
-        help="Labelled images: imagenet:DIR, tiny-imagenet:FILE, pack:FILE. Repeatable.",
+        help="Labelled images: imagenet:DIR, imagenet-tar:DIR, tiny-imagenet:FILE, pack:FILE. Repeatable.",
     ),
 ]
 Model = Annotated[
@@ -188,7 +192,9 @@ def _settings(config: Path | None, assign: list[str] | None, **values: Any) -> T
 
 
 def anchors(
-    detection: Annotated[list[str], typer.Argument(help="Data with boxes: coco:DIR, voc:DIR, pack:FILE.")],
+    detection: Annotated[
+        list[str], typer.Argument(help="Data with boxes: coco:DIR, voc:DIR, yolo:FILE.yaml, ...")
+    ],
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of priors.")] = 5,
     size: Annotated[
         int, typer.Option(min=32, help="Input size the priors are for, pixels; 32 are a cell.")
@@ -208,45 +214,3 @@ def anchors(
     priors, score = cluster_anchors(shapes * (size / 32), count, seed=seed)
     typer.echo("anchors=" + ", ".join(f"{w:.2f},{h:.2f}" for w, h in priors))
     typer.echo(f"average IoU {score:.3f} over {len(shapes):,} boxes", err=True)
-
-
-data_app = typer.Typer(no_args_is_help=True, help="Check data sets, and pack them into one file.")
-
-
-@data_app.command()
-def check(
-    spec: Annotated[
-        list[str], typer.Argument(help="Data sets: coco:DIR, voc:DIR, imagenet:DIR, pack:FILE, ...")
-    ],
-    tree: Annotated[str, typer.Option(help="Tree of the labels.")] = "yolo9000",
-    split: Annotated[str, typer.Option(help="Split of data sets that name none.")] = "train",
-    top: Annotated[int, typer.Option(min=0, help="Show so many of the most frequent nodes.")] = 15,
-) -> None:
-    """Read every image and box once, and list all that is wrong. The exit code is 1 when anything is."""
-    from rich.console import Console
-
-    from wordtree import load_tree
-    from yolo9000.datasets.check import data_check
-    from yolo9000.report import print_data_report
-
-    labels, good = load_tree(tree), True
-    for one in spec:
-        report = data_check(one, labels, split)
-        print_data_report(Console(highlight=False), report, labels, top)
-        good &= report.ok
-    if not good:
-        raise typer.Exit(1)
-
-
-@data_app.command("pack")
-def pack_command(
-    spec: Annotated[str, typer.Argument(help="A data set: coco:DIR, voc:DIR, imagenet:DIR, ...")],
-    target: Annotated[Path, typer.Argument(help="The HDF5 file to write.")],
-    split: Annotated[str, typer.Option(help="Split, where the data set names none.")] = "train",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished file.")] = False,
-) -> None:
-    """Pack a data set into one HDF5 file: encoded images, boxes and labels. An interrupted pack goes on."""
-    from yolo9000.datasets import read_records
-    from yolo9000.datasets.pack import pack
-
-    typer.echo(pack(read_records(spec, split), target, overwrite=overwrite))
