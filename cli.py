@@ -17,7 +17,7 @@ from yolo9000.calibrate_cli import calibrate
 from yolo9000.data_cli import data_app, pack
 from yolo9000.detect_cli import detect, relabel
 from yolo9000.evaluate_cli import evaluate
-from yolo9000.train_cli import anchors, train_classifier, train_joint
+from yolo9000.train_cli import anchors, train, train_classifier, train_joint
 
 _DEBUG = "YOLO9000_DEBUG"  # environment: 1 shows where an error came from
 
@@ -96,6 +96,7 @@ def models() -> None:
 
 app.command("detect", rich_help_panel=_SEE)(detect)
 app.command("relabel", rich_help_panel=_SEE)(relabel)
+app.command("train", rich_help_panel=_TRAIN)(train)
 app.command("train-joint", rich_help_panel=_TRAIN)(train_joint)
 app.command("train-classifier", rich_help_panel=_TRAIN)(train_classifier)
 app.command("anchors", rich_help_panel=_TRAIN)(anchors)

@@ -187,7 +187,9 @@ def test_errors_name_the_place(text: str, parts: list[str]) -> None:
 
 
 def test_files_that_are_no_cfg(tmp_path: Path) -> None:
-    with pytest.raises(CfgError, match=r"missing\.cfg: cannot be read .*Built-in .*: darknet19, yolo9000"):
+    with pytest.raises(
+        CfgError, match=r"missing\.cfg: cannot be read .*Built-in .*: darknet19, darknet9000, yolo9000"
+    ):
         Cfg.load(tmp_path / "missing.cfg")
     with pytest.raises(CfgError, match="cannot be read"):
         Cfg.load(tmp_path)
@@ -215,7 +217,9 @@ def test_builtin_name_wins_over_a_folder_of_that_name(
 
 
 @pytest.mark.reference
-@pytest.mark.parametrize("name", ["yolo9000", "yolov2", "yolov2-voc", "yolov2-tiny", "darknet19"])
+@pytest.mark.parametrize(
+    "name", ["yolo9000", "yolov2", "yolov2-voc", "yolov2-tiny", "darknet19", "darknet9000"]
+)
 def test_own_cfgs_describe_the_published_networks(name: str, darknet_dir: Path) -> None:
     ours, theirs = Cfg.load(name), Cfg.load(darknet_dir / "cfg" / f"{name}.cfg")
 

@@ -470,6 +470,18 @@ def test_detector_to_detector_and_classifier() -> None:
     )
 
 
+def test_a_plain_detector_gives_boxes_to_one_over_a_tree() -> None:
+    source, target = network(DETECTOR, WordTree.flat(list("vwxyz")), seed=1), network(DETECTOR, seed=2)
+    assert source.head is not None
+    assert target.head is not None
+    classes = target.head.class_weight.clone()
+    report = target.load_backbone(source)
+    assert torch.equal(target.head.box_weight, source.head.box_weight)
+    assert torch.equal(target.head.box_bias, source.head.box_bias)
+    assert torch.equal(target.head.class_weight, classes)
+    assert str(report).endswith("box rows; the trees differ (5 nodes here, 5 there)")
+
+
 def test_backbone_stops_at_the_first_difference() -> None:
     target = network(PASSTHROUGH, seed=2)
     before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
@@ -492,6 +504,6 @@ def test_backbone_with_another_tree_or_fused() -> None:
     flat = network(CLASSIFIER, WordTree.flat(list("vwxyz")))
     report = network(DETECTOR).load_backbone(flat)
     assert (report.layers, report.classes) == (4, False)
-    assert report.reason == "the trees differ (5 nodes here, 5 there)"
+    assert report.reason == "the trees differ (5 nodes here, 5 there); a classifier has no box rows"
     report = network(DETECTOR).load_backbone(network(CLASSIFIER).fuse())
     assert (report.layers, report.reason) == (0, "layer 0 is fused in one of the networks")

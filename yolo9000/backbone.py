@@ -35,7 +35,8 @@ class BackboneCopy:
     reason: str
 
     def __str__(self) -> str:
-        head = ("class and box rows" if self.boxes else "class rows") if self.classes else "no head rows"
+        rows = [name for name, copied in (("class", self.classes), ("box", self.boxes)) if copied]
+        head = f"{' and '.join(rows) or 'no head'} rows"
         text = f"copied {self.layers} of {self.of} layers ({self.parameters:,} values) and {head}"
         return text + (f"; {self.reason}" if self.reason else "")
 
@@ -46,7 +47,9 @@ def copy_backbone(source: Network, target: Network) -> BackboneCopy:
 
     Class rows are copied when all layers before the head are the same and the trees are equal: a classifier's
     rows go to every anchor, a detector's mean over its anchors goes to a classifier, and between detectors
-    with the same anchors each anchor's rows go to the same anchor, box rows too.
+    with the same anchors each anchor's rows go to the same anchor. Box rows are copied between detectors with
+    the same layers and anchors, whatever their classes: where an object is, a plain YOLOv2 knows as well as
+    one over a tree.
 
     Args:
         source: The network to copy from; it stays as it is.
@@ -58,15 +61,15 @@ def copy_backbone(source: Network, target: Network) -> BackboneCopy:
     layers, copied, reason = _copy_layers(source, target)
     classes = boxes = False
     if not reason:
-        reason = _head_difference(source, target)
-        if not reason:
+        reasons = [_head_difference(source, target), _anchor_difference(source, target)]
+        if not reasons[0]:
             copied += _copy_classes(source, target)
             classes = True
-            reason = _anchor_difference(source, target)
-            if not reason and target.head is not None and source.head is not None:
-                copied += _copy(source.head.box_weight, target.head.box_weight)
-                copied += _copy(source.head.box_bias, target.head.box_bias)
-                boxes = True
+        if not reasons[1] and target.head is not None and source.head is not None:
+            copied += _copy(source.head.box_weight, target.head.box_weight)
+            copied += _copy(source.head.box_bias, target.head.box_bias)
+            boxes = True
+        reason = "; ".join(reason for reason in reasons if reason)
     if layers:
         # The statistics that came along are those of the source's formula.
         target.batchnorm = source.batchnorm

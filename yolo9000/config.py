@@ -33,21 +33,36 @@ class LossConfig:
     noobject_scale: float | None = None  # weight of the objectness of all other anchors (darknet: 1)
     coord_scale: float | None = None  # weight of the box terms (darknet: 1)
     class_scale: float | None = None  # weight of the class term of detection images (darknet: 1)
-    ignore_iou: float | None = (
-        None  # an unmatched anchor above this IoU with a truth is not pushed down (0.6)
-    )
+    # an unmatched anchor above this IoU with a truth is not pushed down (cfg: thresh, 0.6)
+    ignore_iou: float | None = None
     rescore: bool | None = None  # objectness of a matched anchor aims at its IoU instead of 1
     bias_match: bool | None = None  # match a truth to a prior by the priors' shapes, not the predicted ones
     prior_images: int = 12_800  # images during which every anchor is pulled to its prior (region_layer.c)
     prior_scale: float = 0.01  # weight of that pull (region_layer.c)
     classification_scale: float | None = None  # the same of classification images; None: class_scale
-    # Which box of a classification image learns the class. likeliest: that of the highest P(label) (paper,
-    # section 4; in mode "darknet" objectness x P(label)); largest: as in Detic
+    # which box of a classification image learns the class; likeliest: that of the highest P(label) (paper,
+    # section 4; in mode "darknet" objectness x P(label)); largest: as in Detic (arXiv 2201.02605)
     classification_box: Literal["likeliest", "objectness", "largest"] = "likeliest"
-    classification_iou: float = (
-        0.3  # IoU that the chosen box of a classification image is assumed to have (paper)
-    )
+    # IoU that the chosen box of a classification image is assumed to have (paper); 0: its objectness is left
+    classification_iou: float = 0.3
+    # share of the target that is spread evenly over each sibling group on the label's path; 0: none
+    smoothing: float = 0.0
     mode: Literal["paper", "darknet"] = "paper"  # darknet: region_layer.c; differences: `JointLoss`
+
+    def __post_init__(self) -> None:
+        _require(
+            {
+                f"loss.smoothing: expected 0 or more and less than 1, got {self.smoothing}": (
+                    0 <= self.smoothing < 1
+                ),
+                "loss.smoothing: darknet has none; use loss.mode=paper": (
+                    not self.smoothing or self.mode == "paper"
+                ),
+                f"loss.classification_iou: expected 0 to 1, got {self.classification_iou}": (
+                    0 <= self.classification_iou <= 1
+                ),
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -61,9 +76,8 @@ class AugmentConfig:
     flip: float = 0.5  # probability of a left-right flip
     mosaic: float = 0.0  # probability of pasting four detection images into one
     scale: tuple[float, ...] = (1.0, 1.0)  # range of a further factor on the size of what is shown
-    crop: tuple[float, ...] | None = (
-        None  # range of the area of a classification crop; None: as detection images
-    )
+    # range of the area of a classification crop, as a share of the image; None: as detection images
+    crop: tuple[float, ...] | None = None
     min_visible: float = 0.25  # a box of which less is left in the picture is dropped
 
 
@@ -77,9 +91,8 @@ class DataConfig:
     map: str | None = None  # darknet map file for the boxes' classes (line i: node of class i); None: by name
     ratio: float = 4.0  # classification images to detection images in every batch (paper: 4 : 1)
     balance: bool = False  # draw rare synsets more often, by the inverse square root of their frequency
-    sizes: tuple[
-        int, ...
-    ] = ()  # network input sizes in pixels, a new one every 10 batches; (): the cfg's own
+    # network input sizes in pixels, a new one every 10 batches; (): the cfg's own (320 to 608 by random=1)
+    sizes: tuple[int, ...] = ()
     workers: int = 2  # loader processes; 0: in this process
     cache: int = 0  # longest side in pixels of decoded images kept in memory; 0: read from disk every time
 
@@ -104,27 +117,87 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class ValConfig:
+    """Measuring during a run, and stopping it early.
+
+    Detection data give `val_map50`, classification data `val_top1`; several sets of a kind give their mean.
+    Where there are both, `val_map50` decides what is best.
+    """
+
+    data: tuple[str, ...] = ()  # specs such as voc:DIR:val, imagenet:DIR:val; (): nothing is measured
+    steps: int = 0  # optimiser steps between evaluations; 0: once an epoch
+    patience: int = 0  # the run stops after so many evaluations without a gain; 0: never
+    size: int = 0  # side of the network input in pixels; 0: as the cfg says
+    limit: int = 0  # only so many pictures of each set, evenly spread; 0: all
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run."""
 
     model: str = "yolo9000"  # built-in cfg name, .cfg file, or a model file to go on from
+    # file of class names, one a line, for a cfg without a tree; None: those of VOC, COCO or ImageNet-1k, by
+    # the number of classes
+    names: str | None = None
     weights: str | None = None  # darknet weights (also partial) or a model file that initialises what fits
     out: str = "runs/train"  # folder of checkpoints, logs and the final model
     epochs: int = 160  # passes (paper, section 3)
     max_steps: int = 0  # optimiser steps; 0: as `epochs` says
-    batch_size: int = 64  # images a step and process
+    batch_size: int = 64  # images a batch and process
     seed: int = 0
     device: str = "auto"  # auto, cpu, cuda
-    devices: int = 1  # processes on this machine
+    devices: int = 1  # processes on this machine, one a GPU; under torchrun its --nproc-per-node counts
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware has it
     ema: float = 0.999  # decay of the weight average that is saved as the model; 0: no average
     freeze: int = 0  # first so many cfg layers that stay as they are
     checkpoint_steps: int = 500  # steps between checkpoints
-    log_steps: int = 10  # steps between lines of the CSV log
+    log_steps: int = 10  # steps between lines of the log
+    pictures: int = 3  # first batches of a run that are drawn with boxes and labels (batch-1.jpg, ...)
+    curves: bool = True  # draw curves.png from the log, if matplotlib is there
+    tensorboard: bool = False  # write events for TensorBoard beside the CSV log
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    val: ValConfig = field(default_factory=ValConfig)
+
+    def __post_init__(self) -> None:
+        least = {
+            "epochs": (self.epochs, 1),
+            "max_steps": (self.max_steps, 0),
+            "batch_size": (self.batch_size, 1),
+            "seed": (self.seed, 0),
+            "devices": (self.devices, 1),
+            "freeze": (self.freeze, 0),
+            "checkpoint_steps": (self.checkpoint_steps, 1),
+            "log_steps": (self.log_steps, 1),
+            "pictures": (self.pictures, 0),
+            "data.workers": (self.data.workers, 0),
+            "data.cache": (self.data.cache, 0),
+            "optim.accumulate": (self.optim.accumulate, 1),
+            "optim.burn_in": (self.optim.burn_in, 0),
+            "val.steps": (self.val.steps, 0),
+            "val.patience": (self.val.patience, 0),
+        }
+        _require(
+            {
+                f"{name}: expected at least {low}, got {value}": value >= low
+                for name, (value, low) in least.items()
+            }
+            | {f"ema: expected 0 or more and less than 1, got {self.ema}": 0 <= self.ema < 1}
+            | {
+                "val.patience: nothing is measured; name val.data (--val voc:DIR:val), too": (
+                    not self.val.patience or bool(self.val.data)
+                )
+            }
+        )
+
+
+def _require(tests: Mapping[str, bool]) -> None:
+    """Refuse settings, all problems at once."""
+    problems = [problem for problem, right in tests.items() if not right]
+    if problems:
+        raise ConfigError("settings refused:\n" + "\n".join(f"  - {problem}" for problem in problems))
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:
@@ -139,8 +212,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:
     """
     problems: list[str] = []
     result = _build(cls, values, "", problems)
-    if problems:
-        raise ConfigError("settings refused:\n" + "\n".join(f"  - {problem}" for problem in problems))
+    _require(dict.fromkeys(problems, False))
     return typing.cast(T, result)
 
 
@@ -191,20 +263,27 @@ def _convert(hint: Any, value: Any, name: str, problems: list[str]) -> Any:
     return None
 
 
-def load_config(path: str | Path | None, overrides: Sequence[str] = (), **values: Any) -> TrainConfig:
+def load_config(
+    path: str | Path | None,
+    overrides: Sequence[str] = (),
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    **values: Any,
+) -> TrainConfig:
     """Read training settings: defaults, a YAML file, `values`, `key.sub=value` overrides, in this order.
 
     Args:
         path: YAML file, or None.
         overrides: Assignments such as `optim.lr=0.01`; the right side is read as YAML.
+        defaults: Top-level defaults that differ from those of `TrainConfig`.
         **values: Top-level or dotted (`data__ratio`) settings; None means: not given.
 
     Raises:
         ConfigError: The file is no YAML mapping, or settings are refused.
     """
-    merged: dict[str, Any] = {}
+    merged: dict[str, Any] = dict(defaults or {})
     if path is not None:
-        merged = _read_yaml(Path(path))
+        merged |= _read_yaml(Path(path))
     for key, value in values.items():
         if value is not None:
             _assign(merged, key.split("__"), value)

@@ -33,7 +33,9 @@ _DARK, _LIGHT = (20, 20, 20), (255, 255, 255)
 _ELLIPSIS, _STEP = "…", " › "
 
 
-def annotate(image: ImageSource, detections: Detections, *, show_path: bool = False) -> Image.Image:
+def annotate(
+    image: ImageSource, detections: Detections, *, show_path: bool = False, show_score: bool = True
+) -> Image.Image:
     """Draw boxes and labels.
 
     Colours follow the tree: the hue is the node's position in it, so relatives look related. The size of
@@ -44,6 +46,7 @@ def annotate(image: ImageSource, detections: Detections, *, show_path: bool = Fa
         image: The picture that was detected in.
         detections: What was found; boxes in its pixels.
         show_path: Write the path from the top of the tree under each label; of a long one, its end.
+        show_score: Write the score after each label.
 
     Returns:
         A new RGB picture of the same size, or, below 320 pixels, enlarged by a whole factor to be readable.
@@ -57,7 +60,7 @@ def annotate(image: ImageSource, detections: Detections, *, show_path: bool = Fa
     line = max(1, round(_LINE_SHARE * (canvas.width * canvas.height) ** 0.5))
     for detection, colour in reversed(list(zip(found, colours, strict=True))):
         _draw_box(pen, detection.box, colour, line)
-    plates = _fit_plates(found, canvas.size, show_path)
+    plates = _fit_plates(found, canvas.size, show_path, show_score)
     places = _place(plates, [detection.box for detection in found], canvas.size)
     for plate, place, colour in reversed(list(zip(plates, places, colours, strict=True))):
         plate.draw(pen, place, colour)
@@ -98,11 +101,14 @@ class _Plate:
     margin: int
 
     @classmethod
-    def lay_out(cls, detection: Detection, limit: float, size: int, show_path: bool) -> _Plate:
+    def lay_out(
+        cls, detection: Detection, limit: float, size: int, show_path: bool, show_score: bool = True
+    ) -> _Plate:
         """Write a label, and perhaps its path, in lines no wider than `limit` pixels."""
         font, margin = ImageFont.load_default(size), max(1, size // 5)
         room = limit - 2 * margin
-        lines = [(_elide(detection.label, f" {detection.score:.0%}", font, room), font)]
+        score = f" {detection.score:.0%}" if show_score else ""
+        lines = [(_elide(detection.label, score, font, room), font)]
         if show_path and len(detection.path) > 1:
             small = ImageFont.load_default(max(_FONT_MIN - 1, round(size * _PATH_SHARE)))
             names = [name for name, _ in detection.path]
@@ -152,14 +158,16 @@ def _wrap_path(names: Sequence[str], font: Font, room: float) -> list[str]:
     return [_elide("", _ELLIPSIS + _STEP.rstrip(), font, room), *lines[1 - _PATH_LINES :]]
 
 
-def _fit_plates(found: Sequence[Detection], size: tuple[int, int], show_path: bool) -> list[_Plate]:
+def _fit_plates(
+    found: Sequence[Detection], size: tuple[int, int], show_path: bool, show_score: bool = True
+) -> list[_Plate]:
     """Plates in the largest letters with which they do not crowd the picture."""
     area = size[0] * size[1]
     letters = min(_FONT_MAX, max(_FONT_MIN, round(_FONT_SHARE * area**0.5)))
     while True:
         limits = [min(size[0], max(d.box[2] - d.box[0], size[0] * _PLATE_SHARE, 8 * letters)) for d in found]
         plates = [
-            _Plate.lay_out(detection, limit, letters, show_path)
+            _Plate.lay_out(detection, limit, letters, show_path, show_score)
             for detection, limit in zip(found, limits, strict=True)
         ]
         if letters <= _FONT_MIN or sum(p.width * p.height for p in plates) <= _CROWDED * area:

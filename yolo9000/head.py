@@ -122,7 +122,16 @@ class RegionHead(nn.Module):
         paths, log_probs = (torch.cat(found)[order.argsort()] for found in zip(*walks, strict=True))
         return paths, log_probs
 
-    def path_nll(self, features: Tensor, b: Tensor, a: Tensor, y: Tensor, x: Tensor, nodes: Tensor) -> Tensor:
+    def path_nll(
+        self,
+        features: Tensor,
+        b: Tensor,
+        a: Tensor,
+        y: Tensor,
+        x: Tensor,
+        nodes: Tensor,
+        smoothing: float = 0.0,
+    ) -> Tensor:
         """−log P(node) at K anchors, from the rows of the sibling groups on the nodes' paths alone.
 
         Values and gradients are those of the dense head; U distinct rows on the paths cost
@@ -135,6 +144,7 @@ class RegionHead(nn.Module):
             y: [K] row of the grid cell.
             x: [K] column of the grid cell.
             nodes: [K] label of each anchor.
+            smoothing: Share of the target that is spread evenly over each sibling group on the path.
 
         Returns:
             [K] negative log of the absolute probability, float32.
@@ -151,7 +161,8 @@ class RegionHead(nn.Module):
             self.class_bias.index_select(1, rows),
         )
         owner = torch.repeat_interleave(columns.lengths)
-        return self.ops.columns_nll(logits.reshape(-1).index_select(0, owner * len(rows) + position), columns)
+        wanted = logits.reshape(-1).index_select(0, owner * len(rows) + position)
+        return self.ops.columns_nll(wanted, columns, smoothing)
 
     def path_log_probs(self, features: Tensor, labels: Tensor) -> Tensor:
         """Log P(label) at every anchor of every image, from the sibling groups on its path alone.

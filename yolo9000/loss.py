@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from yolo9000.boxes import cxcywh_to_xyxy, paired_iou
 from yolo9000.config import LossConfig
 from yolo9000.darknet.cfg import RegionConfig
+from yolo9000.errors import ConfigError
 from yolo9000.head import BOX_CHANNELS, RegionHead
 from yolo9000.matching import Matches, Truths, all_boxes, best_iou, darknet_list, last_of_each, match
 
@@ -105,6 +106,9 @@ class JointLoss(nn.Module):
 
     Plain class lists with softmax=0 are independent sigmoids: all truths of an anchor are its classes.
 
+    With `smoothing` the class terms are cross entropies with a softer target: in each sibling group on the
+    path, that share of it is spread evenly over the siblings. It does not change which anchor is chosen.
+
     Args:
         head: The head whose parameters turn features into boxes and class logits.
         region: The cfg's [region] section.
@@ -118,6 +122,8 @@ class JointLoss(nn.Module):
         self.rules = Rules.resolve(self.config, region)
         # As in the decoder: without a tree and without a softmax every class is a sigmoid of its own.
         self.independent = head.ops.groups == 1 and region.tree is None and not region.softmax
+        if self.independent and self.config.smoothing:
+            raise ConfigError("loss.smoothing needs a softmax, but the cfg says softmax=0")
 
     @property
     def weights(self) -> dict[str, float]:
@@ -224,7 +230,7 @@ class JointLoss(nn.Module):
             anchor = (before.slot[:, None] == m.slot).long().argmax(1)
             target[anchor, truths.nodes[before.truth]] = 1
             return _bce(logits, target).sum()
-        nll = self.head.path_nll(features, m.b, m.a, m.y, m.x, nodes).sum()
+        nll = self.head.path_nll(features, m.b, m.a, m.y, m.x, nodes, self.config.smoothing).sum()
         if self.config.mode == "darknet" and len(before):
             nll = nll + self._groups_left(features, truths, matches)
         return nll
@@ -269,7 +275,7 @@ class JointLoss(nn.Module):
         self, features: Tensor, b: Tensor, a: Tensor, y: Tensor, x: Tensor, nodes: Tensor
     ) -> Tensor:
         if not self.independent:
-            return self.head.path_nll(features, b, a, y, x, nodes).sum()
+            return self.head.path_nll(features, b, a, y, x, nodes, self.config.smoothing).sum()
         logits = self.head.class_logits(features, b, a, y, x).to(_precise(features))
         return _bce(logits, F.one_hot(nodes, logits.shape[1]).to(logits.dtype)).sum()
 

@@ -309,7 +309,10 @@ def _resolve_tree(cfg: Cfg, classes: int) -> WordTree:
     if classes in _KNOWN_LISTS:
         from wordtree.classes import class_list
 
-        return WordTree.flat([entry.name for entry in class_list(_KNOWN_LISTS[classes])])
+        entries = class_list(_KNOWN_LISTS[classes])
+        if classes == 1000:  # labelled images come in folders named by the WordNet ids
+            return WordTree([-1] * classes, [e.wnid for e in entries], [e.name for e in entries])
+        return WordTree.flat([entry.name for entry in entries])
     return WordTree.flat([f"class {number}" for number in range(classes)])
 
 

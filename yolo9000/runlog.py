@@ -1,17 +1,21 @@
-"""What a run leaves behind: a CSV log, and checkpoints that are written whole or not at all."""
+"""What a run leaves behind: logs, and checkpoints that are written whole or not at all."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Self
 
 import torch
 
 from wordtree._files import atomic_write
-from yolo9000.errors import TrainingError
+from yolo9000.errors import ConfigError, TrainingError
 
 FORMAT = 1  # version of the checkpoint's content
 
@@ -62,6 +66,80 @@ class CsvLog:
         writer.writerows(self.rows)
         with atomic_write(self.path, text=True) as stream:
             stream.write(text.getvalue())
+
+
+class TensorBoardLog:
+    """The same rows as events for TensorBoard.
+
+    Args:
+        folder: Where the events go.
+        step: The step from which this run goes on; later events of an earlier run are dropped.
+
+    Raises:
+        ConfigError: The package tensorboard is not installed.
+    """
+
+    def __init__(self, folder: Path, step: int = 0) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ConfigError(
+                "tensorboard=true needs a package that is not installed: pip install 'yolo9000[logs]', "
+                "or set tensorboard=false (metrics.csv holds the same)"
+            ) from error
+        self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
+
+    def write(self, row: dict[str, float]) -> None:
+        """Add the values of a row at its step."""
+        for name, value in row.items():
+            if name != "step":
+                self._writer.add_scalar(name, value, int(row["step"]))
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Note Ctrl-C and SIGTERM instead of stopping anywhere, so that a step can be finished and saved.
+
+    The second one stops at once, as ever. Outside the main thread signals stay as they are.
+
+    Yields:
+        The signals that came, none at first.
+    """
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        restore()
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    for number in previous:
+        signal.signal(number, note)
+    try:
+        yield came
+    finally:
+        restore()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed writes of checkpoints and models left: hidden files, perhaps of gigabytes."""
+    for kind in ("*.ckpt.*", "*.safetensors.*"):
+        for path in folder.glob(f".{kind}"):
+            path.unlink(missing_ok=True)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -1,100 +1,53 @@
-"""Training: jointly on detection and classification images, or a WordTree classifier to start from.
+"""Training: a detector, jointly on classification images where there are any, or a classifier to start from.
 
-The loop is the same for both: a task turns a batch into named loss terms; the trainer feeds it, steps the
-optimiser, averages the weights, logs, and writes checkpoints from which a run goes on as if it had never
-stopped.
+The loop is the same for all: a task turns a batch into named loss terms; the trainer feeds it, steps the
+optimiser, averages the weights, logs, measures, and writes checkpoints from which a run goes on as if it had
+never stopped.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning.fabric import Fabric
+import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader
+from torch import Tensor
 
-from yolo9000.checkpoint import load_model, save_model
-from yolo9000.config import AugmentConfig, OptimConfig, TrainConfig, save_config
-from yolo9000.darknet.cfg import Cfg
-from yolo9000.darknet.weights import load_weights
-from yolo9000.datasets import (
-    Batch,
-    JointDataset,
-    JointSampler,
-    TrainTransform,
-    balance_weights,
-    collate,
-    open_datasets,
-)
+from yolo9000.checkpoint import save_model
+from yolo9000.config import TrainConfig, save_config
+from yolo9000.datasets import Batch
 from yolo9000.errors import ConfigError, TrainingError
-from yolo9000.head import RegionHead
-from yolo9000.loss import JointLoss
 from yolo9000.network import Network
-from yolo9000.runlog import CsvLog, load_checkpoint, save_checkpoint
+from yolo9000.optim import build_optimizer, learning_rate, weight_average
+from yolo9000.pictures import save_batch, save_curves
+from yolo9000.prepare import (
+    build_data,
+    build_fabric,
+    build_loader,
+    build_network,
+    pick_precision,
+    share_batchnorm,
+)
+from yolo9000.runlog import (
+    CsvLog,
+    TensorBoardLog,
+    load_checkpoint,
+    remove_leftovers,
+    save_checkpoint,
+    stop_signals,
+)
+from yolo9000.tasks import ClassifierTask, JointTask
+from yolo9000.validation import EarlyStop, Validator
 
-_Tensors = list[Tensor] | tuple[Tensor, ...]
-
-
-class JointTask(nn.Module):
-    """Boxes, objectness and class paths from detection images; class paths from classification images."""
-
-    def __init__(self, network: Network, config: TrainConfig) -> None:
-        super().__init__()
-        if network.head is None or network.region is None:
-            raise ConfigError(f"{config.model} has no [region] layer; joint training needs a detector")
-        self.network = network
-        self.loss = JointLoss(network.head, network.region, config.loss)
-
-    def forward(self, batch: Batch, seen: int) -> dict[str, Tensor]:
-        """Unweighted loss terms of the batch."""
-        terms: dict[str, Tensor] = self.loss(self.network.features(batch.images), batch, seen)
-        return terms
-
-    def total(self, terms: dict[str, Tensor]) -> Tensor:
-        """The weighted sum."""
-        return self.loss.total(terms)
-
-
-class ClassifierTask(nn.Module):
-    """The class path of the whole image: hierarchical softmax over the pooled features (paper, section 4)."""
-
-    def __init__(self, network: Network, config: TrainConfig) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, batch: Batch, seen: int) -> dict[str, Tensor]:
-        """The mean negative log probability of the labels."""
-        labelled = batch.labels >= 0
-        features, nodes = self.network.features(batch.images[labelled]), batch.labels[labelled]
-        if self.network.head is None:
-            loss = self.network.ops.path_nll(self.network.class_logits(features), nodes)
-        else:
-            loss = _pooled_nll(self.network.head, features, nodes)
-        return {"image_class": loss.mean()}
-
-    def total(self, terms: dict[str, Tensor]) -> Tensor:
-        """The only term."""
-        return terms["image_class"]
-
-
-def _pooled_nll(head: RegionHead, features: Tensor, nodes: Tensor) -> Tensor:
-    """-log P(node) of the mean features by every anchor's class rows; only a path's rows are used."""
-    images, copies = len(features), 1 if head.tied else head.num_anchors
-    pooled = features.mean((2, 3), keepdim=True)
-    image = torch.arange(images, device=features.device).repeat(copies)
-    anchor = torch.arange(copies, device=features.device).repeat_interleave(images)
-    corner = torch.zeros_like(image)
-    return head.path_nll(pooled, image, anchor, corner, corner, nodes.repeat(copies))
+_Logs = Sequence[CsvLog | TensorBoardLog]
 
 
 def train_joint(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Path:
@@ -108,18 +61,63 @@ def train_joint(config: TrainConfig, *, resume: bool = False, console: Console |
     Returns:
         The final model file.
     """
-    if not config.data.detection:
-        raise ConfigError("joint training needs detection data: --detection coco:DIR (or voc:DIR, pack:FILE)")
-    return Trainer(config, JointTask, console).fit(resume)
+    return joint_trainer(config, console).fit(resume)
+
+
+def train_detector(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Path:
+    """Train a detector on boxes alone, such as plain YOLOv2; see `train_joint`."""
+    return detector_trainer(config, console).fit(resume)
 
 
 def train_classifier(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Path:
-    """Train the network as a WordTree classifier, e.g. to start a detector from; see `train_joint`."""
+    """Train the network as a classifier, e.g. to start a detector from; see `train_joint`."""
+    return classifier_trainer(config, console).fit(resume)
+
+
+def joint_trainer(config: TrainConfig, console: Console | None = None) -> Trainer:
+    """A trainer for both kinds of images."""
+    if not config.data.detection:
+        raise ConfigError("joint training needs detection data: --detection coco:DIR (or voc:DIR, pack:FILE)")
+    return Trainer(config, JointTask, console)
+
+
+def detector_trainer(config: TrainConfig, console: Console | None = None) -> Trainer:
+    """A trainer for detection images alone."""
+    if not config.data.detection or config.data.classification:
+        raise ConfigError(
+            "training a plain detector needs detection data alone: --detection voc:DIR (or coco:DIR, "
+            "pack:FILE); for classification images beside them use train-joint"
+        )
+    return Trainer(config, JointTask, console)
+
+
+def classifier_trainer(config: TrainConfig, console: Console | None = None) -> Trainer:
+    """A trainer for classification images alone."""
     if config.data.detection or not config.data.classification:
         raise ConfigError(
             "training a classifier needs classification data alone: --classification imagenet:DIR"
         )
-    return Trainer(config, ClassifierTask, console).fit(resume)
+    return Trainer(config, ClassifierTask, console)
+
+
+@dataclass
+class Step:
+    """An optimiser step that was begun; a GPU may still be busy with it.
+
+    Attributes:
+        number: Optimiser steps of the run up to this one.
+        about: `epoch`, `seen` and `lr` for the log.
+        sources: Files of this process's images.
+        values: [terms + 1] the loss terms, unweighted, in the order of the task's weights, and their weighted
+            sum; over the images of all processes.
+        present: [terms] how many batches had the term.
+    """
+
+    number: int
+    about: dict[str, float]
+    values: Tensor
+    present: Tensor
+    sources: list[str] = field(default_factory=list)
 
 
 class Trainer:
@@ -137,159 +135,218 @@ class Trainer:
         task: type[JointTask] | type[ClassifierTask],
         console: Console | None = None,
     ) -> None:
-        self.config = config
-        self.console = console or Console(stderr=True)
-        self.out = Path(config.out)
+        self.config, self.out = config, Path(config.out)
         torch.manual_seed(config.seed)
-        self.fabric = Fabric(
-            accelerator=config.device,
-            devices=config.devices,
-            precision=pick_precision(config),
-        )
+        self.precision = pick_precision(config)
+        self.fabric = build_fabric(config, self.precision)
         self.fabric.launch()
+        first = self.fabric.is_global_zero  # what the first process says is enough
+        self.console = (console or Console(stderr=True)) if first else Console(quiet=True)
         self.network = build_network(config, self.console)
-        self.sampler, self.loader = self._data()
-        self.total_steps = config.max_steps or -(
-            -config.epochs * len(self.sampler) // config.optim.accumulate
-        )
+        self.dataset, self.sampler = build_data(config, self.network, self.fabric, self.console)
+        self.loader = build_loader(self.dataset, self.sampler, config.data, self.fabric.device)
+        accumulate = config.optim.accumulate
+        self.total_steps = config.max_steps or -(-config.epochs * len(self.sampler) // accumulate)
+        self.val_steps = config.val.steps or -(-len(self.sampler) // accumulate)
+        data = config.data
+        self.validator = Validator(config.val, self.network.tree, map_file=data.map, cache=data.cache)
+        self.early = EarlyStop(config.val.patience)
+        if self.fabric.world_size > 1:
+            share_batchnorm(self.network)
         module = task(self.network, config).to(memory_format=torch.channels_last)
-        optimizer = build_optimizer(module, config.optim)
-        self.task, self.optimizer = self.fabric.setup(module, optimizer)
+        self.task, self.optimizer = self.fabric.setup(module, build_optimizer(module, config.optim))
         self.plain = module  # the task without Fabric's wrapper: names and attributes
-        self.average = _average(self.network, config.ema)
+        self.average = weight_average(self.network, config.ema)
         self.step = 0
         self.seen = self.network.seen
-
-    def _data(self) -> tuple[JointSampler, DataLoader[Any]]:
-        data, tree = self.config.data, self.network.tree
-        detection = open_datasets(data.detection, tree, map_file=data.map, cache=data.cache)
-        classification = open_datasets(data.classification, tree, cache=data.cache)
-        mosaic = open_datasets(data.mosaic, tree, cache=data.cache)
-        for source in (detection, classification, mosaic):
-            if source is not None and source.unmatched:
-                names = ", ".join(f"{name} ({count})" for name, count in sorted(source.unmatched.items()))
-                self.console.print(f"[yellow]labels that match no node and are left out:[/] {names}")
-        dataset = JointDataset(detection, classification, build_transform(self.config.augment), mosaic)
-        sampler = JointSampler(
-            0 if detection is None else len(detection),
-            0 if classification is None else len(classification),
-            batch_size=self.config.batch_size,
-            ratio=data.ratio,
-            sizes=data.sizes or training_sizes(self.network),
-            seed=self.config.seed,
-            rank=self.fabric.global_rank,
-            world_size=self.fabric.world_size,
-            classification_weights=balance_weights(classification)
-            if data.balance and classification
-            else None,
-        )
-        loader: DataLoader[Any] = DataLoader(
-            dataset,
-            batch_sampler=sampler,
-            num_workers=data.workers,
-            collate_fn=collate,
-            persistent_workers=data.workers > 0,
-            pin_memory=self.fabric.device.type == "cuda",
-        )
-        return sampler, loader
+        self._drawn = 0
 
     def fit(self, resume: bool = False) -> Path:
-        """Train to the end.
+        """Train to the end, or until early stopping.
 
-        Writes into `config.out`: `config.yaml` (resolved settings), `metrics.csv` (raw and weighted terms),
-        `last.ckpt` (everything needed to go on), and at the end `model.safetensors`.
+        Writes into `config.out`: `config.yaml` (resolved settings), `metrics.csv` (raw and weighted terms,
+        metrics), `batch-*.jpg` (the first batches), `last.ckpt` (everything needed to go on),
+        `best.safetensors` (where metrics are measured), and at the end `model.safetensors` and `curves.png`.
 
         Raises:
             TrainingError: A loss is not finite (the checkpoint stays the last good one), or nothing is there
             to resume.
+            KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and saved.
         """
         checkpoint = self.out / "last.ckpt"
+        self._begin(checkpoint, resume)
+        with contextlib.ExitStack() as stack:
+            # Several processes would not notice a signal in the same step, and wait for each other.
+            alone = self.fabric.world_size == 1
+            stop = stack.enter_context(stop_signals()) if alone else []
+            self._loop(self._logs(stack), stack.enter_context(self._progress()), stop)
+        self._save(checkpoint)
+        self._draw_curves()
+        if stop:
+            self.console.print(f"stopped at step {self.step}; go on with --resume")
+            raise KeyboardInterrupt
+        return self._export()
+
+    def _begin(self, checkpoint: Path, resume: bool) -> None:
         if resume:
             self._load(checkpoint)
-        elif checkpoint.exists():
+        elif self.fabric.broadcast(checkpoint.exists()):
             raise TrainingError(
                 f"{checkpoint} exists: go on with --resume, name another folder (--out), or remove it"
             )
         if self.fabric.is_global_zero:
             save_config(self.config, self.out / "config.yaml")
-        with CsvLog(self.out / "metrics.csv", self.step) as log, self._progress() as show:
-            try:
-                self._loop(log, show)
-            except KeyboardInterrupt:
-                self._save(checkpoint)
-                self.console.print(f"stopped at step {self.step}; go on with --resume")
-                raise
-        self._save(checkpoint)
-        return self._export()
+            remove_leftovers(self.out)
 
-    def _loop(self, log: CsvLog, show: Any) -> None:
-        config = self.config
-        self.task.train()
+    def _logs(self, stack: contextlib.ExitStack) -> _Logs:
+        if not self.fabric.is_global_zero:
+            return []
+        csv = stack.enter_context(CsvLog(self.out / "metrics.csv", self.step))
+        if not self.config.tensorboard:
+            return [csv]
+        return [csv, stack.enter_context(TensorBoardLog(self.out, self.step))]
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or early stopping has ended the run."""
+        return self.step >= self.total_steps or self.early.stopped
+
+    def _loop(self, logs: _Logs, show: Any, stop: list[int]) -> None:
+        self.train_mode()
         batches = self._batches()
-        while self.step < self.total_steps:
-            group = list(itertools.islice(batches, config.optim.accumulate))
-            terms, total, rate = self._train_step(group)
-            self.step += 1
-            done = self.step >= self.total_steps
-            if self.step % config.log_steps == 0 or done:
-                log.write(self._row(terms, total, rate))
-            show(self.step, f"epoch {self.sampler.epoch + 1} loss {total:.3f}")
-            if self.step % config.checkpoint_steps == 0 and not done:
+        begun: Step | None = None
+        while not self.finished and not stop:
+            step = self.train_step(list(itertools.islice(batches, self.config.optim.accumulate)))
+            # The values of a step are read while the device works on the next one, and before they matter: to
+            # a checkpoint, a measurement or the end.
+            if begun is not None:
+                self._settle(begun, logs, show)
+            begun = step
+            measure = bool(self.validator.sets) and (
+                self.step % self.val_steps == 0 or self.step >= self.total_steps
+            )
+            save = measure or self.step % self.config.checkpoint_steps == 0
+            if save or self.finished or stop:
+                self._settle(step, logs, show, measure=measure)
+                begun = None
+            if save and not self.finished:
                 self._save(self.out / "last.ckpt")
+        if self.early.stopped:
+            self.console.print(f"stopped early: no gain since step {self.early.best_step}")
+
+    def train_mode(self) -> None:
+        """Put the task into training mode, but for the layers that are frozen."""
+        self.task.train()
+        for layer in self.network.layers[: self.config.freeze]:
+            layer.eval()  # the statistics of frozen batch norms stay as they are, too
 
     def _batches(self) -> Iterator[Batch]:
         """Batches without end; the sampler notes which have been used and starts each next epoch."""
         while True:
             for batch in self.loader:
                 self.sampler.consumed(batch)
+                if self.step + self._drawn < self.config.pictures and self.fabric.is_global_zero:
+                    self._drawn += 1
+                    save_batch(batch, self.network.tree, self.out / f"batch-{self._drawn}.jpg")
                 yield batch
 
-    def _train_step(self, batches: list[Batch]) -> tuple[dict[str, float], float, float]:
+    def train_step(self, batches: list[Batch]) -> Step:
+        """Do one optimiser step on the gradients of some batches; whether it went well, `check` says."""
         rate = learning_rate(self.config.optim, self.step, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        sums: dict[str, float] = {}
+        weights, world = self.plain.weights, self.fabric.world_size
+        values = torch.zeros(len(weights) + 1, device=self.fabric.device)
+        present = torch.zeros(len(weights))
         for index, batch in enumerate(batches):
-            batch = batch.to(self.fabric.device)
+            batch = batch.to(self.fabric.device, non_blocking=True)
+            others = (world - 1) * len(batch)  # images that are trained on at the same time
             with self.fabric.no_backward_sync(self.task, enabled=index + 1 < len(batches)):
-                terms = self.task(batch, self.seen)
-                total = self.plain.total(terms) / len(batches)
-                values = {name: float(term.detach()) for name, term in terms.items()}
-                if not math.isfinite(float(total.detach())):
-                    raise TrainingError(_not_finite(values, batch, self.step))
-                self.fabric.backward(total)
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + value / len(batches)
-            sums["total"] = sums.get("total", 0.0) + float(total.detach())
-            self.seen += len(batch.images) * self.fabric.world_size
+                terms = self.task(batch, self.seen + others)
+                total = self.plain.total(terms)
+                self.fabric.backward(total / len(batches))
+            absent = torch.zeros_like(total)
+            values += torch.stack([*(terms.get(name, absent) for name in weights), total]).detach()
+            present += torch.tensor([float(name in terms) for name in weights])
+            self.seen += len(batch) * world
         if self.config.optim.clip > 0:
-            self.fabric.clip_gradients(self.task, self.optimizer, max_norm=self.config.optim.clip)
+            clip = self.config.optim.clip
+            self.fabric.clip_gradients(self.task, self.optimizer, max_norm=clip, error_if_nonfinite=False)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             self.average.update_parameters(self.network)
-        return sums, sums.pop("total"), rate
-
-    def _row(self, terms: dict[str, float], total: float, rate: float) -> dict[str, float]:
-        weights = self.plain.loss.weights if isinstance(self.plain, JointTask) else {}
+        self.step += 1
+        if world > 1:
+            values, present = values / world, present.to(values.device)
+            dist.all_reduce(values)
+            dist.all_reduce(present)
         epoch = self.sampler.epoch + self.sampler.batch / len(self.sampler)
-        row = {"step": self.step, "epoch": epoch, "seen": self.seen, "lr": rate, "loss": total}
-        for name, value in terms.items():
-            row[name] = value
-            row[f"{name}_weighted"] = value * weights.get(name, 1.0)
-        return row
+        about = {"epoch": epoch, "seen": self.seen, "lr": rate}
+        sources = [source for batch in batches for source in batch.sources]
+        return Step(self.step, about, values / len(batches), present, sources)
+
+    def check(self, step: Step) -> tuple[list[float], float]:
+        """The loss terms of a step and their weighted sum; waits until it is done.
+
+        Raises:
+            TrainingError: They are not finite.
+        """
+        *terms, total = step.values.tolist()
+        if not math.isfinite(total):
+            raise TrainingError(_not_finite(dict(zip(self.plain.weights, terms, strict=True)), step))
+        return terms, total
+
+    def _settle(self, step: Step, logs: _Logs, show: Any, *, measure: bool = False) -> None:
+        """Look at the values of a step: stop where they are not finite; show, measure and log."""
+        terms, total = self.check(step)
+        show(step.number, f"epoch {int(step.about['epoch']) + 1} loss {total:.3f}")
+        metrics = self._measure(step.number) if measure else {}
+        if measure or step.number % self.config.log_steps == 0 or step.number >= self.total_steps:
+            row = {"step": step.number, **step.about, "loss": total}
+            for (name, weight), value, count in zip(
+                self.plain.weights.items(), terms, step.present.tolist(), strict=True
+            ):
+                if count:
+                    row |= {name: value, f"{name}_weighted": weight * value}
+            for log in logs:
+                log.write(row | metrics)
+        if measure:
+            self._draw_curves()
+
+    def _measure(self, step: int) -> dict[str, float]:
+        """Measure the averaged network; the first process does, the others wait."""
+        metrics: dict[str, float] = {}
+        if self.fabric.is_global_zero:
+            metrics = self.validator.measure(self._result())
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+            self.console.print(f"step {step}: {shown}")
+        metrics = self.fabric.broadcast(metrics)
+        if self.early.update(step, metrics) and self.fabric.is_global_zero:
+            about = {"step": str(step)} | {name: f"{value:.6g}" for name, value in metrics.items()}
+            save_model(self._result(), self.out / "best.safetensors", metadata=about)
+        return metrics
 
     def _save(self, path: Path) -> None:
+        """Write a checkpoint; one of weights that are not finite would be worse than none."""
+        network = self.network.state_dict()
+        bad = [name for name, value in network.items() if not bool(value.isfinite().all())]
+        if bad:
+            raise TrainingError(
+                f"{len(bad)} tensors of the network are not finite after step {self.step}, first {bad[0]}: a "
+                f"gradient was not finite. {_REMEDY}"
+            )
         if not self.fabric.is_global_zero:
             return
         state = {
             "step": self.step,
             "seen": self.seen,
-            "network": self.network.state_dict(),
+            "network": network,
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
             "sampler": self.sampler.state_dict(),
+            "early": self.early.state_dict(),
         }
         save_checkpoint(path, state)
 
@@ -300,17 +357,31 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None and state["average"] is not None:
             self.average.load_state_dict(state["average"])
+        if "early" in state:
+            self.early.load_state_dict(state["early"])
         torch.set_rng_state(state["rng"])
         self.step, self.seen = state["step"], state["seen"]
         self.console.print(f"going on from step {self.step} of {self.total_steps}")
 
-    def _export(self) -> Path:
+    def _result(self) -> Network:
+        """The network that a run is for: the average where there is one."""
         network = self.network if self.average is None else cast(Network, self.average.module)
         network.seen = self.seen
+        return network
+
+    def _export(self) -> Path:
         path = self.out / "model.safetensors"
         if self.fabric.is_global_zero:
-            save_model(network, path)
+            save_model(self._result(), path)
+        self.fabric.barrier()
+        early, best = self.early, self.out / "best.safetensors"
+        if early.best_step:
+            self.console.print(f"best at step {early.best_step} ({early.best:.4f}): {best}")
         return path
+
+    def _draw_curves(self) -> None:
+        if self.config.curves and self.fabric.is_global_zero:
+            save_curves(self.out / "metrics.csv", self.out / "curves.png")
 
     @contextlib.contextmanager
     def _progress(self) -> Iterator[Any]:
@@ -320,100 +391,19 @@ class Trainer:
             yield lambda step, text: progress.update(bar, completed=step, description=text)
 
 
-def build_network(config: TrainConfig, console: Console) -> Network:
-    """The network that `config.model` names, initialised from `config.weights`, its first layers frozen."""
-    if config.model.endswith(".safetensors"):
-        network, _ = load_model(config.model)
-    else:
-        network = Network(Cfg.load(config.model))
-    if config.weights is not None:
-        if config.weights.endswith(".safetensors"):
-            console.print(f"{config.weights}: {network.load_backbone(load_model(config.weights)[0])}")
-        else:
-            load_weights(network, config.weights, partial=True)
-    network.batchnorm = "torch"  # what training normalises with, whatever the statistics came from
-    for layer in network.layers[: config.freeze]:
-        layer.requires_grad_(False)
-    return network
+_REMEDY = "The last checkpoint is kept. Lower optim.lr, lengthen optim.burn_in, or set optim.clip."
 
 
-def build_transform(config: AugmentConfig) -> TrainTransform:
-    """The images' random changes that `config` describes."""
-    return TrainTransform(**dataclasses.asdict(config))
-
-
-def training_sizes(network: Network) -> tuple[int, ...]:
-    """Input sizes in pixels: multi-scale (paper: 320 to 608) where the cfg says `random=1`, else its own."""
-    cfg = network.cfg
-    if cfg.region is None or not cfg.region.random:
-        return (cfg.width,)
-    step = network.stride
-    low, high = round(cfg.width * 320 / 416 / step), round(cfg.width * 608 / 416 / step)
-    return tuple(range(max(1, low) * step, high * step + 1, step))
-
-
-def pick_precision(config: TrainConfig) -> str:
-    """Fabric's name of the precision: bf16 where `auto` finds hardware for it."""
-    if config.precision != "auto":
-        return {"fp32": "32-true", "bf16": "bf16-mixed"}[config.precision]
-    cuda = config.device in ("auto", "cuda") and torch.cuda.is_available()
-    fast = (
-        torch.cuda.is_bf16_supported(including_emulation=False)
-        if cuda
-        else torch.cpu._is_avx512_bf16_supported()
-    )
-    return "bf16-mixed" if fast else "32-true"
-
-
-def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW; weight decay on matrices and kernels only."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
-
-
-def learning_rate(config: OptimConfig, step: int, total: int) -> float:
-    """The rate of step `step` (from 0) of `total`."""
-    if step < config.burn_in:
-        return float(config.lr * ((step + 1) / config.burn_in) ** config.burn_in_power)
-    share = step / max(1, total)
-    if config.schedule == "steps":
-        return config.lr * config.decay ** sum(share >= milestone for milestone in config.milestones)
-    if config.schedule == "poly":
-        return float(config.lr * (1 - share) ** config.power)
-    if config.schedule == "cosine":
-        return config.lr * (
-            config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
-        )
-    return config.lr
-
-
-def _average(network: Network, decay: float) -> AveragedModel | None:
-    """An exponential average of parameters and buffers; its decay grows from 0.1 to `decay`."""
-    if decay <= 0:
-        return None
-
-    @torch.no_grad()
-    def update(averages: _Tensors, current: _Tensors, count: Tensor | int) -> None:
-        now = min(decay, (1 + int(count)) / (10 + int(count)))
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, current, 1 - now)
-        else:
-            torch._foreach_copy_(averages, current)
-
-    return AveragedModel(network, multi_avg_fn=update, use_buffers=True)
-
-
-def _not_finite(terms: dict[str, float], batch: Batch, step: int) -> str:
+def _not_finite(terms: dict[str, float], step: Step) -> str:
+    """The message for a loss that is not finite; with several processes each has to call it."""
+    sources = step.sources
+    if dist.is_initialized():
+        parts: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(parts, sources)
+        sources = list(itertools.chain.from_iterable(parts))
     listing = ", ".join(f"{name}={value:g}" for name, value in terms.items())
     bad = [name for name, value in terms.items() if not math.isfinite(value)]
     return (
-        f"the loss is not finite at step {step}: {', '.join(bad) or 'total'} ({listing}); images: "
-        f"{', '.join(batch.sources)}. The last checkpoint is kept. "
-        "Lower optim.lr, lengthen optim.burn_in, or set optim.clip."
+        f"the loss is not finite at step {step.number}: {', '.join(bad) or 'total'} ({listing}); images: "
+        f"{', '.join(sources)}. {_REMEDY}"
     )

@@ -1,10 +1,12 @@
-"""The commands for training: `train-joint`, `train-classifier`, `anchors`.
+"""The commands for training: `train`, `train-joint`, `train-classifier`, `anchors`.
 
 Torch is imported inside them.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from yolo9000.config import TrainConfig
+    from yolo9000.train import Trainer
 
 Config = Annotated[
     Path | None, typer.Option("--config", help="YAML file of settings; options here go before it.")
@@ -71,6 +74,100 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.", show_defa
 Precision = Annotated[str | None, typer.Option(help="auto, fp32 or bf16.", show_default="auto")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Of everything random.", show_default="0")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out.")]
+Names = Annotated[
+    str | None,
+    typer.Option("--names", help="File of class names, one a line.", show_default="VOC, COCO"),
+]
+MapFile = Annotated[
+    str | None,
+    typer.Option("--map", help="Darknet map file of the boxes' classes: line i, node of class i."),
+]
+Devices = Annotated[
+    int | None, typer.Option(min=1, help="Processes on this machine, one a GPU.", show_default="1")
+]
+Val = Annotated[
+    list[str] | None,
+    typer.Option("--val", help="Data to measure on during the run, such as voc:DIR:val. Repeatable."),
+]
+Patience = Annotated[
+    int | None,
+    typer.Option(min=0, help="Stop after so many measurements without a gain.", show_default="never"),
+]
+TensorBoard = Annotated[
+    bool | None, typer.Option("--tensorboard", help="Write events for TensorBoard, too.", show_default="no")
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Try a few steps; print memory and time of the whole run."),
+]
+
+
+def train(
+    detection: Detection = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Built-in cfg, .cfg file, or model file to go on from.",
+            show_default="yolov2",
+        ),
+    ] = None,
+    weights: Weights = None,
+    names: Names = None,
+    out: Out = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    map_file: MapFile = None,
+    epochs: Epochs = None,
+    max_steps: Steps = None,
+    batch_size: BatchSize = None,
+    lr: Rate = None,
+    size: Sizes = None,
+    val: Val = None,
+    patience: Patience = None,
+    tensorboard: TensorBoard = None,
+    workers: Workers = None,
+    cache: Cache = None,
+    device: Device = None,
+    devices: Devices = None,
+    precision: Precision = None,
+    seed: Seed = None,
+    config: Config = None,
+    assign: Assignments = None,
+) -> None:
+    """Train a detector on boxes alone: plain YOLOv2 over a flat list of classes, or any other cfg.
+
+    Example: [cyan]yolo9000 train -m yolov2-voc -d voc:VOC2007 -w darknet19_448.conv.23[/cyan]
+    """
+    settings = _settings(
+        config,
+        assign,
+        defaults={"model": "yolov2"},
+        data__detection=detection,
+        data__map=map_file,
+        model=model,
+        weights=weights,
+        names=names,
+        out=out,
+        epochs=epochs,
+        max_steps=max_steps,
+        batch_size=batch_size,
+        optim__lr=lr,
+        data__sizes=size,
+        val__data=val,
+        val__patience=patience,
+        tensorboard=tensorboard,
+        data__workers=workers,
+        data__cache=cache,
+        device=device,
+        devices=devices,
+        precision=precision,
+        seed=seed,
+    )
+    from yolo9000.train import detector_trainer
+
+    _run(detector_trainer, settings, resume, dry_run)
 
 
 def train_joint(
@@ -80,10 +177,8 @@ def train_joint(
     weights: Weights = None,
     out: Out = None,
     resume: Resume = False,
-    map_file: Annotated[
-        str | None,
-        typer.Option("--map", help="Darknet map file of the boxes' classes: line i, node of class i."),
-    ] = None,
+    dry_run: DryRun = False,
+    map_file: MapFile = None,
     ratio: Annotated[
         float | None,
         typer.Option(
@@ -95,9 +190,13 @@ def train_joint(
     batch_size: BatchSize = None,
     lr: Rate = None,
     size: Sizes = None,
+    val: Val = None,
+    patience: Patience = None,
+    tensorboard: TensorBoard = None,
     workers: Workers = None,
     cache: Cache = None,
     device: Device = None,
+    devices: Devices = None,
     precision: Precision = None,
     seed: Seed = None,
     config: Config = None,
@@ -125,15 +224,19 @@ def train_joint(
         batch_size=batch_size,
         optim__lr=lr,
         data__sizes=size,
+        val__data=val,
+        val__patience=patience,
+        tensorboard=tensorboard,
         data__workers=workers,
         data__cache=cache,
         device=device,
+        devices=devices,
         precision=precision,
         seed=seed,
     )
-    from yolo9000 import train
+    from yolo9000.train import joint_trainer
 
-    typer.echo(train.train_joint(settings, resume=resume))
+    _run(joint_trainer, settings, resume, dry_run)
 
 
 def train_classifier(
@@ -142,24 +245,29 @@ def train_classifier(
     weights: Weights = None,
     out: Out = None,
     resume: Resume = False,
+    dry_run: DryRun = False,
     epochs: Epochs = None,
     max_steps: Steps = None,
     batch_size: BatchSize = None,
     lr: Rate = None,
     size: Sizes = None,
+    val: Val = None,
+    patience: Patience = None,
+    tensorboard: TensorBoard = None,
     workers: Workers = None,
     cache: Cache = None,
     device: Device = None,
+    devices: Devices = None,
     precision: Precision = None,
     seed: Seed = None,
     config: Config = None,
     assign: Assignments = None,
 ) -> None:
-    """Train a WordTree classifier, the start of a joint training.
+    """Train a classifier, the start of a detector: over the WordTree, or over a flat list of classes.
 
     With a detector's cfg its trunk and class rows are trained, on whole images.
 
-    Example: [cyan]yolo9000 train-classifier -m darknet19 -c imagenet:imagenet -o runs/classifier[/cyan]
+    Example: [cyan]yolo9000 train-classifier -m darknet9000 -c imagenet:imagenet --size 224[/cyan]
     """
     settings = _settings(
         config,
@@ -173,22 +281,47 @@ def train_classifier(
         batch_size=batch_size,
         optim__lr=lr,
         data__sizes=size,
+        val__data=val,
+        val__patience=patience,
+        tensorboard=tensorboard,
         data__workers=workers,
         data__cache=cache,
         device=device,
+        devices=devices,
         precision=precision,
         seed=seed,
     )
-    from yolo9000 import train
+    from yolo9000.train import classifier_trainer
 
-    typer.echo(train.train_classifier(settings, resume=resume))
+    _run(classifier_trainer, settings, resume, dry_run)
 
 
-def _settings(config: Path | None, assign: list[str] | None, **values: Any) -> TrainConfig:
+def _settings(
+    config: Path | None,
+    assign: list[str] | None,
+    *,
+    defaults: dict[str, Any] | None = None,
+    out: Path | None,
+    **values: Any,
+) -> TrainConfig:
     from yolo9000.config import load_config
 
-    out = values.pop("out")
-    return load_config(config, assign or [], out=None if out is None else str(out), **values)
+    folder = None if out is None else str(out)
+    return load_config(config, assign or [], defaults=defaults, out=folder, **values)
+
+
+def _run(make: Callable[[TrainConfig], Trainer], settings: TrainConfig, resume: bool, dry_run: bool) -> None:
+    """Train, or only try it out; the first process prints the result."""
+    start = time.perf_counter()
+    trainer = make(settings)
+    if dry_run:
+        from yolo9000.dryrun import dry_run as try_out
+
+        result: object = try_out(trainer, time.perf_counter() - start)
+    else:
+        result = trainer.fit(resume)
+    if trainer.fabric.is_global_zero:
+        typer.echo(result)
 
 
 def anchors(

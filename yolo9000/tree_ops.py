@@ -152,16 +152,18 @@ class TreeOps(nn.Module):
         lengths = sizes.new_zeros(len(nodes)).index_add_(0, row, sizes)
         return PathColumns(column, segment, starts + on_path - self.group_start[groups], row, lengths)
 
-    def columns_nll(self, logits: Tensor, columns: PathColumns) -> Tensor:
+    def columns_nll(self, logits: Tensor, columns: PathColumns, smoothing: float = 0.0) -> Tensor:
         """−log P(node) of K nodes from the logits of the columns on their paths.
 
         Args:
             logits: [R, ...] the logits of `columns.column`; trailing axes (such as places in an image) are
                 independent.
             columns: From `path_columns`.
+            smoothing: Share of the target that is spread evenly over each sibling group: the cross entropy
+                with (1 − smoothing) · one-hot + smoothing / size in every group on the path.
 
         Returns:
-            [K, ...] negative log of the absolute probability.
+            [K, ...] negative log of the absolute probability, or that cross entropy.
         """
         logits = _at_least_float32(logits)
         tail = logits.shape[1:]
@@ -170,10 +172,15 @@ class TreeOps(nn.Module):
         highest = logits.new_full(groups, -torch.inf).scatter_reduce(0, index, logits.detach(), "amax")
         shifted = (logits - highest.index_select(0, columns.segment)).exp()
         total = logits.new_zeros(groups).index_add(0, columns.segment, shifted)
-        group_nll = total.log() - (logits.index_select(0, columns.target) - highest)
+        wanted = logits.index_select(0, columns.target)
+        if smoothing:
+            sizes = self.group_size[self.group[columns.column[columns.target]]].view(-1, *[1] * len(tail))
+            mean = logits.new_zeros(groups).index_add(0, columns.segment, logits) / sizes
+            wanted = torch.lerp(wanted, mean, smoothing)
+        group_nll = total.log() - (wanted - highest)
         return logits.new_zeros((len(columns.lengths), *tail)).index_add(0, columns.row, group_nll)
 
-    def path_nll(self, logits: Tensor, nodes: Tensor) -> Tensor:
+    def path_nll(self, logits: Tensor, nodes: Tensor, smoothing: float = 0.0) -> Tensor:
         """−log P(node): the cross entropies of the groups on the node's path, added up.
 
         Its gradient is darknet's class delta with the sign turned: softmax − one-hot in every group from the
@@ -182,6 +189,7 @@ class TreeOps(nn.Module):
         Args:
             logits: [K, N].
             nodes: [K] long, one node a row.
+            smoothing: As for `columns_nll`.
 
         Returns:
             [K] negative log-likelihoods, at least 0.
@@ -189,7 +197,7 @@ class TreeOps(nn.Module):
         columns = self.path_columns(nodes)
         owner = torch.repeat_interleave(columns.lengths)
         wanted = logits.reshape(-1).index_select(0, owner * self.nodes + columns.column)
-        return self.columns_nll(wanted, columns)
+        return self.columns_nll(wanted, columns, smoothing)
 
     def descend(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Walk from the top group to a leaf, taking the likeliest child at every split.

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolo9000.darknet.plan import LayerPlan
+from yolo9000.distributed import global_batch_norm
 from yolo9000.errors import ImageError
 
 LEAKY_SLOPE = 0.1  # activations.h, leaky_activate
@@ -31,23 +32,37 @@ class DarknetBatchNorm(nn.BatchNorm2d):
 
     Attributes:
         mode: `"torch"` or `"darknet"`.
+        shared: Whether training normalises by the images of all processes (torch.distributed), not by those
+            of this one.
     """
 
     running_mean: Tensor
     running_var: Tensor
+    num_batches_tracked: Tensor
 
     def __init__(self, channels: int, mode: str = "torch") -> None:
         super().__init__(channels, eps=1e-5, momentum=MOMENTUM)
         self.mode = mode
+        self.shared = False
 
     def forward(self, input: Tensor) -> Tensor:  # torch's own parameter name
         """Normalise [B, C, H, W] per channel."""
+        if self.training and self.shared:
+            return self._shared(input)
         if self.training or self.mode == "torch":
             return super().forward(input)
         precise = torch.promote_types(self.running_var.dtype, torch.float32)
         deviation = self.running_var.to(precise).sqrt() + DARKNET_EPSILON
         variance = deviation.square().to(self.running_var.dtype)
         return F.batch_norm(input, self.running_mean, variance, self.weight, self.bias, eps=0.0)
+
+    def _shared(self, input: Tensor) -> Tensor:
+        result, mean, variance, count = global_batch_norm(input, self.weight, self.bias, self.eps)
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, MOMENTUM)
+            self.running_var.lerp_(variance * count / (count - 1), MOMENTUM)  # of the sample, as torch
+        return result
 
     def scale_shift(self) -> tuple[Tensor, Tensor]:
         """The evaluation formula as `x * scale + shift`; both [C] float64."""

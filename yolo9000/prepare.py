@@ -1,0 +1,178 @@
+"""What a training run starts from: processes, network, data and sizes, as its settings say."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
+from rich.console import Console
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from wordtree.tree import WordTree
+from yolo9000.checkpoint import load_model
+from yolo9000.config import AugmentConfig, DataConfig, TrainConfig
+from yolo9000.darknet.cfg import Cfg
+from yolo9000.darknet.layers import DarknetBatchNorm
+from yolo9000.darknet.weights import load_weights
+from yolo9000.datasets import (
+    JointDataset,
+    JointSampler,
+    SampleDataset,
+    TrainTransform,
+    balance_weights,
+    collate,
+    open_datasets,
+)
+from yolo9000.errors import ConfigError
+from yolo9000.network import Network
+
+
+def build_fabric(config: TrainConfig, precision: str) -> Fabric:
+    """Devices, precision and processes; under torchrun as many as it started.
+
+    `launch()` is yet to be called.
+    """
+    local, world = config.devices, config.devices
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # set by torchrun for the processes it starts
+        local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    return Fabric(
+        accelerator=config.device,
+        devices=local,
+        num_nodes=world // local,
+        strategy=_parallel() if world > 1 else "auto",
+        precision=precision,
+    )
+
+
+def _parallel() -> DDPStrategy:
+    # The batch norms' statistics are the same in all processes already. torch before 2.14 calls this option
+    # `broadcast_buffers`.
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    # A process whose part of a batch lacks one kind of image gives some parameters no gradient.
+    return DDPStrategy(find_unused_parameters=True, **{buffers: False})
+
+
+def pick_precision(config: TrainConfig) -> str:
+    """Fabric's name of the precision: bf16 where `auto` finds hardware for it."""
+    if config.precision != "auto":
+        return {"fp32": "32-true", "bf16": "bf16-mixed"}[config.precision]
+    cuda = config.device in ("auto", "cuda") and torch.cuda.is_available()
+    fast = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if cuda
+        else torch.cpu._is_avx512_bf16_supported()
+    )
+    return "bf16-mixed" if fast else "32-true"
+
+
+def build_network(config: TrainConfig, console: Console) -> Network:
+    """The network that `config.model` names, initialised from `config.weights`, its first layers frozen."""
+    tree = None if config.names is None else read_names(config.names)
+    if config.model.endswith(".safetensors"):
+        if tree is not None:
+            raise ConfigError(f"{config.model} brings its own class names; leave out names (--names)")
+        network, _ = load_model(config.model)
+    else:
+        network = Network(Cfg.load(config.model), tree)
+    if config.weights is not None:
+        if config.weights.endswith(".safetensors"):
+            console.print(f"{config.weights}: {network.load_backbone(load_model(config.weights)[0])}")
+        else:
+            console.print(str(load_weights(network, config.weights, partial=True)))
+    network.batchnorm = "torch"  # what training normalises with, whatever the statistics came from
+    for layer in network.layers[: config.freeze]:
+        layer.requires_grad_(False)
+    return network
+
+
+def read_names(path: str | Path) -> WordTree:
+    """A flat class list from a names file: one name a line, as darknet's `.names`.
+
+    Raises:
+        ConfigError: The file cannot be read or holds no names.
+    """
+    try:
+        names = Path(path).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as class names, one a line: {error}") from error
+    names = [name.strip() for name in names]
+    while names and not names[-1]:
+        names.pop()
+    if not names or not all(names):
+        raise ConfigError(f"{path}: expected a class name on every line")
+    return WordTree.flat(names)
+
+
+def share_batchnorm(network: Network) -> None:
+    """Let batch norms normalise by the images of all processes."""
+    for module in network.modules():
+        if isinstance(module, DarknetBatchNorm):
+            module.shared = True
+
+
+def build_data(
+    config: TrainConfig, network: Network, fabric: Fabric, console: Console
+) -> tuple[JointDataset, JointSampler]:
+    """The images of both kinds, and the order they come in for this process."""
+    data, tree = config.data, network.tree
+    detection = open_datasets(data.detection, tree, map_file=data.map, cache=data.cache)
+    classification = open_datasets(data.classification, tree, cache=data.cache)
+    mosaic = open_datasets(data.mosaic, tree, cache=data.cache)
+    for source in (detection, classification, mosaic):
+        _report_unmatched(source, console)
+    sampler = JointSampler(
+        0 if detection is None else len(detection),
+        0 if classification is None else len(classification),
+        batch_size=config.batch_size,
+        ratio=data.ratio,
+        sizes=data.sizes or training_sizes(network),
+        seed=config.seed,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        classification_weights=balance_weights(classification) if data.balance and classification else None,
+    )
+    transform = build_transform(config.augment)
+    return JointDataset(detection, classification, transform, mosaic), sampler
+
+
+def _report_unmatched(source: SampleDataset | None, console: Console) -> None:
+    if source is not None and source.unmatched:
+        names = ", ".join(f"{name} ({count})" for name, count in sorted(source.unmatched.items()))
+        console.print(f"[yellow]labels that match no node and are left out:[/] {names}")
+
+
+def build_loader(
+    dataset: JointDataset, sampler: JointSampler, config: DataConfig, device: torch.device
+) -> DataLoader[Any]:
+    """Batches in the sampler's order, read ahead by worker processes."""
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=config.workers,
+        collate_fn=collate,
+        persistent_workers=config.workers > 0,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def build_transform(config: AugmentConfig) -> TrainTransform:
+    """The images' random changes that `config` describes."""
+    return TrainTransform(**dataclasses.asdict(config))
+
+
+def training_sizes(network: Network) -> tuple[int, ...]:
+    """Input sizes in pixels: multi-scale (paper: 320 to 608) where the cfg says `random=1`, else its own."""
+    cfg = network.cfg
+    if cfg.region is None or not cfg.region.random:
+        return (cfg.width,)
+    step = network.stride
+    low, high = round(cfg.width * 320 / 416 / step), round(cfg.width * 608 / 416 / step)
+    return tuple(range(max(1, low) * step, high * step + 1, step))
