@@ -183,9 +183,9 @@ def test_nothing_found(model: YOLO9000) -> None:
 def test_a_box_in_the_grey_alone_is_dropped(model: YOLO9000) -> None:
     """The network is fooled into seeing objects everywhere, the grey bars included."""
     with torch.no_grad():
-        assert model._fused.head is not None
-        model._fused.head.box_bias[0, 4] = 30.0
-        model._fused.head.box_bias[0, 2:4] = -9.0  # and tiny ones
+        assert model.engine.network.head is not None
+        model.engine.network.head.box_bias[0, 4] = 30.0
+        model.engine.network.head.box_bias[0, 2:4] = -9.0  # and tiny ones
     found = model.detect(np.zeros((4, 96, 3), np.uint8), hier_threshold=1)
     assert len(found) == 0
 

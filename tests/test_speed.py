@@ -110,7 +110,7 @@ def test_a_detector_holds_its_head_once() -> None:
     network = detector(5000)
     weights = held_bytes(network)
     model = YOLO9000(network, device="cpu")
-    assert held_bytes(model.network, model._fused) < 1.05 * weights
+    assert held_bytes(model.network, model.engine.network) < 1.05 * weights
 
 
 def head_of(nodes: int, tied: bool = False) -> RegionHead:
@@ -165,5 +165,7 @@ def test_feature_maps_in_channels_last_order_are_not_copied() -> None:
     cells = features.permute(0, 2, 3, 1).flatten(0, 2)
     assert cells.data_ptr() == features.data_ptr()
     model = YOLO9000(detector(30), device="cpu")
-    assert model._fused.features(torch.zeros(1, 3, 64, 64)).is_contiguous(memory_format=torch.channels_last)
+    assert model.engine.network.features(torch.zeros(1, 3, 64, 64)).is_contiguous(
+        memory_format=torch.channels_last
+    )
     assert len(model.detect(np.zeros((64, 64, 3), np.uint8), threshold=1.0)) == 0

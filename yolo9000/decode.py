@@ -6,17 +6,18 @@ image, L levels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Literal, NamedTuple, Protocol, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
 from yolo9000.errors import ConfigError
-from yolo9000.head import BOX_CHANNELS, RegionHead
+from yolo9000.head import BOX_CHANNELS, RegionHead, gather_vectors
 
 DecoderMode = Literal["paper", "darknet"]
+Walk: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 # Natural log of the largest factor on a prior: e^20 is far outside any image, and keeps untrained networks
 # finite.
@@ -98,14 +99,15 @@ class _Gated:
 
     head: RegionHead
     features: Tensor  # [B, D, H, W]
+    walk: Walk | None
 
     def logits(self, at: _Candidates) -> Tensor:
         return self.head.class_logits(self.features, *at.place)
 
     def descend(self, at: _Candidates) -> tuple[Tensor, Tensor]:
-        if self.features.device.type == "cpu":
+        if self.walk is None:
             return self.head.descend(self.features, *at.place)
-        return self.head.ops.descend(self.logits(at))  # one product of known shape, no waiting for sizes
+        return self.walk(gather_vectors(self.features, at.image, at.row, at.column), at.anchor)
 
 
 @dataclass(frozen=True)
@@ -150,12 +152,21 @@ class Decoder:
         mode: `"paper"` or `"darknet"`.
         max_candidates: Anchors per image that get class logits, those of highest objectness first; a bound on
             time and memory where the threshold is next to 0. The 867 anchors of YOLO9000 at 544 px all fit.
+        walk: From feature vectors [K, D] and their anchors [K] to the likeliest paths; by default the head's
+            own: `descend` on a CPU, `descend_fixed` elsewhere.
 
     Raises:
         ConfigError: Unknown mode, or a limit below 1.
     """
 
-    def __init__(self, head: RegionHead, mode: DecoderMode = "paper", *, max_candidates: int = 3000) -> None:
+    def __init__(
+        self,
+        head: RegionHead,
+        mode: DecoderMode = "paper",
+        *,
+        max_candidates: int = 3000,
+        walk: Walk | None = None,
+    ) -> None:
         if mode not in get_args(DecoderMode):
             raise ConfigError(f"the decoder is one of {', '.join(get_args(DecoderMode))}; got {mode!r}")
         if max_candidates < 1:
@@ -165,6 +176,7 @@ class Decoder:
         self.head = head
         self.mode: DecoderMode = mode
         self.max_candidates = max_candidates
+        self.walk = walk
         self.flat = head.ops.groups == 1 and head.region.tree is None
         # softmax=0 without a tree: the sigmoid of every class on its own (forward_region_layer in
         # region_layer.c)
@@ -192,7 +204,11 @@ class Decoder:
             One `RawDetections` per image, highest objectness first.
         """
         raw = self.head.boxes(features)
-        return self._decode(raw, _Gated(self.head, features), threshold, hier_threshold, classes)
+        walk = self.walk
+        if walk is None and features.device.type != "cpu":
+            walk = self.head.descend_fixed
+        source = _Gated(self.head, features, walk)
+        return self._decode(raw, source, threshold, hier_threshold, classes)
 
     @torch.no_grad()
     def decode_dense(

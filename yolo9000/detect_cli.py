@@ -151,6 +151,18 @@ def detect(
             help="cpu, cuda, cuda:1, ...", show_default="a GPU if there is one", rich_help_panel=_MODEL
         ),
     ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(help="fp32; bf16 or fp16 where the hardware has them.", rich_help_panel=_MODEL),
+    ] = "fp32",
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Generate code first: a minute a size, for many pictures.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = False,
     offline: Annotated[
         bool,
         typer.Option(
@@ -180,7 +192,14 @@ def detect(
     from yolo9000.sources import demo_photos
 
     detector = YOLO9000.load(
-        model, weights=weights, cfg=cfg, device=device, offline=offline or None, mirror=mirror
+        model,
+        weights=weights,
+        cfg=cfg,
+        device=device,
+        precision=precision,  # type: ignore[arg-type]  # checked by Engine
+        compile=compile,
+        offline=offline or None,
+        mirror=mirror,
     )
     options = labels | {"size": size, "decoder": decoder}
     show = _show(tree, json, save, out, draw_path, () if json else ("pictures",))

@@ -122,6 +122,18 @@ class RegionHead(nn.Module):
         paths, log_probs = (torch.cat(found)[order.argsort()] for found in zip(*walks, strict=True))
         return paths, log_probs
 
+    def descend_fixed(self, vectors: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        """`descend` with shapes that depend on K alone, and no waiting for sizes: for GPUs and compilation.
+
+        Args:
+            vectors: [K, D] feature vectors.
+            a: [K] anchor of each.
+        """
+        weight, bias = self.class_weight.flatten(0, 1), self.class_bias.flatten()
+        logits = F.linear(vectors, weight, bias).view(-1, *self.class_bias.shape)  # [K, A or 1, N]
+        own = torch.zeros_like(a) if self.tied else a
+        return self.ops.descend(logits[torch.arange(len(a), device=a.device), own])
+
     def path_nll(
         self,
         features: Tensor,

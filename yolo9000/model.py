@@ -20,7 +20,8 @@ from torch import Tensor
 
 from wordtree.tree import WordTree
 from yolo9000.checkpoint import RESERVED, load_darknet, load_model, save_model
-from yolo9000.decode import Decoder, DecoderMode, RawDetections
+from yolo9000.decode import DecoderMode, RawDetections
+from yolo9000.engine import Engine, Precision
 from yolo9000.errors import ConfigError, WeightsError
 from yolo9000.hub import PUBLISHED, load_published
 from yolo9000.image import ImageSource, Letterbox, LetterboxMode, letterbox, read_image, source_name
@@ -50,6 +51,8 @@ class YOLO9000:
         network: A detector's network; a cfg without `[region]` describes a classifier, which finds no boxes.
         metadata: What its model file says of it. `threshold` is the default for `detect`.
         device: Where to run, such as "cpu" or "cuda:1"; by default the first GPU, else the CPU.
+        precision: "fp32", "bf16" or "fp16", see `yolo9000.engine.Engine`.
+        compile: Generate code for the network, see there.
 
     Attributes:
         network: The network, in evaluation mode.
@@ -57,6 +60,7 @@ class YOLO9000:
         letterbox: How pictures are resampled: "darknet" for darknet's weights, else "torch".
         metadata: As given.
         device: Where it runs.
+        engine: The network as it runs.
 
     Raises:
         ConfigError: The network is a classifier, or there is no such device.
@@ -68,6 +72,8 @@ class YOLO9000:
         *,
         metadata: Mapping[str, str] | None = None,
         device: str | torch.device | None = None,
+        precision: Precision = "fp32",
+        compile: bool = False,
     ) -> None:
         if network.head is None:
             raise ConfigError(
@@ -79,10 +85,7 @@ class YOLO9000:
         self.tree: WordTree = network.tree
         self.metadata: dict[str, str] = dict(metadata or {})
         self.letterbox: LetterboxMode = "darknet" if network.batchnorm == "darknet" else "torch"
-        self._fused = self.network.fuse()
-        assert self._fused.head is not None
-        # It only finds candidates: objectness above the threshold, and the likeliest path to a leaf.
-        self._decoder = Decoder(self._fused.head, "darknet")
+        self.engine = Engine(self.network, precision, compile=compile)
 
     @classmethod
     def load(
@@ -92,6 +95,8 @@ class YOLO9000:
         weights: str | os.PathLike[str] | None = None,
         cfg: str | os.PathLike[str] | None = None,
         device: str | torch.device | None = None,
+        precision: Precision = "fp32",
+        compile: bool = False,
         offline: bool | None = None,
         mirror: str | None = None,
     ) -> YOLO9000:
@@ -104,6 +109,8 @@ class YOLO9000:
             weights: Darknet weights, together with their `cfg`.
             cfg: A darknet cfg file, or the name of one that comes with the package.
             device: As in the constructor.
+            precision: As in the constructor.
+            compile: As in the constructor.
             offline: Never download; by default as the environment variable `YOLO9000_OFFLINE` says.
             mirror: Address to ask for published weights instead of their authors'; by default that in
                 `YOLO9000_MIRROR`.
@@ -116,14 +123,15 @@ class YOLO9000:
             network, metadata = load_any(
                 DEFAULT_MODEL if source is None else source, offline=offline, mirror=mirror
             )
-            return cls(network, metadata=metadata, device=device)
+            return cls(network, metadata=metadata, device=device, precision=precision, compile=compile)
         if source is not None or weights is None or cfg is None:
             raise ConfigError(
                 "expected one model, or weights together with their cfg; found "
                 + ", ".join(f"{k}={v}" for k, v in _given(source=source, weights=weights, cfg=cfg))
                 + "."
             )
-        return cls(load_darknet(os.fspath(cfg), Path(weights)), device=device)
+        network = load_darknet(os.fspath(cfg), Path(weights))
+        return cls(network, device=device, precision=precision, compile=compile)
 
     def save(self, path: str | os.PathLike[str], half: bool = False) -> None:
         """Write the model to one safetensors file; see `yolo9000.checkpoint.save_model`.
@@ -226,7 +234,7 @@ class YOLO9000:
             not_under=(not_under,) if isinstance(not_under, str) else tuple(not_under),
             nms=nms,
             # Over a plain class list both decoders do the same, which is the paper's.
-            decoder="paper" if self._decoder.flat and decoder == "darknet" else decoder,
+            decoder="paper" if self.engine.decoder.flat and decoder == "darknet" else decoder,
         )
         settings = _Settings(self._input_size(size), labelling.for_tree(self.tree))
         if batch < 1:
@@ -265,9 +273,8 @@ class YOLO9000:
     def _run(self, frames: Sequence[Frame], settings: _Settings) -> list[Detections]:
         """Detect in a batch of pictures."""
         boxed = [letterbox(frame.image.to(self.device), settings.size, self.letterbox) for frame in frames]
-        features = self._fused.features(torch.stack([pixels for pixels, _ in boxed]))
-        # Even the top node is above no threshold of 1: one row for every anchor with an object, at any depth.
-        raw = self._decoder.decode(features, settings.labelling.lowest_threshold, hier_threshold=1.0)
+        features = self.engine.features(torch.stack([pixels for pixels, _ in boxed]))
+        raw = self.engine.candidates(features, settings.labelling.lowest_threshold)
         return [
             Detections.choose(
                 _candidates(found, fit), settings.labelling, self.tree, fit.image_size,

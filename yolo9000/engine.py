@@ -1,0 +1,122 @@
+"""The network as it runs: number format, memory layout, compiled or not. Everything that speed depends on.
+
+The last layer computes in float32 whatever the rest does: its share of the time is small, and thresholds act
+on its numbers.
+
+Letters: B batch, H W input pixels, S output cells, D feature channels, K anchors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from yolo9000.decode import Decoder, RawDetections, Walk
+from yolo9000.errors import ConfigError
+from yolo9000.network import Network
+
+Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_SMALLEST_BUCKET = 16  # anchors; one photo with a few objects has fewer
+# Shapes compiled before torch gives up (its own limit is 8): a dozen input sizes, as many batch sizes.
+_MAX_SHAPES = 256
+
+
+class Engine:
+    """A detector's network, folded for inference, with its decoder.
+
+    Args:
+        network: A detector in evaluation mode, on the device to run on; it stays as it is, and the rows of
+            its head are shared.
+        precision: Of the layers before the head. bf16 and fp16 are for hardware that computes in them: GPUs,
+            and CPUs with AMX or AVX-512 BF16.
+        compile: Generate code with `torch.compile`: on a GPU with CUDA graphs, on a CPU through a C++
+            compiler. Every new input shape is compiled once, which takes a minute; the number of anchors with
+            an object makes no new shape.
+
+    Attributes:
+        network: The folded copy.
+        decoder: From features to candidates.
+
+    Raises:
+        ConfigError: Unknown precision, or a classifier.
+    """
+
+    def __init__(self, network: Network, precision: Precision = "fp32", *, compile: bool = False) -> None:
+        if precision not in get_args(Precision):
+            raise ConfigError(f"precision is one of {', '.join(get_args(Precision))}; got {precision!r}")
+        if network.head is None:
+            raise ConfigError("expected a detector, found a classifier without [region]")
+        self.network = network.fuse()
+        head = self.network.head
+        assert head is not None
+        self.dtype = _DTYPES[precision]
+        self.network.layers.to(self.dtype)
+        self._layers: Callable[[Tensor], Tensor] = self.network.features
+        walk: Walk | None = None
+        if compile:
+            on_gpu = head.class_weight.device.type == "cuda"
+            self._layers = compiled(self.network.features, graphs=on_gpu)
+            if on_gpu:  # on CPU the walk follows the data, and is faster for it
+                walk = Bucketed(compiled(head.descend_fixed, graphs=True))
+        self.decoder = Decoder(head, "darknet", walk=walk)
+
+    @torch.inference_mode()
+    def features(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] float32 in 0..1 to [B, D, S, S] float32."""
+        # A copy: the next run of a CUDA graph writes into the same memory.
+        return self._layers(images.to(self.dtype)).to(torch.float32, copy=True)
+
+    @torch.inference_mode()
+    def candidates(self, features: Tensor, threshold: float) -> list[RawDetections]:
+        """Every anchor with objectness above the threshold, with its likeliest path to a leaf, per image."""
+        # Even the top node is above no threshold of 1: one row for every anchor, at any depth.
+        return self.decoder.decode(features, threshold, hier_threshold=1.0)
+
+
+class Bucketed:
+    """A walk over K anchors as one over the next power of two: few shapes, so few compilations.
+
+    Args:
+        walk: From feature vectors [K, D] and their anchors [K] to two tensors [K, L], row by row.
+    """
+
+    def __init__(self, walk: Walk) -> None:
+        self.walk = walk
+
+    def __call__(self, vectors: Tensor, anchor: Tensor) -> tuple[Tensor, Tensor]:
+        """The same as `walk`, in memory of its own."""
+        count = len(vectors)
+        more = max(_SMALLEST_BUCKET, 1 << (count - 1).bit_length()) - count
+        paths, log_probs = self.walk(F.pad(vectors, (0, 0, 0, more)), F.pad(anchor, (0, more)))
+        return paths[:count].clone(), log_probs[:count].clone()
+
+
+def compiled(function: Callable[..., Any], *, graphs: bool, backend: str = "inductor") -> Any:
+    """`torch.compile` as one graph for fixed shapes.
+
+    Args:
+        function: What to compile.
+        graphs: Record CUDA graphs: one launch for all kernels. Every call may overwrite what the one before
+            returned.
+        backend: Of `torch.compile`; tests take one without code generation.
+    """
+    import torch._dynamo  # heavy, and needed by nobody else
+
+    limit = torch._dynamo.config.recompile_limit
+    torch._dynamo.config.recompile_limit = max(limit, _MAX_SHAPES)
+    mode = "reduce-overhead" if graphs else None
+    run = torch.compile(function, fullgraph=True, dynamic=False, backend=backend, mode=mode)
+    if not graphs:
+        return run
+
+    def step(*arguments: Tensor) -> Any:
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        return run(*arguments)
+
+    return step
