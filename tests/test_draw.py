@@ -136,6 +136,26 @@ def test_relatives_have_related_hues() -> None:
     assert len({node_colour(TREE, leaf) for leaf in (2, 4, 5, 6, 7)}) == 5
 
 
+def test_siblings_are_told_apart() -> None:
+    """In the tree of 9,418 nodes the hues of siblings are too near; their shades are not."""
+    tree = WordTree.load("yolo9000")
+    for parent in ("dog", "cat", "motor vehicle", "edible fruit"):
+        children = tree.children(parent)
+        colours = np.array([node_colour(tree, int(node)) for node in children], float)
+        steps = np.abs(np.diff(colours, axis=0)).sum(axis=1)
+        assert (steps > 20).mean() > 0.9
+
+
+def test_paths_shrink_before_they_crowd_the_picture() -> None:
+    def share(count: int) -> tuple[float, int]:
+        size = (500, 500)
+        plates = _fit_plates(list(crowd(count, size)), size, True)
+        return sum(p.width * p.height for p in plates) / 250_000, max(len(p.lines) for p in plates)
+
+    assert share(2)[1] > 1
+    assert share(12)[0] <= 0.3
+
+
 FONT = ImageFont.load_default(20)
 
 
@@ -157,5 +177,7 @@ def test_wrap_path() -> None:
     assert all(FONT.getlength(line) <= 130 for line in lines)
     deep = _wrap_path([f"level number {k}" for k in range(30)], FONT, 160)
     assert len(deep) == 4
-    assert deep[0] == "… ›"
+    assert deep[0].startswith("… ›")
     assert deep[-1] == "level number 29"
+    assert _wrap_path(names, FONT, 200, 1) == ["… › animal › dog"]
+    assert FONT.getlength(_wrap_path(names, FONT, 60, 1)[0]) <= 60

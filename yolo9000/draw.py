@@ -28,7 +28,9 @@ _PATH_LINES = 4  # of the path on a plate; what is above is left out
 _PLATE_SHARE = 0.35  # a plate may be as wide as its box, or as this share of the picture
 _SMALL = 320  # pixels; smaller pictures have no room for letters and are enlarged
 _CROWDED = 0.3  # share of the picture that plates may cover before their letters shrink
-_SATURATION, _VALUE = 0.8, 0.95
+# Saturation and value: neighbours in the tree have nearly one hue, and are told apart by these.
+_SHADES = ((0.8, 0.95), (0.5, 1.0), (0.8, 0.72), (0.45, 0.8))
+_SPREAD = 0.618  # golden ratio: steps of this size spread evenly over the shades
 _DARK, _LIGHT = (20, 20, 20), (255, 255, 255)
 _ELLIPSIS, _STEP = "…", " › "
 
@@ -40,12 +42,13 @@ def annotate(
 
     Colours follow the tree: the hue is the node's position in it, so relatives look related. The size of
     lines and letters follows the picture's; where plates would cover too much of it, the letters shrink. A
-    long label is cut (…) to fit. The best detections get the best places for their plates and lie on top.
+    long label is cut (…) to fit, and of a path its beginning. The best detections get the best places for
+    their plates and lie on top.
 
     Args:
         image: The picture that was detected in.
         detections: What was found; boxes in its pixels.
-        show_path: Write the path from the top of the tree under each label; of a long one, its end.
+        show_path: Write the way from the top of the tree under each label; of a long one, its end.
         show_score: Write the score after each label.
 
     Returns:
@@ -68,9 +71,13 @@ def annotate(
 
 
 def node_colour(tree: WordTree, node: int) -> Colour:
-    """Colour of a node: the hue is the middle of its subtree in depth-first order, once around the circle."""
+    """Colour of a node: relatives have related hues, and near ones other shades of them.
+
+    The hue is the middle of the node's subtree in depth-first order, once around the circle.
+    """
     middle = (int(tree.enter[node]) + int(tree.leave[node])) / 2
-    red, green, blue = colorsys.hsv_to_rgb(middle / len(tree), _SATURATION, _VALUE)
+    saturation, value = _SHADES[int(node * _SPREAD % 1 * len(_SHADES))]
+    red, green, blue = colorsys.hsv_to_rgb(middle / len(tree), saturation, value)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
@@ -102,17 +109,17 @@ class _Plate:
 
     @classmethod
     def lay_out(
-        cls, detection: Detection, limit: float, size: int, show_path: bool, show_score: bool = True
+        cls, detection: Detection, limit: float, size: int, path_lines: int, show_score: bool = True
     ) -> _Plate:
-        """Write a label, and perhaps its path, in lines no wider than `limit` pixels."""
+        """Write a label, and the path to it in so many lines, none wider than `limit` pixels."""
         font, margin = ImageFont.load_default(size), max(1, size // 5)
         room = limit - 2 * margin
         score = f" {detection.score:.0%}" if show_score else ""
         lines = [(_elide(detection.label, score, font, room), font)]
-        if show_path and len(detection.path) > 1:
+        above = [name for name, _ in detection.path[:-1]]
+        if path_lines and above:
             small = ImageFont.load_default(max(_FONT_MIN - 1, round(size * _PATH_SHARE)))
-            names = [name for name, _ in detection.path]
-            lines += [(text, small) for text in _wrap_path(names, small, room)]
+            lines += [(text, small) for text in _wrap_path(above, small, room, path_lines)]
         width = max(font.getlength(text) for text, font in lines) + 2 * margin
         height = sum(_line_height(font) for _, font in lines) + 2 * margin
         return cls(tuple(lines), min(width, limit), height, margin)
@@ -144,35 +151,41 @@ def _elide(text: str, tail: str, font: Font, room: float) -> str:
     return tail.strip() if font.getlength(tail.strip()) <= room else ""
 
 
-def _wrap_path(names: Sequence[str], font: Font, room: float) -> list[str]:
+def _wrap_path(names: Sequence[str], font: Font, room: float, most: int = _PATH_LINES) -> list[str]:
     """A path in lines that fit, its end in full and its beginning left out where it has too many lines."""
-    lines: list[str] = []
-    for number, name in enumerate(names):
-        word = _elide(name if number == len(names) - 1 else name + _STEP.rstrip(), "", font, room)
-        if lines and font.getlength(f"{lines[-1]} {word}") <= room:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(word)
-    if len(lines) <= _PATH_LINES:
-        return lines
-    return [_elide("", _ELLIPSIS + _STEP.rstrip(), font, room), *lines[1 - _PATH_LINES :]]
+    for skipped in range(len(names)):
+        lines: list[str] = [_ELLIPSIS + _STEP.rstrip()] if skipped else []
+        for number, name in enumerate(names[skipped:], skipped):
+            word = _elide(name if number == len(names) - 1 else name + _STEP.rstrip(), "", font, room)
+            if lines and font.getlength(f"{lines[-1]} {word}") <= room:
+                lines[-1] += f" {word}"
+            else:
+                lines.append(word)
+        if len(lines) <= most:
+            return lines
+    return [_elide(_ELLIPSIS + _STEP + names[-1], "", font, room)]
 
 
 def _fit_plates(
     found: Sequence[Detection], size: tuple[int, int], show_path: bool, show_score: bool = True
 ) -> list[_Plate]:
-    """Plates in the largest letters with which they do not crowd the picture."""
+    """Plates in the largest letters, and then with the longest paths, that do not crowd the picture."""
     area = size[0] * size[1]
     letters = min(_FONT_MAX, max(_FONT_MIN, round(_FONT_SHARE * area**0.5)))
+    path_lines = _PATH_LINES if show_path else 0
     while True:
         limits = [min(size[0], max(d.box[2] - d.box[0], size[0] * _PLATE_SHARE, 8 * letters)) for d in found]
         plates = [
-            _Plate.lay_out(detection, limit, letters, show_path, show_score)
+            _Plate.lay_out(detection, limit, letters, path_lines, show_score)
             for detection, limit in zip(found, limits, strict=True)
         ]
-        if letters <= _FONT_MIN or sum(p.width * p.height for p in plates) <= _CROWDED * area:
+        crowded = sum(p.width * p.height for p in plates) > _CROWDED * area
+        if not crowded or (letters <= _FONT_MIN and path_lines <= 1):
             return plates
-        letters = max(_FONT_MIN, letters * 4 // 5)
+        if letters > _FONT_MIN:
+            letters = max(_FONT_MIN, letters * 4 // 5)
+        else:
+            path_lines -= 1
 
 
 # -------------------------------------------------------------------------------------------------- placement
