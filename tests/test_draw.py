@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
+from wordtree.colour import node_colour
 from wordtree.tree import WordTree
-from yolo9000.draw import _elide, _fit_plates, _overlap, _place, _wrap_path, annotate, node_colour
+from yolo9000.draw import _elide, _fit_plates, _overlap, _place, _wrap_path, annotate
 from yolo9000.results import Detections
 
 # animal - cat, dog - husky, pug;  vehicle - car, a very long name

@@ -5,18 +5,16 @@ Letters: K detections, H and W height and width of the picture in pixels.
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
 
-from wordtree.tree import WordTree
+from wordtree.colour import Colour, node_colour
 from yolo9000.image import ImageSource, read_image
 from yolo9000.results import Detection, Detections
 
-Colour: TypeAlias = tuple[int, int, int]
 Rect: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom, pixels
 Font: TypeAlias = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
@@ -28,9 +26,6 @@ _PATH_LINES = 4  # of the path on a plate; what is above is left out
 _PLATE_SHARE = 0.35  # a plate may be as wide as its box, or as this share of the picture
 _SMALL = 320  # pixels; smaller pictures have no room for letters and are enlarged
 _CROWDED = 0.3  # share of the picture that plates may cover before their letters shrink
-# Saturation and value: neighbours in the tree have nearly one hue, and are told apart by these.
-_SHADES = ((0.8, 0.95), (0.5, 1.0), (0.8, 0.72), (0.45, 0.8))
-_SPREAD = 0.618  # golden ratio: steps of this size spread evenly over the shades
 _DARK, _LIGHT = (20, 20, 20), (255, 255, 255)
 _ELLIPSIS, _STEP = "…", " › "
 
@@ -68,17 +63,6 @@ def annotate(
     for plate, place, colour in reversed(list(zip(plates, places, colours, strict=True))):
         plate.draw(pen, place, colour)
     return canvas
-
-
-def node_colour(tree: WordTree, node: int) -> Colour:
-    """Colour of a node: relatives have related hues, and near ones other shades of them.
-
-    The hue is the middle of the node's subtree in depth-first order, once around the circle.
-    """
-    middle = (int(tree.enter[node]) + int(tree.leave[node])) / 2
-    saturation, value = _SHADES[int(node * _SPREAD % 1 * len(_SHADES))]
-    red, green, blue = colorsys.hsv_to_rgb(middle / len(tree), saturation, value)
-    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def _ink(colour: Colour) -> Colour:

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from wordtree.colour import node_colour
 from wordtree.tree import WordTree
-from yolo9000.draw import node_colour
 from yolo9000.results import Detections
 
 if TYPE_CHECKING:
