@@ -18,6 +18,7 @@ from yolo9000.data_cli import data_app, pack
 from yolo9000.detect_cli import detect, relabel
 from yolo9000.evaluate_cli import evaluate
 from yolo9000.train_cli import anchors, train, train_classifier, train_joint
+from yolo9000.tree_cli import draw, retree
 
 _DEBUG = "YOLO9000_DEBUG"  # environment: 1 shows where an error came from
 
@@ -105,7 +106,9 @@ app.command("pack", rich_help_panel=_TRAIN)(pack)
 app.command("evaluate", rich_help_panel=_MODELS)(evaluate)
 app.command("calibrate", rich_help_panel=_MODELS)(calibrate)
 app.command("build-tree", rich_help_panel=_TREE)(build_tree)
+tree_app.command("draw")(draw)
 app.add_typer(tree_app, name="tree", rich_help_panel=_TREE)
+app.command("retree", rich_help_panel=_TREE)(retree)
 
 
 def _show_warning(

@@ -317,6 +317,42 @@ def test_standard_input(home: Path) -> None:
     assert (row["source"], len(row["detections"])) == (None, 1)
 
 
+def test_tree_draw(run: Run, home: Path) -> None:
+    TREE.save("toy.json")
+    run("detect", "spot.png", "-m", "m.safetensors", "--save", "jsonl")
+    for name, begin in (("a.svg", b"<svg"), ("a.png", b"\x89PNG"), ("a.html", b"<!DOCTYPE html>")):
+        code, out, err = run("tree", "draw", "--tree", "toy.json", "--under", "dog", "-o", name)
+        assert (code, out, err) == (0, f"wrote {name}\n", "")
+        assert (home / name).read_bytes().startswith(begin)
+    run("tree", "draw", "--tree", "toy.json", "--scores", "out/detections.jsonl", "-o", "scores.svg")
+    text = (home / "scores.svg").read_text()
+    assert re.findall(r"(\w+) <tspan[^>]*>([^<]*)", text) == [
+        ("animal", "0.88"),
+        ("dog", "0.55"),
+        ("pug", "0.55"),
+    ]
+    for name in ("cat", "pug"):
+        (home / "in/train" / TREE.wnids[TREE.index(name)]).mkdir(parents=True)
+        (home / "in/train" / TREE.wnids[TREE.index(name)] / "a.JPEG").write_bytes(b"not opened")
+    code, _, err = run("tree", "draw", "--tree", "toy.json", "--counts", "imagenet:in", "-o", "counts.svg")
+    assert (code, err) == (0, "")
+    found = dict(re.findall(r"(\w+) <tspan[^>]*>([^<]*)", (home / "counts.svg").read_text()))
+    assert found == {"animal": "2", "cat": "1", "dog": "1", "pug": "1"}
+    assert run("tree", "draw", "--tree", "toy.json", "-o", "a.pdf")[0] == 2
+    assert run("tree", "draw", "--tree", "toy.json", "-o", "a.svg", "--counts", "x", "--scores", "y")[0] == 2
+
+
+def test_retree(run: Run, home: Path) -> None:
+    WordTree([-1, -1, 0], ["n0", "new", "n3"], ["animal", "chair", "dog"]).save("new.csv")
+    code, out, err = run("retree", "m.safetensors", "--tree", "new.csv", "-o", "new.safetensors")
+    assert (code, err) == (0, "")
+    assert [line.split()[:2] for line in out.splitlines()] == [
+        ["stayed", "2"], ["moved", "0"], ["came", "1"], ["went", "3"], ["wrote", "new.safetensors"],
+    ]  # fmt: skip
+    code, out, _ = run("detect", "spot.png", "-m", "new.safetensors", "--json")
+    assert [row["label"] for row in json.loads(out)["detections"]] == ["dog"]
+
+
 def test_darknet_cfg_and_weights(run: Run, home: Path) -> None:
     TREE.save(home / "toy.tree")
     (home / "toy.cfg").write_text(CFG.format(filters=20, extra="tree=toy.tree"))

@@ -96,7 +96,7 @@ _SUFFIX = {
     TreeFormat.csv: ".csv",
 }
 
-tree_app = typer.Typer(no_args_is_help=True, help="Look at a tree: show, find, path, stats.")
+tree_app = typer.Typer(no_args_is_help=True, help="Look at a tree: show, find, path, stats, draw.")
 
 
 @tree_app.command()

@@ -59,7 +59,7 @@ def _to_darknet(network: Network, target: Path) -> list[Path]:
         network.tree.save(tree)
         layers = Cfg.parse(text).layers
         holder = next((k for k, layer in enumerate(layers) if "tree" in layer.options), len(layers) - 1)
-        text = _set_option(text, holder, "tree", tree.name)
+        text = set_option(text, holder, "tree", tree.name)
         files.append(tree)
     with atomic_write(files[1], text=True) as stream:
         stream.write(text)
@@ -75,11 +75,11 @@ def darknet_cfg(cfg: Cfg) -> str:
     if region is None or not region.tied:
         return cfg.text
     last = max(number for number, layer in enumerate(cfg.layers) if layer.name == "convolutional")
-    text = _set_option(cfg.text, last, "filters", str(region.num * (region.coords + 1 + region.classes)))
-    return _set_option(text, len(cfg.layers) - 1, "tied", None)
+    text = set_option(cfg.text, last, "filters", str(region.num * (region.coords + 1 + region.classes)))
+    return set_option(text, len(cfg.layers) - 1, "tied", None)
 
 
-def _set_option(text: str, layer: int, key: str, value: str | None) -> str:
+def set_option(text: str, layer: int, key: str, value: str | None) -> str:
     """Set one option of a layer (counted from 0 after `[net]`) in a cfg's text, or remove it for None."""
     section = Cfg.parse(text).layers[layer]
     lines = text.splitlines()

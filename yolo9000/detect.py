@@ -146,11 +146,7 @@ def run_relabel(path: str, tree: WordTree, show: Show, options: Mapping[str, Any
     reporter = _Reporter(show, outputs)
     source = _Again() if NEED_IMAGES & set(outputs.kinds) else None
     with outputs, Counter(None, reporter.console) as counter:
-        for number, line in _lines(path):
-            try:
-                found = Detections.from_json(line, tree)
-            except DataError as error:
-                raise DataError(f"{path}:{number}: {error}") from error
+        for found in stored(path, tree):
             found = found.relabel(**options) if options else found
             try:
                 reporter.report(source.frame(found) if source else None, found)
@@ -159,6 +155,19 @@ def run_relabel(path: str, tree: WordTree, show: Show, options: Mapping[str, Any
                 complain(error)
             counter.step()
     return failures
+
+
+def stored(path: str, tree: WordTree) -> Iterator[Detections]:
+    """Read JSON Lines that `detect` wrote, as they are asked for; "-" is standard input.
+
+    Raises:
+        DataError: A line that holds no detections, with its number.
+    """
+    for number, line in _lines(path):
+        try:
+            yield Detections.from_json(line, tree)
+        except DataError as error:
+            raise DataError(f"{path}:{number}: {error}") from error
 
 
 class _Again:

@@ -1,0 +1,127 @@
+"""Another tree for a trained model: kept rows, zero rows, and what is said of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from wordtree.tree import WordTree
+from yolo9000.checkpoint import load_model, read_metadata, save_model
+from yolo9000.darknet.cfg import Cfg
+from yolo9000.errors import YOLO9000Error
+from yolo9000.network import Network
+from yolo9000.retree import retree, retree_file
+
+HEAD = """[net]
+width=64
+height=64
+channels=3
+[convolutional]
+batch_normalize=1
+filters=4
+size=3
+stride=2
+pad=1
+activation=leaky
+[convolutional]
+filters={filters}
+size=1
+activation=linear
+"""
+REGION = "[region]\nanchors=1,2, 3,4\nnum=2\nclasses=5\nmap=old.map\n"
+CLASSIFIER = "[avgpool]\n[softmax]\ngroups=1\n"
+OLD = WordTree([-1, -1, 0, 0, 3], ["n0", "n1", "n2", "n3", "n4"], ["animal", "vehicle", "cat", "dog", "pug"])
+# gone: vehicle; come: chair, office chair, armchair, husky; moved: cat, now at the top
+NEW = WordTree.from_edges(
+    ["n0", "n2", "c", "n3", "n4", "h", "c1", "c2"],
+    [None, None, None, "n0", "n3", "n3", "c", "c"],
+    ["animal", "cat", "chair", "dog", "pug", "husky", "office chair", "armchair"],
+)
+KINDS = {
+    "detector": HEAD.format(filters=20) + REGION,
+    "tied": HEAD.format(filters=15) + REGION + "tied=1\n",
+    "classifier": HEAD.format(filters=5) + CLASSIFIER,
+}
+
+
+def trained(kind: str) -> Network:
+    torch.manual_seed(0)
+    network = Network(Cfg.parse(KINDS[kind]), OLD).eval()
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            tensor.copy_(torch.rand(tensor.shape))
+    network.seen = 77
+    return network
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_of_nodes_that_stay_are_the_same(kind: str) -> None:
+    network = trained(kind)
+    again, change = retree(network, NEW)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        before = network.class_logits(network.features(images))
+        after = again.class_logits(again.features(images))
+        if network.head is not None and again.head is not None:
+            features = network.features(images)
+            assert torch.equal(network.head.boxes(features), again.head.boxes(features))
+    for node, wnid in enumerate(NEW.wnids):
+        old = OLD.node_of(wnid)
+        expected = torch.zeros(2) if old is None else before[:, old]
+        torch.testing.assert_close(after[:, node], expected)
+    new_group = torch.tensor([NEW.index("c1"), NEW.index("c2")])
+    probabilities = again.ops.log_softmax(after).exp()[:, new_group]
+    torch.testing.assert_close(probabilities, torch.full((2, 2), 0.5))
+    assert (change.stayed, change.moved) == (["animal", "dog", "pug"], ["cat"])
+    assert (sorted(change.came), change.went) == (["armchair", "chair", "husky", "office chair"], ["vehicle"])
+    assert again.seen == 77
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_there_and_back(kind: str) -> None:
+    """The old tree again: what stayed is as it was, what was gone is zero."""
+    network = trained(kind)
+    back = retree(retree(network, NEW)[0], OLD)[0]
+    for name, tensor in back.state_dict().items():
+        original = network.state_dict()[name]
+        if original.shape != tensor.shape or torch.equal(original, tensor):
+            continue
+        axis = 1 if name.startswith("head.") else 0
+        differs = (
+            (original != tensor).transpose(0, axis).flatten(1).any(1)
+            if tensor.dim() > 1
+            else original != tensor
+        )
+        assert differs.tolist() == [False, True, False, False, False], name
+    same, change = retree(network, OLD)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(network.state_dict().values(), same.state_dict().values(), strict=True)
+    )
+    assert (len(change.stayed), change.moved, change.came, change.went) == (5, [], [], [])
+
+
+def test_file_to_file(tmp_path: Path) -> None:
+    save_model(
+        trained("detector"), tmp_path / "a.safetensors", metadata={"threshold": "0.3", "voc_map50": "0.5"}
+    )
+    change = retree_file(tmp_path / "a.safetensors", NEW, tmp_path / "b.safetensors")
+    network, metadata = load_model(tmp_path / "b.safetensors")
+    assert network.tree == NEW
+    assert network.cfg.region is not None
+    assert network.cfg.region.map is None
+    assert metadata["threshold"] == "0.3"
+    assert "voc_map50" not in read_metadata(tmp_path / "b.safetensors"), "measured with the old tree"
+    assert str(change).splitlines()[1].split()[:2] == ["moved", "1"]
+    assert str(change).splitlines()[1].endswith(": cat")
+    with pytest.raises(YOLO9000Error, match="no such model file"):
+        retree_file(tmp_path / "none.safetensors", NEW, tmp_path / "b.safetensors")
+
+
+def test_to_a_flat_list_and_to_one_class() -> None:
+    for tree in (WordTree.flat(["n4", "n9"]), WordTree.flat(["n4"])):
+        again, change = retree(trained("detector"), tree)
+        assert len(change.went) == 4
+        assert again(torch.rand(1, 3, 64, 64)).shape[1] == 2 * (5 + len(tree))

@@ -1,0 +1,145 @@
+"""Another tree for a trained model: nodes that stay keep their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from wordtree.tree import WordTree
+from yolo9000.checkpoint import load_model, save_model
+from yolo9000.convert import set_option
+from yolo9000.darknet.cfg import Cfg
+from yolo9000.network import Network
+
+_NAMED = 8  # nodes that a line of the report names
+_STILL_TRUE = ("threshold",)  # of a model's metadata; figures that were measured are not
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of the nodes; names as in the trees.
+
+    Attributes:
+        stayed: Nodes of both trees, with the same parent.
+        moved: Nodes of both trees with another parent: their weights were trained among other siblings.
+        came: Nodes of the new tree alone.
+        went: Nodes of the old tree alone.
+    """
+
+    stayed: Sequence[str]
+    moved: Sequence[str]
+    came: Sequence[str]
+    went: Sequence[str]
+
+    def __str__(self) -> str:
+        notes = {
+            "stayed": "keep their weights",
+            "moved": "keep their weights, trained among other siblings",
+            "came": "start from zero: as likely as their siblings, where all are new",
+            "went": "are gone",
+        }
+        lines = []
+        for kind, note in notes.items():
+            names: Sequence[str] = getattr(self, kind)
+            listed = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+            shown = f": {listed}" if names and kind != "stayed" else ""
+            lines.append(f"{kind:>6}  {len(names):>6,}  {note}{shown}")
+        return "\n".join(lines)
+
+
+@torch.no_grad()
+def retree(network: Network, tree: WordTree) -> tuple[Network, Change]:
+    """The same network over another tree. Nodes are the same where their ids are.
+
+    Weights of a node that stays are copied; a new node's are zero, so a sibling group of new nodes starts
+    with equal probabilities. Boxes, objectness and everything before them stay.
+
+    Args:
+        network: The network; it stays as it is.
+        tree: The new tree.
+
+    Returns:
+        The new network, and what became of the nodes.
+
+    Raises:
+        CfgError: So many nodes are above the limits of a network.
+    """
+    result = Network(Cfg.parse(_cfg(network, len(tree))), tree)
+    old, nodes = network.tree, [network.tree.node_of(wnid) for wnid in tree.wnids]
+    rows = torch.tensor([-1 if node is None else node for node in nodes])
+    by_class = _class_tensors(network)
+    target = result.state_dict()
+    for name, tensor in network.state_dict().items():
+        axis = by_class.get(name)
+        target[name].copy_(tensor if axis is None else _chosen(tensor, rows, axis))
+    result.batchnorm, result.seen = network.batchnorm, network.seen
+    result.weights_version = network.weights_version
+    return result.eval(), _compare(old, tree)
+
+
+def retree_file(source: Path, tree: WordTree, target: Path, *, half: bool = False) -> Change:
+    """`retree` from model file to model file.
+
+    Of the metadata only the threshold is kept: figures were measured with the old tree.
+
+    Raises:
+        WeightsError: The source is no model file of ours.
+    """
+    network, metadata = load_model(source)
+    result, change = retree(network, tree)
+    kept = {key: value for key, value in metadata.items() if key in _STILL_TRUE}
+    save_model(result, target, half=half, metadata=kept)
+    return change
+
+
+def _cfg(network: Network, classes: int) -> str:
+    """The network's description with another number of classes."""
+    cfg, text = network.cfg, network.cfg.text
+    last = max(number for number, layer in enumerate(cfg.layers) if layer.name == "convolutional")
+    region, filters = cfg.region, classes
+    if region is not None:
+        per_anchor = region.coords + 1
+        filters = region.num * (per_anchor + (0 if region.tied else classes)) + (
+            classes if region.tied else 0
+        )
+        text = set_option(text, len(cfg.layers) - 1, "classes", str(classes))
+        text = set_option(text, len(cfg.layers) - 1, "map", None)  # darknet's map belongs to one tree
+    return set_option(text, last, "filters", str(filters))
+
+
+def _class_tensors(network: Network) -> dict[str, int]:
+    """Names of the tensors that have a row for each node, and the axis of those rows."""
+    if network.head is not None:
+        return {"head.class_weight": 1, "head.class_bias": 1}
+    prefix = f"layers.{network.last}."
+    return {
+        name: 0 for name, tensor in network.state_dict().items() if name.startswith(prefix) and tensor.dim()
+    }
+
+
+def _chosen(tensor: Tensor, rows: Tensor, axis: int) -> Tensor:
+    """The rows of those numbers along an axis, zero for −1."""
+    picked = tensor.index_select(axis, rows.clamp(min=0))
+    shape = [1] * tensor.dim()
+    shape[axis] = len(rows)
+    return picked.masked_fill((rows < 0).view(shape), 0)
+
+
+def _compare(old: WordTree, new: WordTree) -> Change:
+    def parent(tree: WordTree, node: int) -> str | None:
+        above = int(tree.parent[node])
+        return None if above < 0 else tree.wnids[above]
+
+    stayed, moved, came = list[str](), list[str](), list[str]()
+    for node, wnid in enumerate(new.wnids):
+        before = old.node_of(wnid)
+        if before is None:
+            came.append(new.names[node])
+        else:
+            (stayed if parent(old, before) == parent(new, node) else moved).append(new.names[node])
+    went = [name for wnid, name in zip(old.wnids, old.names, strict=True) if new.node_of(wnid) is None]
+    return Change(stayed, moved, came, went)
