@@ -14,6 +14,7 @@ from torch import Tensor
 from wordtree.tree import WordTree
 from yolo9000.config import LossConfig
 from yolo9000.darknet.cfg import Cfg, RegionConfig
+from yolo9000.errors import ConfigError
 from yolo9000.head import RegionHead
 from yolo9000.loss import JointLoss
 from yolo9000.matching import best_iou
@@ -261,6 +262,69 @@ def test_plain_classes_without_softmax_are_sigmoids(mode: str) -> None:
     torch.testing.assert_close(found, expected)
 
 
+def smoothed(logits: Tensor, node: int, smoothing: float) -> Tensor:
+    """Cross entropy of a whole row of logits with the softened target, group by group."""
+    total = logits.new_zeros(())
+    while node >= 0:
+        group = [k for k in range(N) if PARENT[k] == PARENT[node]]
+        target = torch.full((len(group),), smoothing / len(group), dtype=torch.float64)
+        target[group.index(node)] += 1 - smoothing
+        total = total - (target * logits[group].log_softmax(0)).sum()
+        node = PARENT[node]
+    return total
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
+def test_smoothing_along_the_path_is_that_of_the_dense_rows(smoothing: float) -> None:
+    """Labels at the top, at inner nodes and at leaves; values and gradients, both kinds of images."""
+    generator = np.random.default_rng(2)
+    nodes, label = [0, 2, 5, 8, 7], 4
+    truths = make_truths(generator, [5, 0], [-1, label])
+    truths.nodes[:] = torch.tensor(nodes)
+    raw = torch.tensor(generator.normal(0, 1, (2, A, 5 + N, H, W)))
+    loss = JointLoss(identity_head(), region(), LossConfig(smoothing=smoothing))
+    features = raw.flatten(1, 2).requires_grad_()
+    terms = loss(features, truths)
+    (terms["class"] + terms["image_class"]).backward()
+
+    dense = raw.detach().clone().requires_grad_()
+    expected = dense.new_zeros(())
+    for (x, y, w, h), node in zip(truths.boxes.tolist(), nodes, strict=True):
+        a = max(range(A), key=lambda k: iou([0, 0, ANCHORS[k][0] / W, ANCHORS[k][1] / H], [0, 0, w, h]))
+        expected = expected + smoothed(dense[0, a, 5:, int(y * H), int(x * W)], node, smoothing)
+    places = [(a, y, x) for a, y, x in np.ndindex(A, H, W)]
+    a, y, x = max(places, key=lambda p: path_log_prob(raw.detach()[1, p[0], 5:, p[1], p[2]].numpy(), label))
+    expected = expected + smoothed(dense[1, a, 5:, y, x], label, smoothing)
+    (expected / 2).backward()
+    torch.testing.assert_close((terms["class"] + terms["image_class"]).detach(), expected.detach() / 2)
+    assert features.grad is not None
+    assert dense.grad is not None
+    torch.testing.assert_close(features.grad.view_as(raw), dense.grad)
+
+
+def test_smoothing_needs_a_softmax_and_the_papers_mode() -> None:
+    flat = RegionHead(A * (5 + N), region(softmax=0), WordTree.flat(NAMES)).double()
+    with pytest.raises(ConfigError, match="softmax=0"):
+        JointLoss(flat, region(softmax=0), LossConfig(smoothing=0.1))
+    with pytest.raises(ConfigError, match=r"loss\.mode=paper"):
+        LossConfig(smoothing=0.1, mode="darknet")
+    with pytest.raises(ConfigError, match="less than 1, got 1"):
+        LossConfig(smoothing=1.0)
+
+
+@pytest.mark.parametrize("labels", [[-1, -1], [3, 8], [0, 2]])
+def test_batches_of_one_kind_give_gradients_of_that_kind_alone(labels: list[int]) -> None:
+    """Boxes without labelled images; labelled images without boxes, at leaves and at inner nodes."""
+    generator = np.random.default_rng(8)
+    boxes = 3 if labels[0] < 0 else 0
+    truths = make_truths(generator, [boxes, 0], labels)
+    raw = generator.normal(0, 1, (2, A, 5 + N, H, W))
+    expected = deltas(raw, truths, 0, region())
+    np.testing.assert_allclose(gradients(raw, truths, 0, region(), "paper"), expected, atol=1e-9)
+    touched = np.abs(expected).sum((0, 1, 3, 4)) > 0
+    assert touched[:4].all() == (labels[0] < 0)
+
+
 def test_classification_images_weigh_as_much_as_detection_images() -> None:
     """Unless the configuration says otherwise."""
     head = identity_head()
@@ -355,6 +419,9 @@ def test_a_hundred_objects_in_one_image() -> None:
     loss = JointLoss(identity_head(), region())
     terms = loss(torch.randn(1, A * (5 + N), H, W, dtype=torch.float64), truths)
     assert all(bool(term.isfinite()) for term in terms.values())
+    raw = generator.normal(0, 1, (1, A, 5 + N, H, W))
+    expected = deltas(raw, truths, 0, region())
+    np.testing.assert_allclose(gradients(raw, truths, 0, region(), "paper"), expected, atol=1e-9)
 
 
 def test_two_truths_on_one_anchor_the_last_one_stays() -> None:

@@ -159,7 +159,7 @@ class Trainer:
         self.average = weight_average(self.network, config.ema)
         self.step = 0
         self.seen = self.network.seen
-        self._drawn = 0
+        self._to_draw = config.pictures if first else 0
 
     def fit(self, resume: bool = False) -> Path:
         """Train to the end, or until early stopping.
@@ -245,9 +245,10 @@ class Trainer:
         while True:
             for batch in self.loader:
                 self.sampler.consumed(batch)
-                if self.step + self._drawn < self.config.pictures and self.fabric.is_global_zero:
-                    self._drawn += 1
-                    save_batch(batch, self.network.tree, self.out / f"batch-{self._drawn}.jpg")
+                if self._to_draw:
+                    number = self.config.pictures - self._to_draw + 1
+                    save_batch(batch, self.network.tree, self.out / f"batch-{number}.jpg")
+                    self._to_draw -= 1
                 yield batch
 
     def train_step(self, batches: list[Batch]) -> Step:
@@ -361,6 +362,7 @@ class Trainer:
             self.early.load_state_dict(state["early"])
         torch.set_rng_state(state["rng"])
         self.step, self.seen = state["step"], state["seen"]
+        self._to_draw = 0  # the first batches are those of the beginning
         self.console.print(f"going on from step {self.step} of {self.total_steps}")
 
     def _result(self) -> Network:

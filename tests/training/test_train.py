@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -18,11 +19,13 @@ import torch
 import yolo9000
 from wordtree.tree import WordTree
 from yolo9000.config import TrainConfig, from_mapping, load_config, to_yaml
+from yolo9000.datasets import Batch
 from yolo9000.errors import ConfigError, DataError, TrainingError, YOLO9000Error
 from yolo9000.optim import build_optimizer, learning_rate
 from yolo9000.prepare import pick_precision
 from yolo9000.train import (
     JointTask,
+    Step,
     Trainer,
     train_classifier,
     train_joint,
@@ -89,43 +92,87 @@ def iou(one: tuple[float, ...], two: list[float]) -> float:
 
 SCRIPT = """
 import sys
+import torch
 from yolo9000.config import load_config
 from yolo9000.train import train_joint
+torch.set_num_threads(1)
 train_joint(load_config(sys.argv[1]), resume=sys.argv[2] == "resume")
 """
 
 
-def test_killed_and_resumed_runs_end_in_the_same_weights(settings: Settings, tmp_path: Path) -> None:
-    """SIGKILL in the middle, workers and all; then --resume: bit-identical weights and the same log."""
-    changes = {"max_steps": 12, "checkpoint_steps": 1, "data__workers": 1}
-    torch.set_num_threads(1)
-    (tmp_path / "whole.yaml").write_text(to_yaml(settings(tmp_path / "whole", **changes)))
-    (tmp_path / "cut.yaml").write_text(to_yaml(settings(tmp_path / "cut", **changes)))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def start(config: Path, mode: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(config), mode],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
-    def start(config: str, mode: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(tmp_path / config), mode],
-            env=environment,
-            start_new_session=True,
-        )
 
-    cut = start("cut.yaml", "fresh")
-    log = tmp_path / "cut" / "metrics.csv"
+def kill_when(run: subprocess.Popen[bytes], moment: Callable[[], bool]) -> None:
+    """SIGKILL a run and its workers as soon as something is seen."""
     deadline = time.monotonic() + 240
-    while (not log.exists() or len(log.read_text().splitlines()) < 5) and cut.poll() is None:
+    while not moment():
+        assert run.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline, "no progress"
-        time.sleep(0.02)
-    assert cut.poll() is None, "the run ended before it could be killed"
-    os.killpg(cut.pid, signal.SIGKILL)
-    cut.wait()
-    assert not (tmp_path / "cut" / "model.safetensors").exists()
-    assert start("cut.yaml", "resume").wait(240) == 0
-    assert start("whole.yaml", "fresh").wait(240) == 0
-    assert (tmp_path / "cut/model.safetensors").read_bytes() == (
-        tmp_path / "whole/model.safetensors"
-    ).read_bytes()
-    assert read_log(tmp_path / "cut") == read_log(tmp_path / "whole")
+        time.sleep(0.0005)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+
+
+@pytest.mark.timeout(900)
+def test_killed_and_resumed_runs_end_in_the_same_weights(settings: Settings, tmp_path: Path) -> None:
+    """SIGKILL twice, workers and all: while a checkpoint is written, and at a random moment.
+
+    Then bit-identical weights, and the same log.
+    """
+    changes = {"max_steps": 16, "checkpoint_steps": 1, "data__workers": 1}
+    torch.set_num_threads(1)
+    whole, cut = (settings(tmp_path / name, **changes) for name in ("whole", "cut"))
+    (tmp_path / "cut.yaml").write_text(to_yaml(cut))
+    out, log = tmp_path / "cut", tmp_path / "cut" / "metrics.csv"
+
+    def rows() -> int:
+        return len(log.read_text().splitlines()) - 1 if log.exists() else 0
+
+    def writing() -> bool:
+        return rows() >= 3 and any(out.glob(".last.ckpt.*"))
+
+    kill_when(start(tmp_path / "cut.yaml", "fresh"), writing)
+    assert (out / "last.ckpt").exists()
+    cut_off = {path.name for path in out.glob(".last.ckpt.*")}
+    seen, pause = rows(), time.monotonic() + random.random()
+    kill_when(start(tmp_path / "cut.yaml", "resume"), lambda: rows() > seen and time.monotonic() > pause)
+    assert not (out / "model.safetensors").exists()
+    assert start(tmp_path / "cut.yaml", "resume").wait(240) == 0
+    assert not cut_off & {path.name for path in out.iterdir()}, "a cut-off checkpoint was left behind"
+    train_joint(whole)
+    assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
+    assert read_log(out) == read_log(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_the_step_be_finished_and_saved(
+    settings: Settings, tmp_path: Path, number: signal.Signals
+) -> None:
+    config = settings(tmp_path / "cut", max_steps=6)
+    trainer = Trainer(config, JointTask)
+    done = trainer.train_step
+
+    def step(batches: list[Batch]) -> Step:
+        if trainer.step == 2:
+            os.kill(os.getpid(), number)
+        return done(batches)
+
+    trainer.train_step = step  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    assert [row["step"] for row in read_log(tmp_path / "cut")] == ["1", "2", "3"]
+    assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
+    train_joint(config, resume=True)
+    train_joint(settings(tmp_path / "whole", max_steps=6))
+    files = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("cut", "whole")]
+    assert files[0] == files[1]
 
 
 def test_number_of_workers_does_not_change_the_run(settings: Settings, tmp_path: Path) -> None:
@@ -160,6 +207,49 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(settings: Sett
     assert all(
         bool(value.isfinite().all()) for value in state["network"].values() if value.is_floating_point()
     )
+
+
+@pytest.mark.parametrize(
+    ("part", "rows", "named"),
+    [
+        ("head.class_weight", 2, r"class, image_class \("),
+        ("head.box_weight", 0, r"box, object \("),
+    ],
+)
+def test_a_nan_names_the_terms_it_reaches(
+    settings: Settings, tmp_path: Path, part: str, rows: int, named: str
+) -> None:
+    """Put into a checkpoint's weights; the checkpoint stays as it is."""
+    train_joint(settings(tmp_path, max_steps=2))
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    state["network"][part][:, rows] = torch.nan
+    torch.save(state, tmp_path / "last.ckpt")
+    before = (tmp_path / "last.ckpt").read_bytes()
+    with pytest.raises(TrainingError, match=rf"not finite at step 3: {named}.*images: .*\.(jpg|JPEG)"):
+        train_joint(settings(tmp_path, max_steps=9, checkpoint_steps=1), resume=True)
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+    assert [row["step"] for row in read_log(tmp_path)] == ["1", "2"]
+
+
+def test_weights_that_are_not_finite_are_never_saved(settings: Settings, tmp_path: Path) -> None:
+    """The loss of a step is fine, but its gradient is not: infinite momentum here."""
+    train_joint(settings(tmp_path, max_steps=2))
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    state["optimizer"]["state"][0]["exp_avg"][0] = torch.inf
+    torch.save(state, tmp_path / "last.ckpt")
+    before = (tmp_path / "last.ckpt").read_bytes()
+    with pytest.raises(TrainingError, match=r"not finite after step 3, first layers\.0\.conv\.weight"):
+        train_joint(settings(tmp_path, max_steps=9, checkpoint_steps=1), resume=True)
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+
+
+def test_frozen_layers_stay_as_they_are(settings: Settings, tmp_path: Path) -> None:
+    trainer = Trainer(settings(tmp_path, freeze=3, max_steps=2), JointTask)
+    before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    trainer.fit()
+    changed = {name for name, value in trainer.network.state_dict().items() if not value.equal(before[name])}
+    assert not {name for name in changed if name.startswith(("layers.0.", "layers.1.", "layers.2."))}
+    assert {"layers.3.conv.weight", "layers.3.bn.running_mean", "head.class_weight"} <= changed
 
 
 def test_a_map_file_says_where_the_classes_stand(settings: Settings, tmp_path: Path) -> None:

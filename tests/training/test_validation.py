@@ -1,0 +1,112 @@
+"""Measuring during a run: best model, early stop, and the state of both in checkpoints."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from yolo9000.checkpoint import load_model
+from yolo9000.config import TrainConfig
+from yolo9000.errors import ConfigError
+from yolo9000.evaluate import evaluate
+from yolo9000.evaluation.detection import DetectionResult
+from yolo9000.train import train_classifier, train_joint
+from yolo9000.validation import EarlyStop
+
+Settings = Callable[..., TrainConfig]
+
+
+def read_log(out: Path) -> list[dict[str, str]]:
+    with (out / "metrics.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture
+def val(data: Path) -> dict[str, object]:
+    return {"data": [f"coco:{data / 'coco'}:train", f"imagenet:{data / 'imagenet'}:train"], "steps": 2}
+
+
+def test_metrics_are_logged_and_the_best_model_kept(
+    settings: Settings, val: dict[str, object], data: Path, tmp_path: Path
+) -> None:
+    final = train_joint(settings(tmp_path, val=val, max_steps=5, log_steps=100))
+    rows = read_log(tmp_path)
+    assert [int(row["step"]) for row in rows] == [2, 4, 5]  # every second step, and the last
+    assert all(0 <= float(row["val_top1"]) <= 1 for row in rows)
+    best = max(rows, key=lambda row: float(row["val_map50"]))
+    network, about = load_model(tmp_path / "best.safetensors")
+    assert about["step"] == best["step"]
+    assert float(about["val_map50"]) == pytest.approx(float(best["val_map50"]), abs=1e-5)
+    for model, row in ((network, best), (load_model(final)[0], rows[-1])):
+        again = evaluate(model, f"coco:{data / 'coco'}:train")
+        assert isinstance(again, DetectionResult)
+        assert again.nodes.map == pytest.approx(float(row["val_map50"]), abs=1e-5)
+
+
+def test_a_run_without_gain_stops_and_stays_stopped(
+    settings: Settings, val: dict[str, object], tmp_path: Path
+) -> None:
+    """With a rate of 0 nothing is learnt."""
+    val |= {"patience": 2, "steps": 1}
+    config = settings(
+        tmp_path, val=val, max_steps=50, optim__lr=0.0, augment={"jitter": 0.0}, ema=0.0, freeze=6
+    )
+    model = train_joint(config).read_bytes()
+    assert [int(row["step"]) for row in read_log(tmp_path)] == [1, 2, 3]
+    assert train_joint(config, resume=True).read_bytes() == model
+    assert [int(row["step"]) for row in read_log(tmp_path)] == [1, 2, 3]
+    longer = settings(tmp_path, val=val | {"patience": 4}, max_steps=50, optim__lr=0.0, ema=0.0, freeze=6)
+    train_joint(longer, resume=True)
+    assert len(read_log(tmp_path)) == 5
+
+
+def test_measuring_changes_nothing_and_resumes_exactly(
+    settings: Settings, val: dict[str, object], tmp_path: Path
+) -> None:
+    val["patience"] = 3
+    plain = train_joint(settings(tmp_path / "plain", max_steps=5)).read_bytes()
+    whole = train_joint(settings(tmp_path / "whole", val=val, max_steps=5))
+    train_joint(settings(tmp_path / "cut", val=val, max_steps=3, optim__schedule="constant"))
+    assert whole.read_bytes() == plain
+    train_joint(settings(tmp_path / "cut", val=val, max_steps=5, optim__schedule="constant"), resume=True)
+    train_joint(settings(tmp_path / "uncut", val=val, max_steps=5, optim__schedule="constant"))
+    rows, others = read_log(tmp_path / "cut"), read_log(tmp_path / "uncut")
+    # The shorter run measured its last step, 3, too.
+    assert [row["val_map50"] for row in rows if row["step"] != "3"] == [
+        row["val_map50"] for row in others if row["step"] != "3"
+    ]
+    files = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("cut", "uncut")]
+    assert files[0] == files[1]
+
+
+def test_a_classifier_is_measured_by_its_accuracy(settings: Settings, data: Path, tmp_path: Path) -> None:
+    only = {"data": [f"imagenet:{data / 'imagenet'}:train"], "size": 64}
+    train_classifier(settings(tmp_path, data__detection=[], val=only, max_steps=2))
+    assert "val_map50" not in read_log(tmp_path)[0]
+    # Without val.steps: once an epoch, here of two batches.
+    assert [bool(row["val_top1"]) for row in read_log(tmp_path)] == [False, True]
+
+
+def test_early_stop_counts_from_the_best() -> None:
+    stop = EarlyStop(patience=2)
+    assert [stop.update(i, {"val_top1": v}) for i, v in enumerate([0.2, 0.2, 0.3, 0.1], 1)] == [
+        True, False, True, False,
+    ]  # fmt: skip
+    assert not stop.stopped
+    copy = EarlyStop(patience=2)
+    copy.load_state_dict(stop.state_dict())
+    assert not copy.update(5, {"val_top1": float("nan"), "val_map50": 0.25})
+    assert copy.stopped
+    assert (copy.best, copy.best_step) == (0.3, 3)
+    never = EarlyStop(patience=0)
+    never.update(1, {"val_top1": 1.0})
+    never.update(2, {"val_top1": 0.0})
+    assert not never.stopped
+
+
+def test_patience_needs_something_to_measure(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"val\.patience: nothing is measured"):
+        settings(tmp_path, val={"patience": 3})
