@@ -45,12 +45,14 @@ VOC = WordTree.load("voc")
 
 def unsure_model(tree: WordTree | None = VOC, classes: int = len(VOC)) -> YOLO9000:
     """A random network whose probabilities are neither sure nor even, with many overlapping boxes."""
-    torch.manual_seed(3)
     network = Network(Cfg.parse(CFG.format(filters=3 * (5 + classes), classes=classes)), tree)
     assert network.head is not None
+    chance = torch.Generator().manual_seed(3)
     with torch.no_grad():
-        network.head.class_weight.normal_(0, 2)
-        network.head.box_weight[:, 4].normal_(0, 6)
+        for parameter in network.parameters():
+            parameter.normal_(0, 0.1, generator=chance)
+        network.head.class_weight.normal_(0, 2, generator=chance)
+        network.head.box_weight[:, 4].normal_(0, 5, generator=chance)
     return YOLO9000(network, device="cpu")
 
 
@@ -122,7 +124,7 @@ def test_settings_do_differ(model: YOLO9000, picture: torch.Tensor) -> None:
         json.dumps(model.detect(picture, **({"threshold": 0.1} | s)).to_dict()["detections"])
         for s in SETTINGS
     }
-    assert len(results) >= len(SETTINGS) - 2
+    assert len(results) >= len(SETTINGS) * 2 // 3
 
 
 def test_stored_results_are_equal_to_the_bit(model: YOLO9000, picture: torch.Tensor) -> None:
