@@ -139,6 +139,21 @@ def test_build_tree_from_a_file_with_choices(tmp_path: Path) -> None:
     assert (tmp_path / "a.csv").read_text() != (tmp_path / "b.csv").read_text()
 
 
+def test_build_tree_from_a_hierarchy_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "goods.yaml").write_text("goods:\n  - spoon\n  - fork [F1]\n")
+    output = run("build-tree", "--from", tmp_path / "goods.yaml", "-o", tmp_path / "goods.tree")
+    assert f"wrote {tmp_path / 'goods.tree'}" in output
+    assert (tmp_path / "goods.tree").read_text() == "goods -1\nspoon 0\nF1 0\n"
+    (tmp_path / "chairs.csv").write_text("chair,\naeron,chair,Aeron\n")
+    output = run("build-tree", "--from", tmp_path / "chairs.csv", "-c", "voc", "-o", tmp_path / "mixed.csv")
+    assert "1 node of your own" in output
+    tree = WordTree.load(tmp_path / "mixed.csv")
+    assert [tree.names[node] for node in tree.path("aeron")][-2:] == ["chair", "Aeron"]
+    assert "excl" not in run("build-tree", "--from", tmp_path / "goods.yaml", "--rules-only", code=2)
+    with pytest.raises(YOLO9000Error, match="names no tree format"):
+        run("build-tree", "--from", __file__)
+
+
 def test_rules_only(tmp_path: Path) -> None:
     output = run("build-tree", "--rules-only", "-o", tmp_path / "r.tree")
     assert "100.00 %" in output

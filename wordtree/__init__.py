@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wordtree.classes import ClassEntry, class_list, class_lists
     from wordtree.formats import load_map, load_tree, save_map, save_tree
     from wordtree.lookup import find, nearest_node
+    from wordtree.taxonomy import graft
     from wordtree.tree import WordTree
     from wordtree.wordnet import WordNet
 
@@ -34,6 +35,7 @@ __all__ = [
     "class_list",
     "class_lists",
     "find",
+    "graft",
     "load_map",
     "load_tree",
     "nearest_node",
@@ -52,6 +54,7 @@ _HOME = {
     "save_map": "formats",
     "save_tree": "formats",
     "find": "lookup",
+    "graft": "taxonomy",
     "nearest_node": "lookup",
     "WordNet": "wordnet",
     "WordTree": "tree",

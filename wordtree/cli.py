@@ -37,13 +37,23 @@ Source = Annotated[
 
 def build_tree(
     classes: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--classes",
             "-c",
             help="yolo9000, coco, voc, imagenet-det, ilsvrc1k, imagenet22k, all-nouns; or a file.",
+            show_default="yolo9000, or none with --from",
         ),
-    ] = "yolo9000",
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="A hierarchy of your own: .yaml, .csv, .graphml, .json or .tree. With --classes it is "
+            "added to their tree.",
+            metavar="FILE",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="File to write; a .tree gets .names and .labels beside it."),
@@ -64,28 +74,43 @@ def build_tree(
         typer.Option("--format", "-f", help="Format of the output; its ending decides when left out."),
     ] = None,
 ) -> None:
-    """Derive a WordTree from a class list and WordNet.
+    """Derive a WordTree from a class list and WordNet, or take one of your own, or both.
 
     yolo9000 build-tree -o 9k.tree                     the published 9,418 nodes, byte for byte
     yolo9000 build-tree --classes mine.txt -o my.json  a tree over your own classes
+    yolo9000 build-tree --from goods.yaml -o my.tree   a hierarchy that has nothing to do with WordNet
+    yolo9000 build-tree --from chairs.csv --classes coco -o my.tree   your own below WordNet's chair
     """
     from rich.console import Console
 
     from wordtree import builder, formats
-    from wordtree.draw import report
+    from wordtree.draw import added, report
+    from wordtree.taxonomy import graft
     from wordtree.wordnet import WordNet
 
+    if source is not None and classes is None and (choices is not None or rules_only or wordnet is not None):
+        raise typer.BadParameter("--from alone needs no WordNet; add --classes, or leave its options out.")
     if choices is not None and rules_only:
         raise typer.BadParameter("--choices and --rules-only exclude each other; give one of them.")
     suffix = None if format is None else _SUFFIX[format]
     if output is not None:
         formats.check_suffix(output, suffix)
-    nouns = None if wordnet is None else WordNet.from_folder(wordnet)
-    build = builder.build_tree(classes, wordnet=nouns, choices=choices, rules_only=rules_only)
+    own = None if source is None else formats.load_tree(source)
     console = Console(highlight=False)
-    console.print(report(build))
+    if own is None or classes is not None:
+        nouns = None if wordnet is None else WordNet.from_folder(wordnet)
+        build = builder.build_tree(
+            classes or "yolo9000", wordnet=nouns, choices=choices, rules_only=rules_only
+        )
+        console.print(report(build))
+        tree = build.tree if own is None else graft(build.tree, own)
+        if own is not None:
+            console.print(added(build.tree, tree))
+    else:
+        tree = own
+        console.print(added(None, tree))
     if output is not None:
-        files = formats.save_tree(build.tree, output, suffix)
+        files = formats.save_tree(tree, output, suffix)
         console.print(f"wrote {', '.join(map(str, files))}", markup=False, soft_wrap=True)
 
 

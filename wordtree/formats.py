@@ -31,6 +31,8 @@ def load_tree(source: str | Path) -> WordTree:
         FormatError: No such file or built-in tree, or a file that breaks its format.
     """
     from wordtree.classes import CLASS_LISTS
+    from wordtree.taxonomy import SUFFIXES as YAML_SUFFIXES
+    from wordtree.taxonomy import read_yaml
 
     if str(source) in STORED_TREES:
         return read_darknet_tree(STORED_TREES[str(source)])
@@ -45,8 +47,10 @@ def load_tree(source: str | Path) -> WordTree:
         from wordtree import interchange
 
         return interchange.READERS[suffix](source)
+    if suffix in YAML_SUFFIXES:
+        return read_yaml(source)
     if exists(source):
-        remedy = f"Give the file one of the endings {', '.join(SUFFIXES)}."
+        remedy = f"Give the file one of the endings {', '.join(SUFFIXES + YAML_SUFFIXES)}."
         raise FormatError("the file's ending names no tree format.", path=source, remedy=remedy)
     names = ", ".join(CLASS_LISTS)
     raise FormatError(f"no tree file or built-in tree {str(source)!r}.", remedy=f"Built in are {names}.")
