@@ -12,6 +12,7 @@ from yolo9000.datasets.check import DataReport, data_check
 from yolo9000.datasets.coco import read_coco
 from yolo9000.datasets.darknet import read_darknet, read_darknet_classifier
 from yolo9000.datasets.imagenet import read_imagenet, read_tiny_imagenet
+from yolo9000.datasets.imagenet_det import read_imagenet_det
 from yolo9000.datasets.imagenet_tar import read_imagenet_tar
 from yolo9000.datasets.joint import JointDataset, JointSampler, balance_weights
 from yolo9000.datasets.pack import pack, read_pack
@@ -33,6 +34,7 @@ _READERS = {
     "darknet-classifier": read_darknet_classifier,
     "imagenet": read_imagenet,
     "imagenet-tar": read_imagenet_tar,
+    "imagenet-det": read_imagenet_det,
     "tiny-imagenet": read_tiny_imagenet,
     "tiny-imagenet-boxes": lambda root, split: read_tiny_imagenet(root, split, boxes=True),
     "pack": read_pack,
@@ -52,7 +54,7 @@ def open_dataset(
 
     Args:
         spec: `FORMAT:PATH` or `FORMAT:PATH:SPLIT`. Formats with boxes: coco, voc, yolo, darknet,
-            tiny-imagenet-boxes; with one label an image: imagenet, imagenet-tar, tiny-imagenet,
+            imagenet-det, tiny-imagenet-boxes; with one label an image: imagenet, imagenet-tar, tiny-imagenet,
             darknet-classifier; with either: pack.
         tree: The tree of the labels.
         split: The split where the description names none.

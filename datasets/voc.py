@@ -32,13 +32,13 @@ def read_voc(root: str | Path, split: str = "train") -> Records:
     names: list[str] = []
     objects: list[list[_Object]] = []
     for year in _years(base, split):
-        for image_id in _image_ids(year / "ImageSets" / "Main" / f"{split}.txt"):
+        for image_id in image_ids(year / "ImageSets" / "Main" / f"{split}.txt"):
             if Path(image_id).is_absolute() or ".." in Path(image_id).parts:
                 raise DataError(
                     f"{year}: ImageSets/Main/{split}.txt names {image_id!r}, outside of its folder"
                 )
             path = year / "Annotations" / f"{image_id}.xml"
-            suffix, found = _read_xml(path)
+            suffix, found = read_annotation(path)
             picture = year / "JPEGImages" / f"{image_id}{suffix}"
             names.append(str(picture.relative_to(base)))
             objects.append(found)
@@ -64,7 +64,7 @@ def _years(base: Path, split: str) -> list[Path]:
     )
 
 
-def _image_ids(path: Path) -> Iterator[str]:
+def image_ids(path: Path) -> Iterator[str]:
     """Image ids of a list; in the lists of one class a second column of −1 marks images without it."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -86,7 +86,7 @@ def _labels(names: set[str]) -> list[Label]:
     return [Label(name, name if WNID.fullmatch(name) else "") for name in sorted(names)]
 
 
-def _read_xml(path: Path) -> tuple[str, list[_Object]]:
+def read_annotation(path: Path) -> tuple[str, list[_Object]]:
     """File type of the image (`.jpg` where the file names none) and its objects."""
     try:
         tree = ElementTree.parse(path).getroot()

@@ -26,8 +26,9 @@ from yolo9000.evaluation.coco import coco_scores
 from yolo9000.evaluation.detection import DetectionResult
 from yolo9000.evaluation.hierarchy import Cut
 from yolo9000.evaluation.options import EvaluateConfig
+from yolo9000.evaluation.plots import save_curves
 from yolo9000.evaluation.predict import chosen_images
-from yolo9000.evaluation.report import save_curves, tables
+from yolo9000.evaluation.report import tables
 from yolo9000.evaluation.scores import score_cut
 from yolo9000.network import Network
 
@@ -321,7 +322,6 @@ def test_json_and_tables(network: Network, tmp_path: Path) -> None:
 
 
 def test_curves_as_a_picture(network: Network, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="drawing is optional")
     result = detect(network, coco(tmp_path, [({(0, 0): RED}, [("husky", 0, 0)])]))
     save_curves(result.nodes, tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as image:
@@ -376,6 +376,6 @@ def test_command_line(network: Network, tmp_path: Path) -> None:
     assert [line["kind"] for line in lines] == ["detection", "classification"]
     assert lines[0]["labels"]["labels"] == 2
 
-    ran = CliRunner().invoke(app, ["evaluate", boxes, *model, "--curves"])
+    ran = CliRunner().invoke(app, ["evaluate", boxes, *model, "--plots"])
     assert isinstance(ran.exception, ConfigError)
     assert "--out" in str(ran.exception)

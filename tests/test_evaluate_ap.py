@@ -1,4 +1,4 @@
-"""Average precision against a slow implementation, pycocotools, the package mapcalc, and known cases."""
+"""Average precision against a slow implementation, pycocotools, mapcalc, mean-average-precision, by hand."""
 
 from __future__ import annotations
 
@@ -259,6 +259,26 @@ def test_against_mapcalc(seed: int) -> None:
     ours = class_curve(predictions, truths).ap
     assert 0.05 < ours < 0.95  # a scene in which something can differ
     assert ours == pytest.approx(theirs, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_against_mean_average_precision(seed: int) -> None:
+    """11-point and all-point VOC AP of another implementation that is not ours. Its boxes end likewise."""
+    package = pytest.importorskip("mean_average_precision", reason="pip install -e .[dev]")
+    predictions, truths = scene(seed)
+    metric = package.MetricBuilder.build_evaluation_metric("map_2d", async_mode=False, num_classes=1)
+    for image in range(8):
+        p, t = predictions[predictions.images == image], truths[truths.images == image]
+        last = np.array([0, 0, 1, 1])
+        metric.add(
+            np.column_stack((p.boxes - last, p.classes, p.scores)),
+            np.column_stack((t.boxes - last, t.classes, np.zeros((len(t), 2)))),
+        )
+    ours = class_curve(predictions, truths)
+    assert 0.05 < ours.ap11 < 0.95
+    assert ours.ap == pytest.approx(metric.value(0.5)["mAP"], abs=1e-6)  # it returns float32
+    eleven = np.arange(11) / 10 - 1e-9  # 3 of 10 found must count as recall 0.3
+    assert ours.ap11 == pytest.approx(metric.value(0.5, recall_thresholds=eleven)["mAP"], abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(4))

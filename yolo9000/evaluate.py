@@ -1,8 +1,8 @@
 """Measuring a model on a data set: `evaluate(model, "voc:DIR")`.
 
 Detection data give average precision, classification data accuracy, and both how honest the depth of the
-labels is. The parts are in `yolo9000.evaluation`: ap (curves), detection, classification, hierarchy (verdicts
-and cuts), coco, report.
+labels is. The parts are in `yolo9000.evaluation`: ap (curves), scores, credit, coco, detection;
+classification; hierarchy (verdicts and cuts), confusion, boxed (classes with and without boxes), report.
 """
 
 from __future__ import annotations
@@ -58,5 +58,14 @@ def evaluate(
     dataset = open_dataset(data, network.tree, split, map_file=map_file)
     if dataset.kind == "classification":
         return evaluate_classification(network, dataset, config, name=data, progress=progress)
+    config = resolve(config, data)
     crowds = data.startswith("coco:")  # COCO's ignored boxes are crowds, others' are difficult objects
     return evaluate_detection(network, dataset, config, name=data, crowds=crowds, progress=progress)
+
+
+def resolve(config: EvaluateConfig, data: str) -> EvaluateConfig:
+    """The settings with those answered that depend on the data set: the rule, and who had boxes."""
+    det = data.startswith("imagenet-det:")
+    boxes = config.boxes if config.boxes is not None else (("coco",) if det else ())
+    rule = config.rule if config.rule != "auto" else ("imagenet" if det else "voc")
+    return replace(config, boxes=boxes, rule=rule)

@@ -19,7 +19,8 @@ def evaluate(
     data: Annotated[
         list[str],
         typer.Argument(
-            help="Data sets: voc:DIR, coco:DIR, imagenet:DIR, pack:FILE, ...; a split: voc:DIR:test.",
+            help="Data sets: voc:DIR, coco:DIR, imagenet-det:DIR, imagenet:DIR, pack:FILE, ...; a split: "
+            "voc:DIR:test.",
             show_default=False,
         ),
     ],
@@ -43,7 +44,16 @@ def evaluate(
     cut: Annotated[
         list[str] | None,
         typer.Option(
-            help="Also AP at a cut of the tree: a depth, or nodes such as animal,n04524313. Repeatable."
+            help="Also AP and confusion at a cut of the tree: a depth, or nodes such as animal,n04524313. "
+            "Repeatable."
+        ),
+    ] = None,
+    boxes: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Classes that training had boxes of, averaged apart: coco, voc, or a class list file. "
+            "Repeatable.",
+            show_default="coco for imagenet-det",
         ),
     ] = None,
     iou: Annotated[float, typer.Option(min=0, max=1, help="Overlap that counts as found.")] = 0.5,
@@ -71,22 +81,30 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for results as JSON.", show_default=False)
     ] = None,
-    curves: Annotated[
-        bool, typer.Option("--curves", help="Precision-recall curves as PNG in --out; needs matplotlib.")
+    plots: Annotated[
+        bool,
+        typer.Option(
+            "--plots", help="Precision-recall curves and confusion as PNG in --out; needs matplotlib."
+        ),
     ] = False,
 ) -> None:
     """Measure a model: average precision, accuracy at every depth, honesty of labels.
 
-    Example: [cyan]yolo9000 evaluate voc:VOC2007:test coco:coco imagenet:imagenet --cut 3[/cyan]
+    Example: [cyan]yolo9000 evaluate voc:VOC2007:test coco:coco imagenet:imagenet --cut 6[/cyan]
+
+    docs/evaluation.md explains every figure.
     """
     from dataclasses import replace
 
     from yolo9000.errors import ConfigError
     from yolo9000.evaluate import evaluate as run
     from yolo9000.evaluation.options import EvaluateConfig
+    from yolo9000.optional import optional
 
-    if curves and out is None:
-        raise ConfigError("--curves needs a folder for the pictures: add --out DIR")
+    if plots and out is None:
+        raise ConfigError("--plots needs a folder for the pictures: add --out DIR")
+    if plots:
+        optional("matplotlib", "--plots")
     config = EvaluateConfig(
         size=size,
         batch_size=batch,
@@ -94,6 +112,7 @@ def evaluate(
         iou=iou,
         hier_threshold=hier_threshold,
         cuts=tuple(cut or ()),
+        boxes=None if boxes is None else tuple(boxes),
     )
     network, own = _load(model, weights, cfg, device)
     config = replace(config, confident=own if confident is None else confident)
@@ -101,7 +120,7 @@ def evaluate(
         with _Bar(spec) as bar:
             result = run(network, spec, config, split=split, map_file=map_file, progress=bar.update)
         if out is not None:
-            _write(result, out / f"{number:02d}-{_slug(spec)}", curves)
+            _write(result, out / f"{number:02d}-{_slug(spec)}", plots)
         _show(result, json=json, per_class=per_class)
 
 
@@ -144,13 +163,21 @@ def _show(result: DetectionResult | ClassificationResult, *, json: bool, per_cla
     console.print(f"{result.images / result.seconds:.1f} pictures a second, reading included\n")
 
 
-def _write(result: DetectionResult | ClassificationResult, stem: Path, curves: bool) -> None:
+def _write(result: DetectionResult | ClassificationResult, stem: Path, plots: bool) -> None:
     from yolo9000.evaluation.detection import DetectionResult
-    from yolo9000.evaluation.report import save_curves
+    from yolo9000.evaluation.plots import save_confusion, save_curves
 
-    result.save(stem.with_name(stem.name + ".json"))
-    if curves and isinstance(result, DetectionResult):
-        save_curves(result.nodes, stem.with_name(stem.name + ".png"))
+    result.save(stem.with_name(f"{stem.name}.json"))
+    if not plots:
+        return
+    if isinstance(result, DetectionResult):
+        save_curves(result.nodes, stem.with_name(f"{stem.name}-curves.png"))
+        confusions = result.confusion
+    else:
+        confusions = result.whole.confusion
+    for number, confusion in enumerate(confusions, start=1):
+        if any(map(any, confusion.counts)):
+            save_confusion(confusion, stem.with_name(f"{stem.name}-confusion-{number}.png"))
 
 
 def _slug(spec: str) -> str:

@@ -10,8 +10,9 @@ excuse predictions that lie within them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +23,7 @@ Bools = NDArray[np.bool_]
 
 # Recalls are quotients of counts; this much below a threshold they are meant to be equal to it.
 _ROUNDING = 1e-9
+_TOLERANCE = 10  # pixels by which ImageNet DET widens a truth before it compares areas
 
 
 @dataclass(frozen=True)
@@ -149,27 +151,36 @@ class Curve:
 
     def interpolated(self, points: int) -> float:
         """Mean over evenly spaced recalls of the best precision from there on (COCO: 101 points)."""
-        if not self.truths:
-            return float("nan")
-        envelope = np.append(self._envelope(), 0.0)  # a recall that is never reached has precision 0
+        return float(self.sampled(points).mean()) if self.truths else float("nan")
+
+    def sampled(self, points: int) -> Floats:
+        """[points] best precision at or beyond the recalls 0 to 1, evenly spaced; 0 where never reached."""
+        envelope = np.append(self._envelope(), 0.0)
         first = np.searchsorted(self.recall, np.linspace(0, 1, points) - _ROUNDING)
-        return float(envelope[first].mean())
+        return np.asarray(envelope[first], np.float64)
 
     def _envelope(self) -> Floats:
         """[K] the best precision here or at any higher recall."""
         return np.asarray(np.maximum.accumulate(self.precision[::-1])[::-1], np.float64)
 
 
-def class_curve(predictions: Predictions, truths: Truths, iou: float = 0.5) -> Curve:
+# From predictions of one class in order of falling score, its truths and an IoU: [K] right, [K] excused.
+Rule: TypeAlias = Callable[[Predictions, Truths, float], tuple[Bools, Bools]]
+
+
+def class_curve(
+    predictions: Predictions, truths: Truths, iou: float = 0.5, rule: Rule | None = None
+) -> Curve:
     """The curve of one class: all predictions and truths given are taken to be of that class.
 
     Args:
         predictions: K boxes; equal scores rank in the order given.
         truths: T boxes.
         iou: Overlap from which on a prediction claims a truth.
+        rule: How predictions are judged; None: `match`, the VOC rules.
     """
     predictions = predictions[np.argsort(-predictions.scores, kind="stable")]
-    right, excused = match(predictions, truths, iou)
+    right, excused = (rule or match)(predictions, truths, iou)
     kept = ~excused
     credit = right[kept].astype(np.float64)
     return Curve.of(predictions.scores[kept], credit, int(truths.counted.sum()))
@@ -198,6 +209,47 @@ def match(predictions: Predictions, truths: Truths, iou: float = 0.5) -> tuple[B
     right &= ~excused
     _, within = best_truth(predictions, truths[truths.crowd], of_prediction=True)
     return right, excused | (~right & (within >= iou))
+
+
+def match_imagenet(predictions: Predictions, truths: Truths, iou: float = 0.5) -> tuple[Bools, Bools]:
+    """Judge the predictions of one class by the rules of ImageNet's detection challenge.
+
+    A prediction claims the truth it overlaps most of those still *free* (as in COCO; VOC: of all). A truth of
+    m × n pixels needs an IoU of min(iou, m·n / ((m + 10)(n + 10))), so that an error of 5 pixels on every
+    side of a small object is allowed (ILSVRC development kit, readme, "DET evaluation"). Arguments and result
+    as for `match`.
+    """
+    sides = truths.boxes[:, 2:] - truths.boxes[:, :2]
+    needed = np.minimum(iou, sides.prod(1) / (sides + _TOLERANCE).prod(1))
+    claimed = claim(predictions, truths, needed)
+    excused = (claimed >= 0) & ~np.append(truths.counted, True)[claimed]
+    return (claimed >= 0) & ~excused, excused
+
+
+def claim(
+    predictions: Predictions, truths: Truths, needed: float | Floats, *, by_overlap: bool = False
+) -> Ints:
+    """One to one: which truth of its image each prediction claims, whatever the classes.
+
+    Args:
+        predictions: K boxes in order of falling score.
+        truths: T boxes.
+        needed: IoU from which on a truth can be claimed, one for all or [T].
+        by_overlap: The pairs that overlap most come first, instead of the predictions with the best scores.
+
+    Returns:
+        [K] index of the truth; −1: none was free.
+    """
+    p, t = image_pairs(predictions.images, truths.images)
+    overlap = pair_overlap(predictions.boxes[p], truths.boxes[t])
+    enough = overlap >= np.broadcast_to(needed, len(truths))[t]
+    p, t, overlap = p[enough], t[enough], overlap[enough]
+    order = np.lexsort((t, p, -overlap) if by_overlap else (t, -overlap, p))
+    claimed, free = np.full(len(predictions), -1, np.int64), np.ones(len(truths), np.bool_)
+    for prediction, truth in zip(p[order].tolist(), t[order].tolist(), strict=True):
+        if claimed[prediction] < 0 and free[truth]:
+            claimed[prediction], free[truth] = truth, False
+    return claimed
 
 
 def best_truth(

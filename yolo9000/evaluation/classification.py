@@ -19,7 +19,8 @@ from wordtree.tree import WordTree
 from yolo9000.datasets import SampleDataset
 from yolo9000.decode import choose_level
 from yolo9000.errors import ConfigError
-from yolo9000.evaluation.hierarchy import LabelQuality, path_matrix
+from yolo9000.evaluation.confusion import Confusion
+from yolo9000.evaluation.hierarchy import Cut, LabelQuality, path_matrix
 from yolo9000.evaluation.options import EvaluateConfig
 from yolo9000.evaluation.predict import Progress, chosen_images, input_size, load_batches
 from yolo9000.evaluation.result import Result
@@ -55,6 +56,7 @@ class AccuracyScores:
         node: The likeliest path through the whole tree, all N nodes competing, runs through the label.
         depths: The same for the label's ancestors.
         labels: Verdicts on the labels that the walk with a threshold gives.
+        confusion: What these labels take for what at each cut asked for.
     """
 
     top1: float
@@ -62,6 +64,7 @@ class AccuracyScores:
     node: float
     depths: tuple[DepthAccuracy, ...]
     labels: LabelQuality
+    confusion: tuple[Confusion, ...]
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,7 @@ class _Tally:
         self.ops: TreeOps = network.ops
         self.tree: WordTree = network.tree
         self.classes, self.config = classes, config
+        self.cuts = [Cut.parse(network.tree, text) for text in config.cuts]
         self.ranked: list[Ints] = []
         self.paths: list[Ints] = []
         self.nodes: list[Ints] = []
@@ -206,6 +210,9 @@ class _Tally:
             node=float((paths == truths[:, None]).any(1).mean()),
             depths=depth_accuracy(self.tree, paths, truths),
             labels=LabelQuality.of(self.tree, nodes[sure], truths[sure], int((~sure).sum())),
+            confusion=tuple(
+                Confusion.of_labels(self.tree, cut, nodes[sure], truths[sure]) for cut in self.cuts
+            ),
         )
 
 

@@ -1,4 +1,4 @@
-"""Detection: AP at the data set's nodes, COCO's AP, AP at cuts of the tree, and the honesty of labels.
+"""Detection: AP at the data set's nodes, COCO's AP, AP and confusion at cuts of the tree, and the labels.
 
 Letters: T truths, K predictions, C classes.
 """
@@ -20,8 +20,11 @@ from yolo9000.boxes import cxcywh_to_xyxy
 from yolo9000.datasets import Sample, SampleDataset
 from yolo9000.decode import Decoder, RawDetections
 from yolo9000.errors import ConfigError, DataError
-from yolo9000.evaluation.ap import Predictions, Truths, best_truth
+from yolo9000.evaluation.ap import Predictions, Truths, best_truth, match, match_imagenet
+from yolo9000.evaluation.boxed import boxed_groups, boxed_nodes
 from yolo9000.evaluation.coco import CocoScores, coco_scores
+from yolo9000.evaluation.confusion import Confusion
+from yolo9000.evaluation.credit import score_labels
 from yolo9000.evaluation.hierarchy import Cut, LabelQuality
 from yolo9000.evaluation.options import EvaluateConfig
 from yolo9000.evaluation.predict import (
@@ -34,7 +37,7 @@ from yolo9000.evaluation.predict import (
     load_batches,
 )
 from yolo9000.evaluation.result import Result
-from yolo9000.evaluation.scores import ClassScores, join_truths, score_classes, score_cut
+from yolo9000.evaluation.scores import ClassScores, GroupScore, join_truths, score_classes, score_cut
 from yolo9000.network import Network
 from yolo9000.suppress import suppress
 
@@ -50,10 +53,15 @@ class DetectionResult(Result):
         excused: Difficult objects and crowds, which count neither way.
         unmatched: Labels of the data set without a node -> objects left out.
         size: (height, width) of the network input, pixels.
-        iou: Threshold of `nodes`, `cuts` and `labels`.
+        iou: Threshold of all but `coco`.
+        rule: `voc` or `imagenet`: how `nodes` and `cuts` match predictions to objects.
         nodes: AP of the data set's classes at their mapped nodes.
+        groups: Means over those of them that training had boxes of, and over the others, if asked for.
         coco: COCO's summary over the same classes.
+        credited: AP of the labels that detections get, an ancestor credited by its depth (`credit`).
+        strict: The same where an ancestor earns nothing.
         cuts: AP at each cut asked for.
+        confusion: What is taken for what at each cut, by the labels of confident detections.
         labels: Honesty of the labels of confident detections on labelled objects.
         seconds: Time of the whole evaluation.
     """
@@ -67,9 +75,14 @@ class DetectionResult(Result):
     unmatched: Mapping[str, int]
     size: tuple[int, int]
     iou: float
+    rule: str
     nodes: ClassScores
+    groups: tuple[GroupScore, ...]
     coco: CocoScores
+    credited: ClassScores
+    strict: ClassScores
     cuts: tuple[ClassScores, ...]
+    confusion: tuple[Confusion, ...]
     labels: LabelQuality
     seconds: float
 
@@ -109,21 +122,31 @@ def evaluate_detection(
             f"data on a tree of {len(dataset.tree)}; open the data set with the network's tree"
         )
     start = time.perf_counter()
-    cuts = [Cut.parse(network.tree, text) for text in config.cuts]
-    predictions, labelled, truths = _run(network.fuse(), dataset, config, cuts, crowds, progress)
-    images = chosen_images(len(dataset), config.limit)
+    tree, iou = network.tree, config.iou
+    cuts = [Cut.parse(tree, text) for text in config.cuts]
+    lists = config.boxes or ()
+    if lists:
+        boxed_nodes(tree, lists)  # an unknown list is refused now, not after hours
+    at_nodes, every, confident, truths = _run(network.fuse(), dataset, config, cuts, crowds, progress)
+    rule = match_imagenet if config.rule == "imagenet" else match
+    nodes = score_classes(tree, at_nodes, truths, iou, "mapped nodes", rule=rule)
     return DetectionResult(
         data=name,
-        images=len(images),
+        images=len(chosen_images(len(dataset), config.limit)),
         truths=int(truths.counted.sum()),
         excused=int((~truths.counted).sum()),
         unmatched=dict(dataset.unmatched),
         size=input_size(network, config),
-        iou=config.iou,
-        nodes=score_classes(network.tree, predictions, truths, config.iou, "mapped nodes"),
-        coco=coco_scores(predictions, truths, len(dataset)),
-        cuts=tuple(score_cut(network.tree, cut, predictions, truths, config.iou) for cut in cuts),
-        labels=judge_labels(network.tree, labelled, truths, config.iou),
+        iou=iou,
+        rule="imagenet" if rule is match_imagenet else "voc",
+        nodes=nodes,
+        groups=tuple(boxed_groups(tree, nodes, lists)) if lists else (),
+        coco=coco_scores(at_nodes, truths, len(dataset)),
+        credited=score_labels(tree, every, truths, iou, "labels, ancestors credited by depth"),
+        strict=score_labels(tree, every, truths, iou, "labels, ancestors not credited", strict=True),
+        cuts=tuple(score_cut(tree, cut, at_nodes, truths, iou, rule) for cut in cuts),
+        confusion=tuple(Confusion.of_detections(tree, cut, confident, truths, iou) for cut in cuts),
+        labels=judge_labels(tree, confident, truths, iou),
         seconds=time.perf_counter() - start,
     )
 
@@ -135,24 +158,25 @@ def _run(
     cuts: list[Cut],
     crowds: bool,
     progress: Progress | None,
-) -> tuple[Predictions, Predictions, Truths]:
-    """One pass over the pictures: predictions at nodes, confident detections with their labels, truths."""
+) -> tuple[Predictions, Predictions, Predictions, Truths]:
+    """One pass: predictions at nodes, detections with their labels, the confident ones of them, truths."""
     head = network.head
     assert head is not None
     predictor = NodePredictor(head, scored_nodes(dataset, config, cuts), config)
     decoder = Decoder(head)
-    at_nodes, labelled, truths = [], [], []
+    at_nodes, every, confident, truths = [], [], [], []
     device = head.anchors.device
     with torch.inference_mode():
         for batch in load_batches(network, dataset, config, progress):
             features = network.features(batch.images.to(device))
             at_nodes.append(predictor(features, batch))
-            found = decoder.decode(features, config.confident, config.hier_threshold)
-            labelled.append(_labelled(found, batch, network.tree, config))
+            found = decoder.decode(features, min(config.score, config.confident), config.hier_threshold)
+            every.append(_labelled(found, batch, network.tree, config, config.score))
+            confident.append(_labelled(found, batch, network.tree, config, config.confident))
             truths += [
                 _truths(sample, i, crowds) for i, sample in zip(batch.indices, batch.samples, strict=True)
             ]
-    return _concatenate(at_nodes), _concatenate(labelled), join_truths(truths)
+    return _concatenate(at_nodes), _concatenate(every), _concatenate(confident), join_truths(truths)
 
 
 def scored_nodes(dataset: SampleDataset, config: EvaluateConfig, cuts: list[Cut]) -> NDArray[np.int64]:
@@ -185,14 +209,16 @@ def judge_labels(tree: WordTree, labelled: Predictions, truths: Truths, iou: flo
 
 
 def _labelled(
-    found: list[RawDetections], batch: Loaded, tree: WordTree, config: EvaluateConfig
+    found: list[RawDetections], batch: Loaded, tree: WordTree, config: EvaluateConfig, above: float
 ) -> Predictions:
-    """Detections as a user of the model would get them, duplicates suppressed by the tree."""
+    """Detections of a score above `above` as a user would get them, duplicates suppressed by the tree."""
     parts = []
     for raw, index, fit in zip(found, batch.indices, batch.fits, strict=True):
-        keep = suppress(cxcywh_to_xyxy(raw.boxes), raw.scores, raw.nodes, tree, config.nms)
-        nodes = raw.nodes[keep].cpu().numpy()
-        parts.append((fit.unmap(raw.boxes[keep]), nodes, np.full(len(nodes), index), raw.scores[keep]))
+        row = (raw.scores > above).nonzero().squeeze(1)
+        boxes, scores, nodes = raw.boxes[row], raw.scores[row], raw.nodes[row]
+        keep = suppress(cxcywh_to_xyxy(boxes), scores, nodes, tree, config.nms)[: config.per_image]
+        images = np.full(len(keep), index)
+        parts.append((fit.unmap(boxes[keep]), nodes[keep].cpu().numpy(), images, scores[keep]))
     return join_predictions(parts)
 
 

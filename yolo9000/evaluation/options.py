@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from yolo9000.errors import ConfigError
 from yolo9000.letterbox import LetterboxMode
@@ -32,6 +33,12 @@ class EvaluateConfig:
     )
     hier_threshold: float = 0.5  # labels go down the tree while the absolute probability is above (darknet)
     cuts: tuple[str, ...] = ()  # each a depth, or nodes separated by commas: AP with all below seen as one
+    # Class lists (coco, voc, a file) that training had boxes of: their classes are averaged apart. None:
+    # COCO's for ImageNet DET (paper, section 4), else none
+    boxes: tuple[str, ...] | None = None
+    # Which predictions are right: voc (VOCevaldet.m), imagenet (ILSVRC kit: smaller overlaps of small
+    # objects, free truths only); auto: imagenet for ImageNet DET, else voc
+    rule: Literal["auto", "voc", "imagenet"] = "auto"
 
     def __post_init__(self) -> None:
         checks = {
@@ -45,11 +52,12 @@ class EvaluateConfig:
                 for name in ("score", "nms", "iou", "confident", "hier_threshold")
             },
             "iou above 0": self.iou > 0,
+            "rule": self.rule in ("auto", "voc", "imagenet"),
         }
         if bad := [
             f"{name} (got {getattr(self, name.split()[0])})" for name, good in checks.items() if not good
         ]:
             raise ConfigError(
                 f"settings out of range: {', '.join(bad)}. Fractions lie in 0..1, the size is a multiple of "
-                "32, batch size, threads and per_image are at least 1."
+                "32, batch size, threads and per_image are at least 1, the rule is auto, voc or imagenet."
             )

@@ -1,20 +1,15 @@
-"""Results for people: tables on the terminal, precision-recall curves as a picture."""
+"""Results for people: tables on the terminal."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from wordtree._files import atomic_write
-from yolo9000.errors import ConfigError
 from yolo9000.evaluation.classification import AccuracyScores, ClassificationResult
+from yolo9000.evaluation.confusion import Confusion
 from yolo9000.evaluation.detection import DetectionResult
 from yolo9000.evaluation.hierarchy import VERDICTS, LabelQuality
-from yolo9000.evaluation.scores import ClassScores
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,7 +21,7 @@ _MEANING = {
     "overconfident": "another branch, where less would have been right",
     "wrong": "nothing in common",
 }
-_COLUMNS, _CELL = 5, (2.4, 2.0)  # plots in a row, and the size of each in inches
+_SHOWN = 10  # confusions of a cut that the terminal shows
 
 
 def tables(result: DetectionResult | ClassificationResult, *, per_class: bool = True) -> Iterator[Table]:
@@ -34,12 +29,15 @@ def tables(result: DetectionResult | ClassificationResult, *, per_class: bool = 
     if isinstance(result, DetectionResult):
         yield _detection_summary(result)
         if per_class:
-            yield _class_table(result.nodes)
+            yield _class_table(result)
         yield _label_table([("labels of confident detections", result.labels)])
+        yield from _confusion_tables(result.confusion)
     else:
         yield _accuracy_table(result)
         yield _depth_table(result)
         yield _label_table([(name, way.labels) for name, way in _ways(result)])
+        for name, way in _ways(result):
+            yield from _confusion_tables(way.confusion, f"{name}, ")
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -65,13 +63,18 @@ def _detection_summary(result: DetectionResult) -> Table:
     counts = f"{_count(result.images, 'picture')}, {_count(result.truths, 'object')}"
     title = f"{result.data}: {counts}, {width} × {height}"
     table = _table(title, "average precision, %", "")
+    rule = {"voc": "VOC", "imagenet": "ImageNet"}[result.rule]
     for scores in (result.nodes, *result.cuts):
         left_out = f", {_count(scores.uncovered, 'object')} left out" if scores.uncovered else ""
         classes = _count(len(scores.classes), "class")
-        label = f"VOC mAP{round(100 * result.iou)}, {scores.name} ({classes}{left_out})"
+        label = f"{rule} mAP{round(100 * result.iou)}, {scores.name} ({classes}{left_out})"
         table.add_row(f"{label}, all points", _share(scores.map))
         if scores is result.nodes:
             table.add_row(f"{label}, 11 points", _share(scores.map11))
+            for group in result.groups:
+                table.add_row(f"  {group.name} ({_count(group.classes, 'class')})", _share(group.map))
+    for scores in (result.credited, result.strict):
+        table.add_row(f"VOC mAP{round(100 * result.iou)}, {scores.name}", _share(scores.map))
     for name, value in (
         ("COCO AP, IoU 0.50 to 0.95", result.coco.ap),
         ("COCO AP50", result.coco.ap50),
@@ -85,9 +88,9 @@ def _detection_summary(result: DetectionResult) -> Table:
     return table
 
 
-def _class_table(scores: ClassScores) -> Table:
+def _class_table(result: DetectionResult) -> Table:
     table = _table(
-        f"per class, {scores.name}",
+        f"per class, {result.nodes.name}",
         "class",
         "id",
         "objects",
@@ -95,12 +98,24 @@ def _class_table(scores: ClassScores) -> Table:
         "recall, %",
         "AP, %",
         "11 points, %",
+        "labels, credited, %",
     )
-    for score in sorted(scores.classes, key=lambda score: -score.ap):
+    credited = {score.node: score.ap for score in result.credited.classes}
+    for score in sorted(result.nodes.classes, key=lambda score: -score.ap):
         counts = (str(score.truths), str(score.predictions))
-        shares = (_share(score.recall), _share(score.ap), _share(score.ap11))
-        table.add_row(score.name, score.wnid, *counts, *shares)
+        aps = (score.ap, score.ap11, credited[score.node])
+        table.add_row(score.name, score.wnid, *counts, _share(score.recall), *map(_share, aps))
     return table
+
+
+def _confusion_tables(confusions: Sequence[Confusion], of: str = "") -> Iterator[Table]:
+    for confusion in confusions:
+        table = _table(f"most frequent confusions, {of}cut: {confusion.name}", "truth", "label", "times")
+        table.columns[1].justify = "left"
+        for truth, label, count in confusion.most_frequent(_SHOWN):
+            table.add_row(truth, label, str(count))
+        if table.rows:
+            yield table
 
 
 def _label_table(columns: Sequence[tuple[str, LabelQuality]]) -> Table:
@@ -143,36 +158,3 @@ def _depth_table(result: ClassificationResult) -> Table:
     for rows in zip(*(way.depths for _, way in ways), strict=True):
         table.add_row(str(rows[0].depth), str(rows[0].images), *(_share(row.accuracy) for row in rows))
     return table
-
-
-def save_curves(scores: ClassScores, path: str | Path) -> None:
-    """Draw the precision-recall curve of every class into one PNG, whole or not at all.
-
-    Args:
-        scores: The classes.
-        path: The file.
-
-    Raises:
-        ConfigError: matplotlib is not installed, or there is no class to draw.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError("curves are drawn by matplotlib: pip install matplotlib") from error
-    if not scores.classes:
-        raise ConfigError("no class has objects, so there is no curve to draw")
-    columns = min(_COLUMNS, len(scores.classes))
-    rows = -(-len(scores.classes) // columns)
-    figure = Figure(figsize=(columns * _CELL[0], rows * _CELL[1]), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True)).ravel()
-    for plot, score in zip(axes, scores.classes, strict=False):
-        plot.step(score.curve.recall, score.curve.precision, where="pre", linewidth=1)
-        plot.set_title(f"{score.name}  {_share(score.ap)}", fontsize=8)
-        plot.set(xlim=(0, 1), ylim=(0, 1.02))
-        plot.tick_params(labelsize=6)
-    for plot in axes[len(scores.classes) :]:
-        plot.set_visible(False)
-    figure.supxlabel("recall", fontsize=8)
-    figure.supylabel("precision", fontsize=8)
-    with atomic_write(path) as stream:
-        figure.savefig(stream, format="png", dpi=120)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from wordtree.tree import WordTree
-from yolo9000.evaluation.ap import Curve, Predictions, Truths, class_curve
+from yolo9000.evaluation.ap import Curve, Predictions, Rule, Truths, class_curve
 from yolo9000.evaluation.hierarchy import Cut
 
 
@@ -57,6 +57,11 @@ class ClassScore:
             curve,
         )
 
+    @property
+    def precision_101(self) -> list[float]:
+        """The curve for plots: best precision at or beyond the recalls 0, 0.01, ..., 1."""
+        return [float(value) for value in self.curve.sampled(101)]
+
 
 @dataclass(frozen=True)
 class ClassScores:
@@ -87,18 +92,56 @@ class ClassScores:
         return ClassScores(name, tuple(score for score in self.classes if score.node in nodes))
 
 
+@dataclass(frozen=True)
+class GroupScore:
+    """Mean average precision over some of the classes, such as those that training had boxes of.
+
+    Attributes:
+        name: What they have in common.
+        classes: Those of them with objects.
+        truths: Their objects.
+        map: Mean all-point AP; NaN without classes.
+        map11: Mean 11-point AP.
+    """
+
+    name: str
+    classes: int
+    truths: int
+    map: float
+    map11: float
+
+    @classmethod
+    def of(cls, scores: ClassScores, nodes: Collection[int], name: str) -> GroupScore:
+        """Of the classes at `nodes`."""
+        part = scores.subset(nodes, name)
+        return cls(name, len(part.classes), sum(score.truths for score in part.classes), part.map, part.map11)
+
+
 def score_classes(
-    tree: WordTree, predictions: Predictions, truths: Truths, iou: float, name: str, uncovered: int = 0
+    tree: WordTree,
+    predictions: Predictions,
+    truths: Truths,
+    iou: float,
+    name: str,
+    uncovered: int = 0,
+    rule: Rule | None = None,
 ) -> ClassScores:
     """AP of every class that has objects."""
     scores = []
     for node in np.unique(truths.classes[truths.counted]):
         own, objects = predictions[predictions.classes == node], truths[truths.classes == node]
-        scores.append(ClassScore.of(tree, int(node), class_curve(own, objects, iou)))
+        scores.append(ClassScore.of(tree, int(node), class_curve(own, objects, iou, rule)))
     return ClassScores(name, tuple(scores), uncovered)
 
 
-def score_cut(tree: WordTree, cut: Cut, predictions: Predictions, truths: Truths, iou: float) -> ClassScores:
+def score_cut(
+    tree: WordTree,
+    cut: Cut,
+    predictions: Predictions,
+    truths: Truths,
+    iou: float,
+    rule: Rule | None = None,
+) -> ClassScores:
     """AP with every object and prediction seen as its node of the cut.
 
     A prediction of a cut's node has the score objectness × P(that node). An object labelled above the cut may
@@ -122,7 +165,8 @@ def score_cut(tree: WordTree, cut: Cut, predictions: Predictions, truths: Truths
     excusing = Truths.of(
         vague.boxes[which], classes[below], vague.images[which], np.ones(len(which), np.bool_)
     )
-    return score_classes(tree, predictions, join_truths([moved, excusing]), iou, cut.name, len(vague))
+    joined = join_truths([moved, excusing])
+    return score_classes(tree, predictions, joined, iou, cut.name, len(vague), rule)
 
 
 def join_truths(parts: Sequence[Truths]) -> Truths:

@@ -1,0 +1,80 @@
+"""ImageNet's detection challenge (DET): VOC's XML in other folders; names are WordNet ids, 200 classes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from yolo9000.datasets.labels import Label
+from yolo9000.datasets.records import Records, RecordsBuilder
+from yolo9000.datasets.store import FolderStore
+from yolo9000.datasets.voc import image_ids, read_annotation
+from yolo9000.errors import DataError
+
+
+def read_imagenet_det(root: str | Path, split: str = "val") -> Records:
+    """Read `ILSVRC/Annotations/DET/{split}/**/*.xml` and the images beside them in `ILSVRC/Data/DET/{split}`.
+
+    `ILSVRC/ImageSets/DET/{split}.txt`, where it exists, says which images and in which order; those of them
+    that have no XML file hold no object. Without it all XML files are read, sorted by path. The classes are
+    the challenge's 200 in the order of darknet's `inet9k.map` (the built-in list `imagenet-det`); an object
+    of another name becomes a class behind them. DET's pixels count from 0 and its boxes include their last
+    pixel: a box covers xmin to xmax + 1.
+
+    Args:
+        root: The folder with `ILSVRC` (or `ILSVRC2015`, ...) in it, or that folder itself.
+        split: `val` or `train`.
+
+    Raises:
+        DataError: A folder or file is missing, or a file breaks the format; names file and object.
+    """
+    base = _base(Path(root), split)
+    annotations = base / "Annotations" / "DET" / split
+    names, objects = [], []
+    for image_id in _ids(base, annotations, split):
+        path = annotations / f"{image_id}.xml"
+        names.append(f"Data/DET/{split}/{image_id}.JPEG")
+        objects.append(read_annotation(path)[1] if path.exists() else [])
+    labels = _labels({name for found in objects for name, *_ in found})
+    position = {label.name: i for i, label in enumerate(labels)}
+    builder = RecordsBuilder(base, "detection")
+    for found in objects:
+        builder.image()
+        for name, (x0, y0, x1, y1), difficult, where in found:
+            # read_annotation counts from 1, as VOC does
+            builder.box(position[name], (x0 + 1, y0 + 1, x1 + 1, y1 + 1), where, ignored=difficult)
+    return builder.build(FolderStore(base, names), labels)
+
+
+def _base(root: Path, split: str) -> Path:
+    for folder in (root, *sorted(root.glob("ILSVRC*"))):
+        if (folder / "Annotations" / "DET" / split).is_dir():
+            return folder
+    raise DataError(
+        f"{root}: expected ILSVRC/Annotations/DET/{split} with *.xml and ILSVRC/Data/DET/{split} with *.JPEG,"
+        " as ImageNet's DET archive unpacks; name the folder with ILSVRC in it, and the split: "
+        "imagenet-det:DIR:val"
+    )
+
+
+def _ids(base: Path, annotations: Path, split: str) -> list[str]:
+    """Image ids relative to the split's folder."""
+    listed = base / "ImageSets" / "DET" / f"{split}.txt"
+    if listed.is_file():
+        ids = [image_id.removeprefix(f"{split}/") for image_id in image_ids(listed)]
+    else:
+        found = (path.relative_to(annotations).with_suffix("") for path in annotations.rglob("*.xml"))
+        ids = sorted(os.fspath(path) for path in found)
+    if not ids:
+        raise DataError(f"{listed if listed.is_file() else annotations}: names no image")
+    for image_id in ids:
+        if Path(image_id).is_absolute() or ".." in Path(image_id).parts:
+            raise DataError(f"{listed}: names {image_id!r}, outside of its folder")
+    return ids
+
+
+def _labels(names: set[str]) -> list[Label]:
+    from wordtree import class_list
+
+    known = [entry.wnid for entry in class_list("imagenet-det")]
+    return [Label(wnid) for wnid in [*known, *sorted(names - set(known))]]
