@@ -39,7 +39,7 @@ class Change:
         notes = {
             "stayed": "keep their weights",
             "moved": "keep their weights, trained among other siblings",
-            "came": "start from zero: as likely as their siblings, where all are new",
+            "came": "start from zero, equal among themselves",
             "went": "are gone",
         }
         lines = []
