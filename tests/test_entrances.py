@@ -82,6 +82,9 @@ ENTRANCES: dict[str, Callable[[str, str], object]] = {
     "yolo9000 detect": command("detect", "spot.png", "--cfg", "CFG", "--weights", "WEIGHTS"),
     "yolo9000 convert": command("convert", "WEIGHTS", "new.safetensors", "--cfg", "CFG"),
     "yolo9000 evaluate": command("evaluate", "voc:none", "--cfg", "CFG", "--weights", "WEIGHTS"),
+    "yolo9000 train": command(
+        "train", "-d", "voc:none", "--model", "CFG", "--weights", "WEIGHTS", "--out", "run"
+    ),
     "yolo9000 train-joint": command(
         "train-joint", "-d", "voc:none", "--model", "CFG", "--weights", "WEIGHTS", "--out", "run"
     ),

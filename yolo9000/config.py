@@ -39,7 +39,8 @@ class LossConfig:
     bias_match: bool | None = None  # match a truth to a prior by the priors' shapes, not the predicted ones
     prior_images: int = 12_800  # images during which every anchor is pulled to its prior (region_layer.c)
     prior_scale: float = 0.01  # weight of that pull (region_layer.c)
-    classification_scale: float | None = None  # the same of classification images; None: class_scale
+    # weight of the class term of classification images; None: class_scale
+    classification_scale: float | None = None
     # which box of a classification image learns the class; likeliest: that of the highest P(label) (paper,
     # section 4; in mode "darknet" objectness x P(label)); largest: as in Detic (arXiv 2201.02605)
     classification_box: Literal["likeliest", "objectness", "largest"] = "likeliest"
@@ -107,7 +108,7 @@ class OptimConfig:
     weight_decay: float = 5e-4  # on convolution and class weights only, not on biases and batch norm
     burn_in: int = 1000  # steps over which the rate rises (darknet: 1000)
     burn_in_power: float = 4.0  # shape of that rise (network.c, get_current_rate); 1: a straight line
-    schedule: Literal["steps", "cosine", "poly", "constant"] = "steps"
+    schedule: Literal["steps", "cosine", "poly", "constant"] = "steps"  # after the burn-in
     milestones: tuple[float, ...] = (0.375, 0.5625)  # epochs 60 and 90 of 160 as shares of the run (paper)
     decay: float = 0.1  # factor at every milestone
     power: float = 4.0  # of the polynomial schedule (paper: classification)
@@ -144,7 +145,7 @@ class TrainConfig:
     epochs: int = 160  # passes (paper, section 3)
     max_steps: int = 0  # optimiser steps; 0: as `epochs` says
     batch_size: int = 64  # images a batch and process
-    seed: int = 0
+    seed: int = 0  # of everything random: order, changes of the images, starting weights
     device: str = "auto"  # auto, cpu, cuda
     devices: int = 1  # processes on this machine, one a GPU; under torchrun its --nproc-per-node counts
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware has it

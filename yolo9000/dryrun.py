@@ -169,10 +169,14 @@ def _memory_text(trainer: Trainer, memory: int, size: int) -> str:
 def _reading_text(trainer: Trainer, read: float, step: float) -> str:
     workers = max(1, trainer.config.data.workers)
     offered, wanted = workers / read, trainer.config.batch_size / step
-    text = f"{read * 1e3:.3g} ms an image: {workers} of data.workers give {offered:,.0f} images/s, "
-    text += f"the network takes {wanted:,.0f}"
+    text = f"{read * 1e3:.3g} ms an image: {workers} of data.workers give {_rate(offered)} images/s, "
+    text += f"the network takes {_rate(wanted)}"
     needed = int(wanted * read) + 1
     return text + (f": set data.workers to {needed} or more" if offered < wanted else "")
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _duration(seconds: float) -> str:
