@@ -180,6 +180,7 @@ def _create(path: Path, records: Records, sizes: NDArray[np.int64]) -> None:
     reserved.set_layout(h5py.h5d.CONTIGUOUS)
     reserved.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     reserved.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    reserved.set_obj_track_times(False)  # the same data give the same file, byte for byte
     names = [os.fsencode(records.store.inner_name(i)) for i in range(len(records.store))]
     text = h5py.string_dtype()
     with h5py.File(path, "w") as file:

@@ -78,7 +78,8 @@ def decode_image(data: bytes, source: str) -> Tensor:
         source: Name of the file, for the message.
 
     Returns:
-        uint8 [3, H, W].
+        uint8 [3, H, W], in memory pixel by pixel as it was decoded: to change that order takes a third of the
+        time of decoding, and resizing is quicker in this one.
 
     Raises:
         DataError: The bytes are no image, or a cut-off one.
@@ -90,11 +91,10 @@ def decode_image(data: bytes, source: str) -> Tensor:
             if picture.mode.startswith("I"):  # 16 bit grey: Pillow would clip it to white
                 grey = np.asarray(picture, dtype=np.float64) / 257
                 picture = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
-            pixels = np.array(picture.convert("RGB"))
+            pixels = np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
         raise DataError(
             f"{source}: cannot be decoded as an image ({len(data)} bytes: {error}); replace or remove "
             "the file, or train with on_error='skip'"
         ) from error
-    rgb: Tensor = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-    return rgb
+    return torch.from_numpy(pixels).permute(2, 0, 1)

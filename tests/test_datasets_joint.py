@@ -4,6 +4,7 @@ workers."""
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,15 +116,36 @@ def test_one_kind_only(n: int, kind: Kind) -> None:
     assert orders[0] != orders[1]
 
 
-def test_ranks_take_disjoint_parts_of_the_same_batches() -> None:
-    whole = keys(JointSampler(50, 400, 20, seed=4, sizes=(64, 96)))
-    parts = [keys(JointSampler(50, 400, 5, seed=4, sizes=(64, 96), rank=r, world_size=4)) for r in range(4)]
+@pytest.mark.parametrize("balanced", [False, True])
+def test_ranks_take_disjoint_parts_of_the_same_batches(balanced: bool) -> None:
+    settings: dict[str, Any] = {"seed": 4, "sizes": (64, 96)}
+    if balanced:
+        settings["classification_weights"] = balance_weights(
+            Numbers(400, "classification", [0] * 350 + [1] * 50)
+        )
+    whole = keys(JointSampler(50, 400, 20, **settings))
+    parts = [keys(JointSampler(50, 400, 5, rank=r, world_size=4, **settings)) for r in range(4)]
     for number, batch in enumerate(whole):
         assert [key for part in parts for key in part[number]] == batch
         for part in parts:
             assert sum(key.kind == "detection" for key in part[number]) == 1
     positions = [key.position for batch in whole for key in batch]
     assert positions == list(range(len(positions)))
+
+
+@pytest.mark.parametrize(("detection", "classification"), [(13, 300), (0, 300), (300, 0)])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_see_no_image_twice(detection: int, classification: int, world_size: int) -> None:
+    """Of the kind that makes the epoch, but for the few that fill up the last batch."""
+    kind: Kind = "classification" if classification else "detection"
+    samplers = [
+        JointSampler(detection, classification, 5, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    seen = [images(list(sampler), kind) for sampler in samplers]
+    assert set().union(*seen) == set(range(300))
+    before_last = [images(list(sampler)[:-1], kind) for sampler in samplers]
+    assert sum(map(len, before_last)) == len(set().union(*before_last))
 
 
 def test_sizes_change_every_ten_batches_on_all_ranks() -> None:

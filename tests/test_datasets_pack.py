@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 
 import h5py
@@ -174,6 +175,20 @@ def test_killed_pack_goes_on(tmp_path: Path, detection: TableDataset) -> None:
         assert not path.exists()
         assert path.with_name("d.h5.partial").exists()
     pack(detection, path)
+    assert same(opened(path), detection)
+    assert sorted(p.name for p in tmp_path.glob("d.h5*")) == ["d.h5"]
+    time.sleep(1.1)  # HDF5 counts in seconds
+    assert path.read_bytes() == pack(detection, tmp_path / "whole.h5").read_bytes()
+
+
+def test_one_process_packs_at_a_time(tmp_path: Path, detection: TableDataset) -> None:
+    path = tmp_path / "d.h5"
+
+    def another(done: int, total: int) -> None:
+        with pytest.raises(DataError, match=r"d\.h5: another process is packing into it"):
+            pack(detection, path)
+
+    pack(detection, path, progress=another)
     assert same(opened(path), detection)
 
 
