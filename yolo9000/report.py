@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from yolo9000.results import Detections
 if TYPE_CHECKING:
     from yolo9000.datasets.check import DataReport
 
+_COUNTED = 8  # labels named in the line of a frame
 _LONG = 60  # characters of metadata that still fit into a table
 
 
@@ -40,8 +42,8 @@ def print_detections(
     heading = Text.assemble((found.source or "image", "bold"), f"  {width} × {height}  {count}")
     if found.frame is not None:
         heading = Text.assemble((found.source or "video", "bold"), f"  {found.time:.2f} s  {count}")
-        for detection in [] if tree else found:
-            heading.append(f"  {detection.label} {detection.score:.2f}", _style(found.tree, detection.node))
+        if not tree:
+            heading.append(_counted(found))
     if written is not None and not found.frame:
         heading.append(f"  → {written}", "dim")
     console.print(heading, soft_wrap=True)
@@ -50,6 +52,19 @@ def print_detections(
             console.print(_path_tree(found, index))
     elif len(found) and found.frame is None:
         console.print(_table(found))
+
+
+def _counted(found: Detections) -> Text:
+    """The labels of a frame, each once: with its score, or how often it occurs."""
+    counts = Counter(found.nodes.tolist())
+    text = Text()
+    for node in list(counts)[:_COUNTED]:
+        times = counts[node]
+        number = f"{found.scores[found.nodes == node][0]:.2f}" if times == 1 else f"× {times}"
+        text.append(f"  {found.tree.names[node]} {number}", _style(found.tree, node))
+    if len(counts) > _COUNTED:
+        text.append(f"  and {len(counts) - _COUNTED} more labels", "dim")
+    return text
 
 
 def _table(found: Detections) -> Table:
