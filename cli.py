@@ -13,6 +13,7 @@ import typer
 from wordtree.cli import build_tree, tree_app
 from wordtree.errors import YOLO9000Error
 from yolo9000 import __version__
+from yolo9000.benchmark_cli import benchmark
 from yolo9000.calibrate_cli import calibrate
 from yolo9000.data_cli import data_app, pack
 from yolo9000.detect_cli import detect, relabel
@@ -104,6 +105,7 @@ app.command("anchors", rich_help_panel=_TRAIN)(anchors)
 app.add_typer(data_app, name="data", rich_help_panel=_TRAIN)
 app.command("pack", rich_help_panel=_TRAIN)(pack)
 app.command("evaluate", rich_help_panel=_MODELS)(evaluate)
+app.command("benchmark", rich_help_panel=_MODELS)(benchmark)
 app.command("calibrate", rich_help_panel=_MODELS)(calibrate)
 app.command("build-tree", rich_help_panel=_TREE)(build_tree)
 tree_app.command("draw")(draw)

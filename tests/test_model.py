@@ -206,7 +206,7 @@ def test_darknet_decoder_scores_by_objectness(model: YOLO9000) -> None:
 
 def test_sizes(model: YOLO9000) -> None:
     image = spot(64, 96, 0, 0, 64)
-    assert model._input_size(None) == (64, 96)
+    assert model.input_size(None) == (64, 96)
     model.detect(image, size=64)
     model.detect(image, size=(32, 128))
     with pytest.raises(

@@ -190,6 +190,7 @@ class Decoder:
         hier_threshold: float = 0.5,
         *,
         classes: Sequence[int] | None = None,
+        raw: Tensor | None = None,
     ) -> list[RawDetections]:
         """Detections of every image of a batch.
 
@@ -199,11 +200,12 @@ class Decoder:
             hier_threshold: How sure the walk down the tree must stay (darknet: 0.5); 0 goes to a leaf, 1
                 stays at the top.
             classes: Nodes that count as classes, such as the 80 of COCO in a tree of 9,418. None: walk.
+            raw: [B, A, 5, H, W] what `RegionHead.boxes` gives, where it is known already.
 
         Returns:
             One `RawDetections` per image, highest objectness first.
         """
-        raw = self.head.boxes(features)
+        raw = self.head.boxes(features) if raw is None else raw
         walk = self.walk
         if walk is None and features.device.type != "cpu":
             walk = self.head.descend_fixed

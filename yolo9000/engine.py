@@ -41,6 +41,8 @@ class Engine:
 
     Attributes:
         network: The folded copy.
+        precision, compiled: As given.
+        dtype: That of the precision.
         decoder: From features to candidates.
 
     Raises:
@@ -55,7 +57,8 @@ class Engine:
         self.network = network.fuse()
         head = self.network.head
         assert head is not None
-        self.dtype = _DTYPES[precision]
+        self.precision, self.dtype = precision, _DTYPES[precision]
+        self.compiled = compile
         self.network.layers.to(self.dtype)
         self._layers: Callable[[Tensor], Tensor] = self.network.features
         walk: Walk | None = None
@@ -73,10 +76,23 @@ class Engine:
         return self._layers(images.to(self.dtype)).to(torch.float32, copy=True)
 
     @torch.inference_mode()
-    def candidates(self, features: Tensor, threshold: float) -> list[RawDetections]:
-        """Every anchor with objectness above the threshold, with its likeliest path to a leaf, per image."""
+    def boxes(self, features: Tensor) -> Tensor:
+        """Raw boxes and objectness everywhere, [B, A, 5, S, S], see `RegionHead.boxes`."""
+        return self.decoder.head.boxes(features)
+
+    @torch.inference_mode()
+    def candidates(
+        self, features: Tensor, threshold: float, raw: Tensor | None = None
+    ) -> list[RawDetections]:
+        """Every anchor with objectness above the threshold, with its likeliest path to a leaf, per image.
+
+        Args:
+            features: [B, D, S, S].
+            threshold: 0..1.
+            raw: What `boxes` gives, where it is known already.
+        """
         # Even the top node is above no threshold of 1: one row for every anchor, at any depth.
-        return self.decoder.decode(features, threshold, hier_threshold=1.0)
+        return self.decoder.decode(features, threshold, hier_threshold=1.0, raw=raw)
 
 
 class Bucketed:

@@ -236,7 +236,7 @@ class YOLO9000:
             # Over a plain class list both decoders do the same, which is the paper's.
             decoder="paper" if self.engine.decoder.flat and decoder == "darknet" else decoder,
         )
-        settings = _Settings(self._input_size(size), labelling.for_tree(self.tree))
+        settings = _Settings(self.input_size(size), labelling.for_tree(self.tree))
         if batch < 1:
             raise ConfigError(f"batch must be at least 1, found {batch}.")
         if _is_one(source):
@@ -257,7 +257,12 @@ class YOLO9000:
             return {EVERYWHERE: self.threshold, **threshold}
         return self.threshold if threshold is None else threshold
 
-    def _input_size(self, size: Size | None) -> tuple[int, int]:
+    def input_size(self, size: Size | None) -> tuple[int, int]:
+        """Height and width of the network input that `detect` uses for `size`, pixels.
+
+        Raises:
+            ConfigError: The size is no multiple of the stride, or too large.
+        """
         cfg, stride = self.network.cfg, self.network.stride
         height, width = (size, size) if isinstance(size, int) else size or (cfg.height, cfg.width)
         for side in (height, width):
@@ -277,7 +282,7 @@ class YOLO9000:
         raw = self.engine.candidates(features, settings.labelling.lowest_threshold)
         return [
             Detections.choose(
-                _candidates(found, fit), settings.labelling, self.tree, fit.image_size,
+                to_candidates(found, fit), settings.labelling, self.tree, fit.image_size,
                 source=frame.source, frame=frame.number, time=frame.time,
             )
             for found, (_, fit), frame in zip(raw, boxed, frames, strict=True)
@@ -288,8 +293,11 @@ def _frame(source: Any) -> Frame:
     return source if isinstance(source, Frame) else Frame(read_image(source), source_name(source))
 
 
-def _candidates(raw: RawDetections, fit: Letterbox) -> Candidates:
-    """On the CPU, where labels are chosen: the same choice, to the bit, as from stored results."""
+def to_candidates(raw: RawDetections, fit: Letterbox) -> Candidates:
+    """Bring decoded candidates to a picture's pixels and the CPU, where labels are chosen.
+
+    The same choice, to the bit, as from stored results.
+    """
     probs = raw.path_probs.masked_fill(raw.paths < 0, 0.0)
     boxes = fit.unmap(raw.boxes, clip=False)
     return Candidates(_numpy(boxes), _numpy(raw.objectness), _numpy(raw.paths), _numpy(probs))
