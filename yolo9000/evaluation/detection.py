@@ -37,7 +37,14 @@ from yolo9000.evaluation.predict import (
     load_batches,
 )
 from yolo9000.evaluation.result import Result
-from yolo9000.evaluation.scores import ClassScores, GroupScore, join_truths, score_classes, score_cut
+from yolo9000.evaluation.scores import (
+    ClassScores,
+    GroupScore,
+    join_truths,
+    score_ancestors,
+    score_classes,
+    score_cut,
+)
 from yolo9000.network import Network
 from yolo9000.suppress import suppress
 
@@ -61,6 +68,7 @@ class DetectionResult(Result):
         credited: AP of the labels that detections get, an ancestor credited by its depth (`credit`).
         strict: The same where an ancestor earns nothing.
         cuts: AP at each cut asked for.
+        ancestors: AP of each class by its ancestor at each cut.
         confusion: What is taken for what at each cut, by the labels of confident detections.
         labels: Honesty of the labels of confident detections on labelled objects.
         seconds: Time of the whole evaluation.
@@ -82,6 +90,7 @@ class DetectionResult(Result):
     credited: ClassScores
     strict: ClassScores
     cuts: tuple[ClassScores, ...]
+    ancestors: tuple[ClassScores, ...]
     confusion: tuple[Confusion, ...]
     labels: LabelQuality
     seconds: float
@@ -145,6 +154,7 @@ def evaluate_detection(
         credited=score_labels(tree, every, truths, iou, "labels, ancestors credited by depth"),
         strict=score_labels(tree, every, truths, iou, "labels, ancestors not credited", strict=True),
         cuts=tuple(score_cut(tree, cut, at_nodes, truths, iou, rule) for cut in cuts),
+        ancestors=tuple(score_ancestors(tree, cut, at_nodes, truths, iou, rule) for cut in cuts),
         confusion=tuple(Confusion.of_detections(tree, cut, confident, truths, iou) for cut in cuts),
         labels=judge_labels(tree, confident, truths, iou),
         seconds=time.perf_counter() - start,

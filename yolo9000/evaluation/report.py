@@ -64,7 +64,7 @@ def _detection_summary(result: DetectionResult) -> Table:
     title = f"{result.data}: {counts}, {width} × {height}"
     table = _table(title, "average precision, %", "")
     rule = {"voc": "VOC", "imagenet": "ImageNet"}[result.rule]
-    for scores in (result.nodes, *result.cuts):
+    for scores in (result.nodes, *result.cuts, *result.ancestors):
         left_out = f", {_count(scores.uncovered, 'object')} left out" if scores.uncovered else ""
         classes = _count(len(scores.classes), "class")
         label = f"{rule} mAP{round(100 * result.iou)}, {scores.name} ({classes}{left_out})"

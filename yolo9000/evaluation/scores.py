@@ -6,7 +6,7 @@ Letters: T truths, K predictions, C classes.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -167,6 +167,32 @@ def score_cut(
     )
     joined = join_truths([moved, excusing])
     return score_classes(tree, predictions, joined, iou, cut.name, len(vague), rule)
+
+
+def score_ancestors(
+    tree: WordTree,
+    cut: Cut,
+    predictions: Predictions,
+    truths: Truths,
+    iou: float,
+    rule: Rule | None = None,
+) -> ClassScores:
+    """AP of every class by its ancestor at the cut: is the boat at least found as a craft?
+
+    The predictions of a class are those of its ancestor, with the score objectness × P(ancestor). Objects of
+    other classes that may be the ancestor, too, excuse predictions and need not be found, so that classes of
+    one ancestor are told apart. A class that stands above or beside the cut is scored by its own node.
+    """
+    scores = []
+    for node in np.unique(truths.classes[truths.counted]):
+        lifted = int(cut.lift(tree, [node])[0])
+        target = node if lifted < 0 else lifted
+        near = (truths.classes == target) | tree.is_ancestor(target, truths.classes)
+        objects = truths[near | np.asarray(tree.is_ancestor(truths.classes, target))]
+        objects = replace(objects, difficult=objects.difficult | (objects.classes != node) & ~objects.crowd)
+        own = predictions[predictions.classes == target]
+        scores.append(ClassScore.of(tree, int(node), class_curve(own, objects, iou, rule)))
+    return ClassScores(f"each at its ancestor: {cut.name}", tuple(scores))
 
 
 def join_truths(parts: Sequence[Truths]) -> Truths:
