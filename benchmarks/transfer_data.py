@@ -1,0 +1,136 @@
+"""The data of benchmarks/transfer.py: detection images without those that show a withheld class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from wordtree import class_list
+from wordtree.tree import WordTree
+from yolo9000.datasets import Records, open_dataset, pack, read_records
+from yolo9000.datasets.labels import map_labels
+from yolo9000.datasets.store import Store
+from yolo9000.errors import ConfigError
+from yolo9000.evaluation.credit import related
+
+
+def withheld_nodes(tree: WordTree, names: Sequence[str]) -> NDArray[np.int64]:
+    """Nodes of VOC classes by name.
+
+    Raises:
+        ConfigError: VOC has no such class.
+    """
+    known = {entry.name: entry.wnid for entry in class_list("voc")}
+    if unknown := [name for name in names if name not in known]:
+        raise ConfigError(f"VOC has no class {', '.join(unknown)}; its classes: {', '.join(known)}")
+    return np.array([tree.index(known[name]) for name in names], np.int64)
+
+
+def shows(records: Records, tree: WordTree, nodes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """[R] images with a label at, below or above one of the nodes, difficult objects and crowds included.
+
+    What is labelled above them (`animal`) may be one of them.
+    """
+    labels = map_labels(records.labels, tree).nodes
+    near = np.zeros(len(labels), np.bool_)
+    mapped = labels >= 0
+    near[mapped] = related(tree, labels[mapped][:, None], nodes[None]).any(1)
+    owner = np.repeat(np.arange(len(records.store)), np.diff(records.offsets))
+    found = np.zeros(len(records.store), np.bool_)
+    found[owner[near[records.label_ids]]] = True
+    return found
+
+
+class Part:
+    """Some images of a store, itself a `Store`."""
+
+    def __init__(self, store: Store, images: NDArray[np.int64]) -> None:
+        self.store, self.images = store, images.tolist()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        """The image's file."""
+        return self.store.name(self.images[index])
+
+    def inner_name(self, index: int) -> str:
+        """Its path in the data set."""
+        return self.store.inner_name(self.images[index])
+
+    def size(self, index: int) -> int:
+        """Its bytes."""
+        return self.store.size(self.images[index])
+
+    def read(self, index: int) -> bytes:
+        """The encoded image."""
+        return self.store.read(self.images[index])
+
+
+def without(records: Records, drop: NDArray[np.bool_]) -> Records:
+    """The records of the other images."""
+    kept = np.flatnonzero(~drop)
+    counts = np.diff(records.offsets)
+    rows = np.repeat(~drop, counts)
+    return replace(
+        records,
+        store=Part(records.store, kept),
+        offsets=np.concatenate([[0], np.cumsum(counts[kept])]).astype(np.int64),
+        label_ids=records.label_ids[rows],
+        boxes=records.boxes[rows],
+        ignored=records.ignored[rows],
+        normalised=records.normalised[kept],
+    )
+
+
+def prepare_detection(
+    data: Path, target: Path, withheld: Sequence[str], tree: WordTree, console: Console
+) -> list[str]:
+    """Packs of the detection images of `data` that are left; says what there is.
+
+    Raises:
+        DataError: A data set is missing.
+        ConfigError: A pack of an earlier call shows a withheld class, or nothing is left.
+    """
+    nodes = withheld_nodes(tree, withheld)
+    specs = []
+    for kind in ("coco", "voc"):
+        path = target / f"{kind}.h5"
+        source = read_records(f"{kind}:{data / f'{kind}-mini'}", "train")
+        drop = shows(source, tree, nodes)
+        if drop.all():
+            raise ConfigError(
+                f"{source.root}: every image shows a withheld class; nothing is left to train on"
+            )
+        if not path.exists():
+            pack(without(source, drop), path)
+        packed = read_records(f"pack:{path}")
+        if len(packed.store) != int((~drop).sum()) or shows(packed, tree, nodes).any():
+            raise ConfigError(f"{path} was made from other data or for other withheld classes: remove it")
+        console.print(
+            f"{kind}: {len(drop)} images with boxes, {int(drop.sum())} left out, {int((~drop).sum())} stay"
+        )
+        specs.append(f"pack:{path}")
+    return specs
+
+
+def find_classification(data: Path, withheld: Sequence[str], tree: WordTree, console: Console) -> list[str]:
+    """The classification data of `data`; says how many images of each withheld class and below there are."""
+    specs = [f"imagenet:{data / 'imagenet-mini'}"]
+    tiny = data / "tiny-imagenet-200-part.tar"
+    if tiny.exists():
+        specs.append(f"tiny-imagenet:{tiny}")
+    sets = [open_dataset(spec, tree) for spec in specs]
+    labels = np.concatenate([[dataset.nodes(i)[0] for i in range(len(dataset))] for dataset in sets])
+    counts = {
+        name: int(((labels == node) | tree.is_ancestor(node, labels)).sum())
+        for name, node in zip(withheld, withheld_nodes(tree, withheld).tolist(), strict=True)
+    }
+    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+    console.print(f"classification: {len(labels)} images; of the withheld classes and below: {listed}")
+    return specs
