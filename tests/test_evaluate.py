@@ -23,11 +23,11 @@ from yolo9000.evaluate import evaluate
 from yolo9000.evaluation.ap import Predictions, Truths
 from yolo9000.evaluation.classification import ClassificationResult
 from yolo9000.evaluation.coco import coco_scores
-from yolo9000.evaluation.detection import DetectionResult
+from yolo9000.evaluation.detection import DetectionResult, scored_nodes
 from yolo9000.evaluation.hierarchy import Cut
 from yolo9000.evaluation.options import EvaluateConfig
 from yolo9000.evaluation.plots import save_curves
-from yolo9000.evaluation.predict import chosen_images
+from yolo9000.evaluation.predict import NodePredictor, chosen_images, load_batches
 from yolo9000.evaluation.report import tables
 from yolo9000.evaluation.scores import score_ancestors, score_cut
 from yolo9000.network import Network
@@ -297,6 +297,45 @@ def test_a_classifier(tmp_path: Path) -> None:
 def test_nothing_to_find(network: Network, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no labelled object"):
         evaluate(network, coco(tmp_path, [({(0, 0): RED}, [])]))
+
+
+def test_coco_scores_against_the_annotation_file(network: Network, tmp_path: Path) -> None:
+    """The same boxes judged by pycocotools from the file itself: ids, classes and crowds are right."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    rng = np.random.default_rng(3)
+    scenes = []
+    for _ in range(6):
+        places = [(int(x), int(y)) for x, y in rng.integers(0, 4, (5, 2))]
+        cells = {place: tuple(rng.integers(80, 256, 3).tolist()) for place in places}
+        marks = [("husky", "cat", "car", "cat*")[i] for i in rng.integers(0, 4, 4)]
+        scenes.append((cells, [(name, *place) for name, place in zip(marks, places, strict=False)]))
+    data = coco(tmp_path, scenes)
+    dataset = open_dataset(data, TREE, "val")
+    assert network.head is not None
+    config = EvaluateConfig()
+    predict = NodePredictor(network.head, scored_nodes(dataset, config, []), config)
+    with torch.inference_mode():
+        parts = [predict(network.features(b.images), b) for b in load_batches(network, dataset, config)]
+    rows = [
+        {"image_id": int(i), "category_id": int(c), "score": float(s), "bbox": [*b[:2], *(b[2:] - b[:2])]}
+        for part in parts
+        for i, c, s, b in zip(part.images, part.classes, part.scores, part.boxes, strict=True)
+    ]
+    truth = COCO(str(tmp_path / "annotations" / "instances_val.json"))
+    for annotation in truth.anns.values():
+        annotation["area"] = 64 * 64
+    evaluation = COCOeval(truth, truth.loadRes(rows), "bbox")
+    evaluation.params.catIds = sorted({a["category_id"] for a in truth.anns.values() if not a["iscrowd"]})
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    ours = detect(network, data).coco
+    assert 0.05 < ours.ap < 0.95
+    assert [ours.ap, ours.ap50, ours.ap75, ours.ar100] == pytest.approx(
+        evaluation.stats[[0, 1, 2, 8]], abs=1e-6
+    )
 
 
 def test_coco_scores_without_predictions_or_truths() -> None:
