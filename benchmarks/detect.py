@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from _darknet import UnavailableError, build, cfg_at, library
 from _report import Report, arguments, bars
+from parity import silence
 
 from yolo9000.benchmark import alternate, machine, ratio
 from yolo9000.darknet.cfg import Cfg
@@ -77,7 +78,8 @@ class Darknet:
         path = build(folder)
         save_weights(network, folder / "random.weights")
         cfg = cfg_at("yolo9000", folder, pixels.shape[-1])
-        self.net = library(path).load(cfg, folder / "random.weights").__enter__()
+        with silence():
+            self.net = library(path).load(cfg, folder / "random.weights").__enter__()
         self.pixels = np.ascontiguousarray(pixels.numpy())
 
     def __call__(self) -> None:

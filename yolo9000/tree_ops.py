@@ -252,7 +252,7 @@ class TreeOps(nn.Module):
             first = size.cumsum(0) - size  # where each group begins among the rows
             rows = (start - first).repeat_interleave(size)
             rows += torch.arange(len(rows), device=rows.device)
-            logits = F.linear(vectors[walker], weight[rows], bias[rows])
+            logits = F.linear(vectors, weight.index_select(0, rows), bias[rows])
             offsets = torch.arange(int(size.max()), device=rows.device)
             outside = offsets >= size[place][:, None]
             columns = (first[place][:, None] + offsets).masked_fill_(outside, 0)
@@ -261,9 +261,12 @@ class TreeOps(nn.Module):
             node = start[place] + best
             paths[walker, level] = node
             group = self.child_group[node]
-            walker, group = walker[group >= 0], group[group >= 0]
-            if not len(walker):
+            active = (group >= 0).nonzero().squeeze(1)
+            if not len(active):
                 break
+            if len(active) < len(group):
+                vectors = vectors.index_select(0, active)
+                walker, group = walker[active], group[active]
         return paths, log_probs
 
 
