@@ -227,7 +227,7 @@ def main() -> None:
         "summary": summary(rows),
         "measurements": rows,
     }
-    show(Console(), result)
+    show(Console(width=110), result)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 
