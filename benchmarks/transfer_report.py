@@ -122,6 +122,7 @@ def draw(rows: list[Row], ways: list[str], path: Path) -> None:
                 label = half if y == 0 else None
                 plot.barh(y + shift, fmean(values), 0.38, color=colour, label=label)
                 plot.plot([min(values), max(values)], [y + shift] * 2, color="black", linewidth=1)
+        plot.set_xlim(left=0)
         plot.set_title(way, fontsize=9)
         plot.set_xlabel("mAP50, %", fontsize=8)
         plot.set_yticks(range(len(rows)), [row.arm for row in rows], fontsize=8)
