@@ -191,7 +191,8 @@ python recipes/nano/finish.py DATA runs/nano  # measures, writes the model file 
 1. `train-classifier` ([settings](../../recipes/nano/classifier.yaml)): {stages["classifier"].epochs} epochs over 3,000 ImageNet photos (one of each ILSVRC
    class, 100 more of each of 20 synsets) and 12,120 Tiny ImageNet photos, at 96 and 128 pixels.
 2. `train-joint` ([settings](../../recipes/nano/joint.yaml)): {steps:,} steps of {stages["joint"].batch_size} images: 414 COCO and 459 VOC photos with boxes, and the
-   classification photos of the first stage, {stages["joint"].data.ratio:g} to 1, at {", ".join(map(str, stages["joint"].data.sizes))} pixels.
+   classification photos of the first stage, {stages["joint"].data.ratio:g} to 1, at {", ".join(map(str, stages["joint"].data.sizes))} pixels. Half of the photos with boxes become mosaics
+   of four, whose further tiles are half the time boxed photos of Tiny ImageNet.
 
 {trained_on} No photo of a val part was trained on.
 
