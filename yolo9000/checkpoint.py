@@ -61,9 +61,16 @@ def save_model(
     if wrong := [key for key, value in extras.items() if not isinstance(value, str)]:
         raise WeightsError(f"metadata must be strings, and {', '.join(wrong)} is not: use str() or JSON.")
     _refuse_fused(network)
+    about = {"format": FORMAT} | describe_model(network)
+    data = _ordered(to_bytes(_tensors(network, half=half), metadata=about | extras))
+    with atomic_write(path) as stream:
+        stream.write(data)
+
+
+def describe_model(network: Network) -> dict[str, str]:
+    """What a file says of its network: the entries listed above, but for `format`."""
     tree = network.tree
-    about = {
-        "format": FORMAT,
+    return {
         "cfg": network.cfg.text,
         "tree": "\n".join(f"{wnid} {parent}" for wnid, parent in zip(tree.wnids, tree.parent, strict=True)),
         "names": "\n".join(tree.names),
@@ -71,9 +78,6 @@ def save_model(
         "seen": str(network.seen),
         "weights_version": ".".join(map(str, network.weights_version)),
     }
-    data = _ordered(to_bytes(_tensors(network, half=half), metadata=about | extras))
-    with atomic_write(path) as stream:
-        stream.write(data)
 
 
 def _refuse_fused(network: Network) -> None:
@@ -120,7 +124,7 @@ def load_model(path: str | Path) -> tuple[Network, dict[str, str]]:
     path = Path(path)
     metadata, tensors = _read(path, tensors=True)
     try:
-        cfg, tree = Cfg.parse(metadata["cfg"]), _tree(metadata)
+        cfg, tree = Cfg.parse(metadata["cfg"]), described_tree(metadata)
         _check_count(cfg, tensors)
         network = Network(cfg, tree, initialise=False)
         network.batchnorm = metadata["batchnorm"]
@@ -170,7 +174,7 @@ def read_tree(path: str | Path) -> WordTree:
         WeightsError: As `load_model`, as far as it shows without tensors.
     """
     try:
-        return _tree(read_metadata(path))
+        return described_tree(read_metadata(path))
     except (ValueError, OverflowError, TreeError) as error:
         raise WeightsError(f"{path}: the model's own description is damaged: {error}") from error
 
@@ -204,7 +208,12 @@ def _check_format(path: Path, metadata: Mapping[str, Any]) -> None:
         raise WeightsError(f"{path}: the model's metadata lack {', '.join(missing)}; the file is damaged.")
 
 
-def _tree(metadata: Mapping[str, str]) -> WordTree:
+def described_tree(metadata: Mapping[str, str]) -> WordTree:
+    """The tree of the entries `tree` and `names`.
+
+    Raises:
+        ValueError, OverflowError, TreeError: They describe none.
+    """
     rows = [line.split(" ") for line in metadata["tree"].split("\n")]
     if bad := next((number for number, row in enumerate(rows, 1) if len(row) != 2), None):
         raise ValueError(f"line {bad} of its tree is not 'wnid parent'")

@@ -1,7 +1,7 @@
 """From head output to detections: boxes, the gate on objectness, and the walk down the tree.
 
-Letters: B batch, A anchors per cell, D feature channels, H and W grid, N tree nodes, K kept anchors of one
-image, L levels.
+Letters: B batch, A anchors per cell, D feature channels, H and W grid, N tree nodes, K anchors above the
+threshold, L levels, M anchors that an exported network keeps.
 """
 
 from __future__ import annotations
@@ -54,23 +54,47 @@ class RawDetections:
 
 
 @dataclass(frozen=True)
-class _Candidates:
-    """Anchors that passed the gate, sorted by image and then by objectness: all [K], `raw` [K, 5]."""
+class Kept:
+    """What an exported network keeps of a batch: M anchors an image, in any order.
 
-    image: Tensor
-    anchor: Tensor
-    row: Tensor
-    column: Tensor
+    Attributes:
+        boxes: [B, M, 4] cxcywh, fractions of the network input.
+        objectness: [B, M] σ(to); 0 in rows that stand for no anchor.
+        logits: [B, M, N] class logits; may be None where there are paths.
+        paths: [B, M, L] likeliest paths, as from `TreeOps.descend`; None: find them from the logits.
+        path_probs: [B, M, L] P(node | parent) of each step, 1 in the padding.
+    """
+
+    boxes: Tensor
     objectness: Tensor
-    raw: Tensor
+    logits: Tensor | None = None
+    paths: Tensor | None = None
+    path_probs: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """Anchors that passed the gate, sorted by image and then by objectness.
+
+    Attributes:
+        place: Where their classes are found, tensors [K] that begin with the image: image, anchor, row,
+            column; or image, position among the kept.
+        objectness: [K].
+        boxes: [K, 4], see `RawDetections`.
+    """
+
+    place: tuple[Tensor, ...]
+    objectness: Tensor
+    boxes: Tensor
 
     @property
-    def place(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.image, self.anchor, self.row, self.column
+    def image(self) -> Tensor:
+        return self.place[0]
 
     def split(self, size: int) -> list[_Candidates]:
-        fields = (self.image, self.anchor, self.row, self.column, self.objectness, self.raw)
-        return [_Candidates(*parts) for parts in zip(*(torch.split(f, size) for f in fields), strict=True)]
+        fields = (self.objectness, self.boxes, *self.place)
+        parts = zip(*(torch.split(f, size) for f in fields), strict=True)
+        return [_Candidates(tuple(place), objectness, boxes) for objectness, boxes, *place in parts]
 
 
 class _Labels(NamedTuple):
@@ -102,12 +126,14 @@ class _Gated:
     walk: Walk | None
 
     def logits(self, at: _Candidates) -> Tensor:
-        return self.head.class_logits(self.features, *at.place)
+        image, anchor, row, column = at.place
+        return self.head.class_logits(self.features, image, anchor, row, column)
 
     def descend(self, at: _Candidates) -> tuple[Tensor, Tensor]:
+        image, anchor, row, column = at.place
         if self.walk is None:
-            return self.head.descend(self.features, *at.place)
-        return self.walk(gather_vectors(self.features, at.image, at.row, at.column), at.anchor)
+            return self.head.descend(self.features, image, anchor, row, column)
+        return self.walk(gather_vectors(self.features, image, row, column), anchor)
 
 
 @dataclass(frozen=True)
@@ -123,6 +149,23 @@ class _Dense:
 
     def descend(self, at: _Candidates) -> tuple[Tensor, Tensor]:
         return self.head.ops.descend(self.logits(at))
+
+
+@dataclass(frozen=True)
+class _Exported:
+    """Classes out of what an exported network kept."""
+
+    head: RegionHead
+    kept: Kept
+
+    def logits(self, at: _Candidates) -> Tensor:
+        assert self.kept.logits is not None
+        return self.kept.logits[at.place]
+
+    def descend(self, at: _Candidates) -> tuple[Tensor, Tensor]:
+        if self.kept.paths is None or self.kept.path_probs is None:
+            return self.head.ops.descend(self.logits(at))
+        return self.kept.paths[at.place], self.kept.path_probs[at.place].log()
 
 
 class Decoder:
@@ -233,6 +276,29 @@ class Decoder:
         raw = region[:, :, :BOX_CHANNELS]
         return self._decode(raw, _Dense(self.head, region), threshold, hier_threshold, classes)
 
+    @torch.no_grad()
+    def decode_kept(
+        self,
+        kept: Kept,
+        threshold: float = 0.24,
+        hier_threshold: float = 0.5,
+        *,
+        classes: Sequence[int] | None = None,
+    ) -> list[RawDetections]:
+        """`decode` from the anchors that an exported network kept.
+
+        Args:
+            kept: What it gave.
+            threshold: As in `decode`.
+            hier_threshold: As in `decode`.
+            classes: As in `decode`; needs the logits.
+        """
+        place = _above(kept.objectness, threshold, self.max_candidates)
+        at = _Candidates(place, kept.objectness[place], kept.boxes[place])
+        return self._label(
+            at, _Exported(self.head, kept), len(kept.boxes), threshold, hier_threshold, classes
+        )
+
     def _decode(
         self,
         raw: Tensor,
@@ -242,15 +308,25 @@ class Decoder:
         classes: Sequence[int] | None,
     ) -> list[RawDetections]:
         at = self._gate(raw.float(), threshold)
+        return self._label(at, source, len(raw), threshold, hier_threshold, classes)
+
+    def _label(
+        self,
+        at: _Candidates,
+        source: _Classes,
+        images: int,
+        threshold: float,
+        hier_threshold: float,
+        classes: Sequence[int] | None,
+    ) -> list[RawDetections]:
         if classes is None and not self.flat:
             labels = self._walk(at, source, hier_threshold)
         else:
             labels = self._classes(at, source, threshold, classes)
         found = labels.scores > threshold
         pick, nodes, scores, paths, path_probs = (field[found] for field in labels)
-        boxes = decode_boxes(at.raw[:, :4], self.head.anchors[at.anchor], at.column, at.row, raw.shape[-2:])
-        fields = (boxes[pick], at.objectness[pick], nodes, scores, paths, path_probs)
-        counts = at.image[pick].bincount(minlength=len(raw)).tolist()
+        fields = (at.boxes[pick], at.objectness[pick], nodes, scores, paths, path_probs)
+        counts = at.image[pick].bincount(minlength=images).tolist()
         return [
             RawDetections(*parts) for parts in zip(*(torch.split(f, counts) for f in fields), strict=True)
         ]
@@ -259,12 +335,12 @@ class Decoder:
         """Anchors [B, A, 5, H, W] with objectness above the threshold, at most `max_candidates` an image."""
         height, width = raw.shape[-2:]
         objectness = raw[:, :, 4].sigmoid().flatten(1)
-        best, index = objectness.topk(min(self.max_candidates, objectness.shape[1]))
-        image, rank = (best > threshold).nonzero(as_tuple=True)
-        index = index[image, rank]
+        image, index = _above(objectness, threshold, self.max_candidates)
         cell = index % (height * width)
         anchor, row, column = index // (height * width), cell // width, cell % width
-        return _Candidates(image, anchor, row, column, best[image, rank], raw[image, anchor, :, row, column])
+        priors = self.head.anchors[anchor]
+        boxes = decode_boxes(raw[image, anchor, :4, row, column], priors, column, row, (height, width))
+        return _Candidates((image, anchor, row, column), objectness[image, index], boxes)
 
     def _walk(self, at: _Candidates, source: _Classes, hier_threshold: float) -> _Labels:
         """One label for every candidate."""
@@ -301,6 +377,13 @@ class Decoder:
     @property
     def _slice(self) -> int:
         return max(1, _MAX_LOGITS // self.head.ops.nodes)
+
+
+def _above(objectness: Tensor, threshold: float, limit: int) -> tuple[Tensor, Tensor]:
+    """Image and position [K] of what is above the threshold in [B, M], best first, at most `limit` a row."""
+    best, index = objectness.topk(min(limit, objectness.shape[1]))
+    image, rank = (best > threshold).nonzero(as_tuple=True)
+    return image, index[image, rank]
 
 
 def decode_boxes(raw: Tensor, priors: Tensor, column: Tensor, row: Tensor, grid: Sequence[int]) -> Tensor:

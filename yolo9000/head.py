@@ -83,7 +83,7 @@ class RegionHead(nn.Module):
         """
         weight = self.box_weight.reshape(-1, self.in_channels, 1, 1)
         raw = F.conv2d(features, weight, self.box_bias.reshape(-1))
-        return raw.reshape(len(raw), self.num_anchors, BOX_CHANNELS, *raw.shape[2:])
+        return raw.reshape(raw.shape[0], self.num_anchors, BOX_CHANNELS, *raw.shape[2:])
 
     def class_logits(self, features: Tensor, b: Tensor, a: Tensor, y: Tensor, x: Tensor) -> Tensor:
         """Class logits at K anchors only.
@@ -206,7 +206,7 @@ class RegionHead(nn.Module):
         """Everything everywhere: the plain convolution, [B, A, 5 + N, H, W], raw. For tests and exports."""
         weight, bias = self.darknet_conv()
         raw = F.conv2d(features, weight, bias)
-        return raw.reshape(len(raw), self.num_anchors, BOX_CHANNELS + self.ops.nodes, *raw.shape[2:])
+        return raw.reshape(raw.shape[0], self.num_anchors, BOX_CHANNELS + self.ops.nodes, *raw.shape[2:])
 
     def classify(self, features: Tensor) -> Tensor:
         """Class logits [B, N] of whole images: the mean over the grid by the mean of the anchors' rows."""

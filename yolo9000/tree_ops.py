@@ -212,7 +212,7 @@ class TreeOps(nn.Module):
             The path [K, L] (long, padded with −1 below the leaf) and log P(node | parent) of each step [K, L]
             (padded with 0, so that sums along the path stay right).
         """
-        group = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+        group = torch.zeros(logits.shape[0], dtype=torch.long, device=logits.device)
         steps: list[tuple[Tensor, Tensor]] = []
         for width in self.widths:
             active = group >= 0
