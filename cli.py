@@ -18,6 +18,7 @@ from yolo9000.calibrate_cli import calibrate
 from yolo9000.data_cli import data_app, pack
 from yolo9000.detect_cli import detect, relabel
 from yolo9000.evaluate_cli import evaluate
+from yolo9000.export_cli import export
 from yolo9000.train_cli import anchors, train, train_classifier, train_joint
 from yolo9000.tree_cli import draw, retree
 
@@ -106,6 +107,7 @@ app.add_typer(data_app, name="data", rich_help_panel=_TRAIN)
 app.command("pack", rich_help_panel=_TRAIN)(pack)
 app.command("evaluate", rich_help_panel=_MODELS)(evaluate)
 app.command("benchmark", rich_help_panel=_MODELS)(benchmark)
+app.command("export", rich_help_panel=_MODELS)(export)
 app.command("calibrate", rich_help_panel=_MODELS)(calibrate)
 app.command("build-tree", rich_help_panel=_TREE)(build_tree)
 tree_app.command("draw")(draw)

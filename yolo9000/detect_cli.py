@@ -320,10 +320,13 @@ def _tree_of(source: str) -> WordTree:
     from wordtree.formats import SUFFIXES, load_tree
     from wordtree.tree import WordTree
     from yolo9000.checkpoint import read_tree
+    from yolo9000.export.program import is_program, program_tree
     from yolo9000.model import model_path
 
     if Path(source).suffix.lower() in SUFFIXES:
         return load_tree(source)
+    if is_program(source):
+        return program_tree(source)
     try:
         return read_tree(model_path(source))
     except YOLO9000Error:

@@ -23,6 +23,7 @@ from yolo9000.checkpoint import RESERVED, load_darknet, load_model, save_model
 from yolo9000.decode import DecoderMode, RawDetections
 from yolo9000.engine import Engine, Precision
 from yolo9000.errors import ConfigError, WeightsError
+from yolo9000.export.program import Program, is_program
 from yolo9000.hub import PUBLISHED, load_published
 from yolo9000.image import ImageSource, Letterbox, LetterboxMode, letterbox, read_image, source_name
 from yolo9000.labelling import DEFAULT_NMS, DEFAULT_THRESHOLD, EVERYWHERE, Candidates, Labelling, Threshold
@@ -48,14 +49,15 @@ class YOLO9000:
     """A detector: reads pictures, runs the network, and returns `Detections`.
 
     Args:
-        network: A detector's network; a cfg without `[region]` describes a classifier, which finds no boxes.
+        network: A detector's network, or an exported one; a cfg without `[region]` describes a classifier,
+            which finds no boxes.
         metadata: What its model file says of it. `threshold` is the default for `detect`.
         device: Where to run, such as "cpu" or "cuda:1"; by default the first GPU, else the CPU.
         precision: "fp32", "bf16" or "fp16", see `yolo9000.engine.Engine`.
         compile: Generate code for the network, see there.
 
     Attributes:
-        network: The network, in evaluation mode.
+        network: The network, in evaluation mode; an exported file has none.
         tree: Its classes.
         letterbox: How pictures are resampled: "darknet" for darknet's weights, else "torch".
         metadata: As given.
@@ -68,24 +70,50 @@ class YOLO9000:
 
     def __init__(
         self,
-        network: Network,
+        network: Network | Program,
         *,
         metadata: Mapping[str, str] | None = None,
         device: str | torch.device | None = None,
         precision: Precision = "fp32",
         compile: bool = False,
     ) -> None:
+        self.engine: Engine | Program
+        self._network: Network | None = None
+        self.metadata: dict[str, str] = dict(metadata or {})
+        if isinstance(network, Program):
+            if precision != "fp32" or compile:
+                raise ConfigError(f"{network.path}: precision and compile are fixed by the export.")
+            self.device, self.engine, about = network.device, network, network.about
+            self.tree: WordTree = about.tree
+            self.letterbox: LetterboxMode = about.letterbox
+            self._stride, self._size = about.stride, about.size
+            return
         if network.head is None:
             raise ConfigError(
                 f"{network.cfg.path or 'the model'} has no [region] section: it is a classifier and finds no "
                 "boxes. Detection needs a detector's cfg, such as yolo9000 or yolov2."
             )
         self.device = pick_device(device)
-        self.network = network.to(self.device).eval()
-        self.tree: WordTree = network.tree
-        self.metadata: dict[str, str] = dict(metadata or {})
-        self.letterbox: LetterboxMode = "darknet" if network.batchnorm == "darknet" else "torch"
-        self.engine = Engine(self.network, precision, compile=compile)
+        self._network = network.to(self.device).eval()
+        self.tree = network.tree
+        self.letterbox = "darknet" if network.batchnorm == "darknet" else "torch"
+        self._stride, self._size = network.stride, (network.cfg.height, network.cfg.width)
+        self.engine = Engine(self._network, precision, compile=compile)
+
+    @property
+    def network(self) -> Network:
+        """The network, in evaluation mode.
+
+        Raises:
+            ConfigError: This is an exported model, whose layers cannot be taken apart.
+        """
+        if self._network is None:
+            assert isinstance(self.engine, Program)
+            raise ConfigError(
+                f"{self.engine.path}: an exported model only detects. Give the model that it was exported "
+                "from."
+            )
+        return self._network
 
     @classmethod
     def load(
@@ -105,7 +133,7 @@ class YOLO9000:
         Args:
             source: A model file (`*.safetensors`), the name of a model that comes with the package, by
                 default "yolo9000-nano", or of published weights (`yolo9000.hub.PUBLISHED`: "yolo9000",
-                "yolov2", ...), which are downloaded on first use.
+                "yolov2", ...), which are downloaded on first use. Also a file that `yolo9000 export` wrote.
             weights: Darknet weights, together with their `cfg`.
             cfg: A darknet cfg file, or the name of one that comes with the package.
             device: As in the constructor.
@@ -120,6 +148,10 @@ class YOLO9000:
             CfgError, WeightsError: The files are wrong, do not fit each other, or cannot be had.
         """
         if weights is None and cfg is None:
+            if is_program(source):
+                program = Program(os.fspath(source or ""), pick_device(device))
+                metadata = program.about.metadata
+                return cls(program, metadata=metadata, precision=precision, compile=compile)
             network, metadata = load_any(
                 DEFAULT_MODEL if source is None else source, offline=offline, mirror=mirror
             )
@@ -261,10 +293,10 @@ class YOLO9000:
         """Height and width of the network input that `detect` uses for `size`, pixels.
 
         Raises:
-            ConfigError: The size is no multiple of the stride, or too large.
+            ConfigError: The size is no multiple of the stride, too large, or not that of an exported model.
         """
-        cfg, stride = self.network.cfg, self.network.stride
-        height, width = (size, size) if isinstance(size, int) else size or (cfg.height, cfg.width)
+        stride = self._stride
+        height, width = (size, size) if isinstance(size, int) else size or self._size
         for side in (height, width):
             if side % stride or not stride <= side <= MAX_SIDE:
                 nearest = min(max(stride, round(side / stride) * stride), MAX_SIDE // stride * stride)
@@ -272,6 +304,8 @@ class YOLO9000:
                     f"size must be a multiple of {stride} from {stride} to {MAX_SIDE} pixels, found {side}; "
                     f"the nearest is {nearest}."
                 )
+        if isinstance(self.engine, Program):
+            self.engine.check_size(height, width)
         return height, width
 
     @torch.inference_mode()
@@ -279,7 +313,8 @@ class YOLO9000:
         """Detect in a batch of pictures."""
         boxed = [letterbox(frame.image.to(self.device), settings.size, self.letterbox) for frame in frames]
         features = self.engine.features(torch.stack([pixels for pixels, _ in boxed]))
-        raw = self.engine.candidates(features, settings.labelling.lowest_threshold)
+        # What an engine makes of features is for itself alone.
+        raw = self.engine.candidates(features, settings.labelling.lowest_threshold)  # type: ignore[arg-type]
         return [
             Detections.choose(
                 to_candidates(found, fit), settings.labelling, self.tree, fit.image_size,
@@ -340,6 +375,11 @@ def model_path(source: str | os.PathLike[str]) -> Path:
     if path.suffix in (".weights", ".cfg"):
         raise WeightsError(
             f"{path}: darknet weights and cfg are loaded together: give weights=... and cfg=...."
+        )
+    if is_program(path):
+        raise WeightsError(
+            f"{path}: an exported model only detects; expected a model file (*.safetensors). Give the model "
+            "that it was exported from."
         )
     if path.is_file():
         return path

@@ -106,5 +106,6 @@ def _class_logits(head: RegionHead, features: Tensor, cell: Tensor) -> Tensor:
     kept = vectors.gather(1, places)  # [B, A · k, D]
     if head.tied:
         return kept @ head.class_weight[0].t() + head.class_bias[0]
-    kept = kept.unflatten(1, (head.num_anchors, -1))
-    return (kept @ head.class_weight.transpose(1, 2) + head.class_bias[:, None]).flatten(1, 2)
+    by_prior = kept.reshape(-1, *cell.shape[1:], vectors.shape[2])
+    logits: Tensor = by_prior @ head.class_weight.transpose(1, 2) + head.class_bias[:, None]
+    return logits.flatten(1, 2)

@@ -1,0 +1,338 @@
+"""Exported files: the same detections as the network they came from, in onnxruntime and torch."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from wordtree.tree import WordTree
+from yolo9000 import YOLO9000, Detections
+from yolo9000.darknet.cfg import Cfg
+from yolo9000.decode import Decoder
+from yolo9000.errors import ConfigError, WeightsError
+from yolo9000.export.graph import GatedGraph
+from yolo9000.export.program import KeptWarning, program_tree
+from yolo9000.export.write import ExportOptions, export
+from yolo9000.model import load_any
+from yolo9000.network import Network
+
+# Two priors with class rows of their own, a passthrough as in YOLOv2, an input that is not square.
+CFG = """[net]
+width=96
+height=64
+channels=3
+
+[convolutional]
+batch_normalize=1
+filters=8
+size=3
+stride=2
+pad=1
+activation=leaky
+[maxpool]
+size=2
+stride=2
+[convolutional]
+batch_normalize=1
+filters=8
+size=3
+stride=2
+pad=1
+activation=leaky
+[maxpool]
+size=2
+stride=2
+[route]
+layers=-2
+[reorg]
+stride=2
+[route]
+layers=-1,-3
+[convolutional]
+filters=20
+size=1
+stride=1
+activation=linear
+[region]
+anchors=1,1,2,3
+classes=5
+num=2
+softmax=1
+"""
+TREE = WordTree([-1, -1, 0, 0, 3], ["n0", "n1", "n2", "n3", "n4"], ["animal", "vehicle", "cat", "dog", "pug"])
+FORMATS = ("onnx", "pt2", "torchscript")
+
+
+def random_detector(cfg: str = CFG, tree: WordTree | None = TREE, *, seed: int = 0) -> YOLO9000:
+    """Random weights whose objectness and classes differ from cell to cell."""
+    torch.manual_seed(seed)
+    network = Network(Cfg.parse(cfg), tree)
+    assert network.head is not None
+    with torch.no_grad():
+        for parameter in network.head.parameters():
+            parameter.normal_(std=1.0)
+        network.head.box_weight[:, 2:4] *= 0.1  # boxes of sensible sizes
+    return YOLO9000(network, metadata={"threshold": "0.3", "license": "none"}, device="cpu")
+
+
+def pictures() -> list[np.ndarray]:
+    rng = np.random.default_rng(1)
+    return [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((64, 96), (50, 31), (120, 200))]
+
+
+def assert_same(found: Detections, expected: Detections) -> None:
+    """The same detections; orders may differ where scores are equal to rounding."""
+    assert len(found) == len(expected)
+    a, b = (np.lexsort((d.boxes[:, 0], d.nodes)) for d in (found, expected))
+    np.testing.assert_array_equal(found.nodes[a], expected.nodes[b])
+    np.testing.assert_array_equal(found.paths[a], expected.paths[b])
+    np.testing.assert_allclose(found.boxes[a], expected.boxes[b], rtol=1e-4, atol=1e-2)
+    for name in ("scores", "objectness", "path_probs"):
+        np.testing.assert_allclose(getattr(found, name)[a], getattr(expected, name)[b], atol=1e-5)
+
+
+def compare(exported: YOLO9000, eager: YOLO9000, sizes: tuple[int | tuple[int, int] | None, ...]) -> int:
+    """Detections in all pictures at all sizes and thresholds; how many were compared."""
+    count = 0
+    for size in sizes:
+        for threshold in (0.0, 0.2, 0.5, 0.9):
+            options = {"size": size, "threshold": threshold, "batch": 2}
+            both = zip(
+                exported.detect(pictures(), **options), eager.detect(pictures(), **options), strict=True
+            )
+            for found, expected in both:
+                assert_same(found, expected)
+                count += len(found)
+    return count
+
+
+@pytest.fixture(scope="module")
+def eager() -> YOLO9000:
+    return random_detector()
+
+
+@pytest.fixture(scope="module")
+def onnx_file(eager: YOLO9000, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(eager, tmp_path_factory.mktemp("gated") / "model.onnx")
+
+
+@pytest.fixture(scope="module")
+def dynamic_file(eager: YOLO9000, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(eager, tmp_path_factory.mktemp("dynamic") / "model.onnx", ExportOptions(dynamic=True))
+
+
+def test_onnx_gives_the_same_detections(eager: YOLO9000, onnx_file: Path) -> None:
+    assert compare(YOLO9000.load(onnx_file, device="cpu"), eager, (None, (64, 96))) > 50
+
+
+def test_dynamic_onnx_takes_any_size_and_batch(eager: YOLO9000, dynamic_file: Path) -> None:
+    exported = YOLO9000.load(dynamic_file, device="cpu")
+    assert compare(exported, eager, (None, 32, 160, (96, 64))) > 100  # at 32 there are fewer anchors than 300
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_dense_files_give_the_same_detections(eager: YOLO9000, suffix: str, tmp_path: Path) -> None:
+    path = export(eager, tmp_path / f"dense.{suffix}", ExportOptions(dense=True, size=64))
+    exported = YOLO9000.load(path, device="cpu")
+    assert exported.input_size(None) == (64, 64)
+    assert compare(exported, eager, (64,)) > 20
+
+
+@pytest.mark.parametrize("suffix", ["pt2", "torchscript"])
+def test_torch_programs_give_the_same_detections(eager: YOLO9000, suffix: str, tmp_path: Path) -> None:
+    exported = YOLO9000.load(export(eager, tmp_path / f"model.{suffix}"), device="cpu")
+    assert compare(exported, eager, (None,)) > 20
+    assert exported.tree == eager.tree
+    assert exported.metadata["license"] == "none"
+
+
+def test_nano_cfg_with_tied_rows_and_the_whole_tree(tmp_path: Path) -> None:
+    text = Cfg.load("yolo9000-nano").text.replace("width=320", "width=64").replace("height=320", "height=64")
+    eager = random_detector(text, WordTree.load("yolo9000"))
+    path = export(eager, tmp_path / "nano.onnx")
+    exported = YOLO9000.load(path, device="cpu")
+    assert compare(exported, eager, (None,)) > 20
+    assert program_tree(path) == eager.tree
+    assert exported.threshold == 0.3
+
+
+@pytest.mark.parametrize("softmax", [1, 0])
+def test_class_lists_give_several_classes_an_anchor(softmax: int, tmp_path: Path) -> None:
+    eager = random_detector(CFG.replace("softmax=1", f"softmax={softmax}"), None)
+    program = torch.export.export(GatedGraph(eager.engine.network, 6), (torch.rand(1, 3, 64, 96),))
+    assert len(program.module()(torch.rand(1, 3, 64, 96))) == 3  # no paths
+    exported = YOLO9000.load(export(eager, tmp_path / "list.pt2"), device="cpu")
+    assert exported.metadata["classes"] == ("softmax" if softmax else "sigmoid")
+    assert compare(exported, eager, (None,)) > 20
+
+
+def test_darknet_weights_keep_their_letterbox(tmp_path: Path) -> None:
+    network = random_detector().network
+    network.batchnorm = "darknet"
+    eager = YOLO9000(network, device="cpu")
+    exported = YOLO9000.load(export(eager, tmp_path / "darknet.pt2"), device="cpu")
+    assert exported.letterbox == "darknet"
+    assert compare(exported, eager, (None,)) > 20
+
+
+def test_too_few_anchors_warn_and_give_the_best_of_each_prior(eager: YOLO9000, tmp_path: Path) -> None:
+    path = export(eager, tmp_path / "few.pt2", ExportOptions(top=3))  # 2 of each prior
+    exported = YOLO9000.load(path, device="cpu")
+    picture = pictures()[0]
+    with pytest.warns(KeptWarning, match="--top 8"):
+        exported.detect(picture, threshold=0.0)
+    images = torch.rand(2, 3, 64, 96)
+    kept = exported.engine.features(images)
+    features = eager.engine.features(images)
+    objectness = eager.engine.network.head.boxes(features)[:, :, 4].sigmoid().flatten(2)
+    assert torch.allclose(kept["objectness"], objectness.topk(2).values.flatten(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exported.detect(picture, threshold=0.999)
+
+
+def test_outputs_are_what_the_documentation_says(onnx_file: Path, dynamic_file: Path) -> None:
+    session = onnxruntime.InferenceSession(str(onnx_file))
+    shapes = {value.name: value.shape for value in session.get_inputs() + session.get_outputs()}
+    anchors, depth = 12, 3  # 2 priors on 2 x 3 cells, all kept
+    assert shapes == {
+        "images": [1, 3, 64, 96],
+        "boxes": [1, anchors, 4],
+        "objectness": [1, anchors],
+        "logits": [1, anchors, len(TREE)],
+        "paths": [1, anchors, depth],
+        "path_probs": [1, anchors, depth],
+    }
+    session = onnxruntime.InferenceSession(str(dynamic_file))
+    images = np.zeros((3, 3, 32, 32), np.float32)
+    boxes, objectness, *_ = session.run(None, {"images": images})
+    assert boxes.shape == (3, 300, 4)
+    assert (objectness > 0).sum() == 3 * 2  # one cell, two priors; the rest stands for no anchor
+    assert np.isfinite(boxes).all()
+
+
+def test_a_stranger_can_run_the_file_with_its_metadata_alone(eager: YOLO9000, onnx_file: Path) -> None:
+    """What docs/export.md tells: no class of ours from file to label."""
+    about = {entry.key: entry.value for entry in onnx.load(onnx_file).metadata_props}
+    assert json.loads(json.dumps(about)) == about
+    names = about["names"].split("\n")
+    parents = [int(line.split()[1]) for line in about["tree"].split("\n")]
+    assert (names, parents) == (list(TREE.names), list(TREE.parent))
+    assert about["anchors"] == "1,1 2,3"
+    assert (about["height"], about["width"], about["stride"]) == ("64", "96", "32")
+    assert (about["letterbox"], about["classes"], about["threshold"]) == ("torch", "tree", "0.3")
+    picture = pictures()[0]  # of the input's own size
+    images = picture.transpose(2, 0, 1)[None].astype(np.float32) / 255
+    session = onnxruntime.InferenceSession(str(onnx_file))
+    boxes, objectness, logits, paths, steps = session.run(None, {"images": images})
+    best = objectness[0].argmax()
+    expected = max(eager.detect(picture, threshold=0.0, nms=1.0, leaves=True), key=lambda d: d.objectness)
+    leaf = paths[0, best][paths[0, best] >= 0][-1]
+    assert names[leaf] == expected.label
+    assert objectness[0, best] * steps[0, best].prod() == pytest.approx(expected.score, abs=1e-5)
+    x, y, w, h = boxes[0, best] * (96, 64, 96, 64)
+    corners = np.clip([x - w / 2, y - h / 2, x + w / 2, y + h / 2], 0, (96, 64, 96, 64))
+    np.testing.assert_allclose(corners, expected.box, atol=1e-2)
+    top_group = np.exp(logits[0, best, :2])
+    assert steps[0, best, 0] == pytest.approx(top_group.max() / top_group.sum(), abs=1e-5)
+
+
+def test_given_classes_need_the_logits_only(eager: YOLO9000) -> None:
+    """A map of classes, as for ImageNet DET: `classes` of the decoder, from kept anchors as from features."""
+    graph = GatedGraph(eager.engine.network, 6)
+    images = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        from yolo9000.decode import Kept
+
+        kept = Kept(*graph(images)[:3])
+    decoder = Decoder(eager.engine.network.head)
+    found = decoder.decode_kept(kept, 0.05, classes=[1, 2, 4])
+    expected = decoder.decode(eager.engine.features(images), 0.05, classes=[1, 2, 4])
+    for a, b in zip(found, expected, strict=True):
+        assert len(a) == len(b) > 0
+        assert torch.allclose(a.scores.sort().values, b.scores.sort().values, atol=1e-6)
+
+
+def test_settings_that_cannot_be(eager: YOLO9000, onnx_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.bin: expected a file name that ends in \.onnx"):
+        export(eager, tmp_path / "model.bin")
+    with pytest.raises(ConfigError, match="recorded at one size"):
+        export(eager, tmp_path / "m.torchscript", ExportOptions(dynamic=True))
+    with pytest.raises(ConfigError, match="top must be at least 1"):
+        export(eager, tmp_path / "m.onnx", ExportOptions(top=0))
+    with pytest.raises(ConfigError, match="nearest is 96"):
+        export(eager, tmp_path / "m.onnx", ExportOptions(size=100))
+    exported = YOLO9000.load(onnx_file, device="cpu")
+    with pytest.raises(ConfigError, match=r"exported for an input of 64 x 96 pixels, not 320 x 320"):
+        exported.detect(pictures()[0], size=320)
+    with pytest.raises(ConfigError, match="an exported model only detects"):
+        _ = exported.network
+    with pytest.raises(ConfigError, match="precision and compile are fixed"):
+        YOLO9000.load(onnx_file, device="cpu", precision="bf16")
+    with pytest.raises(WeightsError, match="an exported model only detects"):
+        load_any(onnx_file)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_files_of_another_kind(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"model.{suffix}"
+    with pytest.raises(WeightsError, match="no such exported model"):
+        YOLO9000.load(path, device="cpu")
+    for junk in (b"", b"\x89PNG\r\n" * 50):
+        path.write_bytes(junk)
+        with pytest.raises(WeightsError, match=r"expected an exported model|found 'no such entry'"):
+            YOLO9000.load(path, device="cpu")
+
+
+def test_damaged_metadata(onnx_file: Path, tmp_path: Path) -> None:
+    whole = onnx.load(onnx_file)
+    for key, value, problem in (
+        ("format", "yolo9000-export-9", "found 'yolo9000-export-9'"),
+        ("tree", "n0 7", "damaged metadata"),
+        ("height", "high", "damaged metadata"),
+        ("letterbox", "square", "neither 'torch' nor 'darknet'"),
+        ("names", None, "metadata lack names"),
+    ):
+        proto = onnx.ModelProto()
+        proto.CopyFrom(whole)
+        entries = {entry.key: entry.value for entry in proto.metadata_props} | {key: value}
+        del proto.metadata_props[:]
+        for name, text in entries.items():
+            if text is not None:
+                proto.metadata_props.add(key=name, value=text)
+        path = tmp_path / "model.onnx"
+        onnx.save(proto, path)
+        with pytest.raises(WeightsError, match=problem):
+            YOLO9000.load(path, device="cpu")
+    data = onnx_file.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(WeightsError, match=r"cut off"):
+        YOLO9000.load(path, device="cpu")
+
+
+def test_command_line(eager: YOLO9000, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from typer.testing import CliRunner
+
+    from yolo9000.cli import app
+
+    eager.save(tmp_path / "model.safetensors")
+    target = tmp_path / "sub" / "model.pt2"
+    runner = CliRunner()
+    result = runner.invoke(app, ["export", str(tmp_path / "model.safetensors"), "-o", str(target)])
+    assert result.exit_code == 0, result.output
+    photo = "yolo9000/photos/dog.jpg"
+    lines = []
+    for model in (tmp_path / "model.safetensors", target):
+        result = runner.invoke(app, ["detect", photo, "--json", "--model", str(model), "--device", "cpu"])
+        assert result.exit_code == 0, result.output
+        lines.append(json.loads(result.output))
+    assert len(lines[0]["detections"]) == len(lines[1]["detections"])
+    assert target.stat().st_size < 200_000

@@ -1,0 +1,61 @@
+"""The command `yolo9000 export`. Torch is imported inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def export(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="Model file, or a name: see `yolo9000 models`.", show_default="yolo9000-nano"),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="*.onnx, *.pt2 (torch.export) or *.torchscript.")
+    ] = Path("model.onnx"),
+    weights: Annotated[
+        Path | None, typer.Option("--weights", "-w", help="Darknet weights; with --cfg.")
+    ] = None,
+    cfg: Annotated[
+        str | None, typer.Option("--cfg", "-c", help="Cfg of the weights, file or built-in.")
+    ] = None,
+    top: Annotated[
+        int, typer.Option(min=1, help="Anchors kept of a picture, in equal parts from each prior.")
+    ] = 300,
+    dense: Annotated[
+        bool, typer.Option("--dense", help="Every anchor and class instead, as darknet's last layer gives.")
+    ] = False,
+    size: Annotated[
+        int | None, typer.Option(help="Input, a multiple of 32 pixels.", show_default="the cfg's")
+    ] = None,
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="Leave batch, height and width free. Not for TorchScript.")
+    ] = False,
+    device: Annotated[
+        str, typer.Option(help="Where a TorchScript or torch.export program will run; ONNX runs anywhere.")
+    ] = "cpu",
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Never download weights (also YOLO9000_OFFLINE=1).")
+    ] = False,
+    mirror: Annotated[
+        str | None,
+        typer.Option(help="Address to download weights from.", show_default="YOLO9000_MIRROR"),
+    ] = None,
+) -> None:
+    """Write a model for other runtimes, with its tree, names and settings inside.
+
+    `yolo9000 detect --model model.onnx` runs it. What goes in and comes out: docs/export.md.
+
+    Example: [cyan]yolo9000 export yolo9000-nano -o nano.onnx --size 416[/cyan]
+    """
+    from yolo9000.export.write import ExportOptions
+    from yolo9000.export.write import export as run
+    from yolo9000.model import YOLO9000
+
+    detector = YOLO9000.load(
+        model, weights=weights, cfg=cfg, device=device, offline=offline or None, mirror=mirror
+    )
+    print(run(detector, out, ExportOptions(dense=dense, top=top, size=size, dynamic=dynamic)))
