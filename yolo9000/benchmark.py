@@ -20,6 +20,7 @@ from rich.table import Table
 from torch import Tensor
 
 from yolo9000.decode import RawDetections
+from yolo9000.engine import Engine
 from yolo9000.errors import ConfigError
 from yolo9000.image import ImageSource, Letterbox, letterbox, read_image
 from yolo9000.labelling import Labelling
@@ -101,13 +102,17 @@ def benchmark(
             own threshold.
 
     Raises:
-        ConfigError: Fewer than one round, picture or anchor; a size that does not fit.
+        ConfigError: Fewer than one round, picture or anchor; a size that does not fit; an exported model.
         ImageError: The picture cannot be read.
     """
     for name, value in (("rounds", rounds), ("batch", batch), ("anchors", anchors or 1)):
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, found {value}.")
     engine, wanted = model.engine, model.input_size(size)
+    if not isinstance(engine, Engine):
+        raise ConfigError(
+            f"{engine.path}: an exported model has no parts to time: give the one it came from."
+        )
     boxed = _boxed(model, [read_image(source)] * batch, wanted)
     features = engine.features(torch.stack([pixels for pixels, _ in boxed]))  # with compile, also compiles
     raw = engine.boxes(features)
