@@ -1,0 +1,157 @@
+"""The documentation is true: its code blocks run, its pages are reachable, the site builds.
+
+Python blocks of a page run in order with one set of names, in a folder of bundled photos. Shell blocks consist
+of `yolo9000` commands, which run, too. What cannot run here says why, in a comment directly above the block:
+`<!-- not run: reason -->`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from yolo9000 import YOLO9000
+from yolo9000.cli import app
+from yolo9000.model import DEFAULT_MODEL, packaged_models
+from yolo9000.sources import demo_photos
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+RUN = ("python", "bash")
+# Files that pages speak of.
+TEXTS = {
+    "my.txt": "dog\ncat\nn02958343\n",
+    "mine.txt": "dog\ncat\nn02958343\n",
+    "goods.yaml": "furniture:\n  chair:\n    - office chair [SKU-12]\n    - armchair\n  table:\ntools: [hammer, saw]\n",
+    "chairs.yaml": "chair:\n  - Aeron\n  - stool: [bar stool, step stool]\n",
+}
+PHOTOS = ("photo.jpg", "park.jpg", "dog.jpg")
+# Blocks with these need the model that comes with the package.
+NEEDS_MODEL = re.compile(r"yolo9000 (detect|relabel|export|retree)|YOLO9000\.load\(|\bmodel\.|\bfound\b|nano\.onnx")
+
+
+class Block(NamedTuple):
+    """One fenced block: its language, its text, its line on the page, and why it is not run."""
+
+    language: str
+    text: str
+    line: int
+    reason: str | None
+
+
+def blocks_of(page: Path) -> Iterator[Block]:
+    """All fenced blocks of a page."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    start = None
+    for number, line in enumerate(lines):
+        if not line.startswith("```"):
+            continue
+        if start is None:
+            start = number
+            continue
+        above = lines[start - 1] if start else ""
+        note = re.fullmatch(r"<!-- not run: (.+) -->", above.strip())
+        language = lines[start][3:].strip()
+        yield Block(language, "\n".join(lines[start + 1 : number]), start + 2, note and note[1])
+        start = None
+    assert start is None, f"{page}: a block that begins in line {start} has no end"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that pages speak of, as current folder."""
+    photos = [Path(photo) for photo in demo_photos()]
+    (tmp_path / "photos").mkdir()
+    for name, photo in zip(PHOTOS, photos * 2, strict=False):
+        (tmp_path / name).write_bytes(photo.read_bytes())
+        (tmp_path / "photos" / photo.name).write_bytes(photo.read_bytes())
+    for name, text in TEXTS.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("YOLO9000_OFFLINE", "1")
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_blocks_run(page: Path, folder: Path) -> None:
+    names: dict[str, Any] = {"__name__": "__docs__"}
+    there = DEFAULT_MODEL in packaged_models()
+    left_out = []
+    for block in blocks_of(page):
+        if block.language not in RUN or block.reason:
+            continue
+        if not there and NEEDS_MODEL.search(block.text):
+            left_out.append(block.line)
+            continue
+        if block.language == "bash":
+            run_commands(page, block, folder)
+        else:
+            if NEEDS_MODEL.search(block.text) and "model" not in names:
+                names["model"] = YOLO9000.load(device="cpu")
+                names["found"] = names["model"].detect("photo.jpg")
+            exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), names)
+    if left_out:
+        pytest.skip(f"{DEFAULT_MODEL} is not in this checkout: blocks in lines {left_out} did not run")
+
+
+def run_commands(page: Path, block: Block, folder: Path) -> None:
+    """Run every line of a shell block in this process."""
+    for number, line in enumerate(block.text.splitlines(), block.line):
+        words = shlex.split(line, comments=True)
+        if not words:
+            continue
+        place = f"{page.name}:{number}: {line}"
+        target = None
+        if ">" in words:
+            target = folder / words[words.index(">") + 1]
+            words = words[: words.index(">")]
+        assert words[0] == "yolo9000", f"{place}\n(mark the block with <!-- not run: reason -->)"
+        assert not {"|", "&&", ";"} & set(words), f"{place}\n(one command a line)"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = CliRunner().invoke(app, words[1:])
+        error = result.exception if not isinstance(result.exception, SystemExit) else ""
+        assert result.exit_code == 0, f"{place}\n{result.output}{error}"
+        if target is not None:
+            target.write_text(result.stdout)
+
+
+def test_reasons_are_given_where_nothing_else_can_be_done() -> None:
+    """A note above a block that is no program would be forgotten there."""
+    for page in PAGES:
+        for block in blocks_of(page):
+            if block.reason:
+                assert block.language in RUN, f"{page.name}:{block.line}"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    class Loader(yaml.SafeLoader):
+        pass
+
+    nav = yaml.load((ROOT / "mkdocs.yml").read_text(), Loader)["nav"]
+    listed = set(re.findall(r"[\w/-]+\.md", str(nav)))
+    pages = {str(page.relative_to(ROOT / "docs")) for page in PAGES[1:]}
+    assert listed == pages
+
+
+@pytest.mark.slow
+def test_site_builds_without_a_warning(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT, capture_output=True, text=True, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "site" / "api" / "detection" / "index.html").read_text()
+    assert "hier_threshold" in page
