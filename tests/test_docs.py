@@ -1,15 +1,17 @@
 """The documentation is true: its code blocks run, its pages are reachable, the site builds.
 
-Python blocks of a page run in order with one set of names, in a folder of bundled photos. Shell blocks consist
-of `yolo9000` commands, which run, too. What cannot run here says why, in a comment directly above the block:
-`<!-- not run: reason -->`.
+Python blocks of a page run in order with one set of names, in a folder of bundled photos. Shell blocks
+consist of `yolo9000` commands, which run, too. What cannot run here says why, in a comment directly above the
+block: `<!-- not run: reason -->`.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 import warnings
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
@@ -31,14 +34,16 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RUN = ("python", "bash")
 # Files that pages speak of.
 TEXTS = {
-    "my.txt": "dog\ncat\nn02958343\n",
-    "mine.txt": "dog\ncat\nn02958343\n",
-    "goods.yaml": "furniture:\n  chair:\n    - office chair [SKU-12]\n    - armchair\n  table:\ntools: [hammer, saw]\n",
+    "my.txt": "dog.n.01\nairplane\nn02958343\n",
+    "mine.txt": "dog.n.01\nairplane\nn02958343\n",
+    "goods.yaml": "furniture:\n  chair:\n    - office chair [SKU-12]\n  table:\ntools: [hammer, saw]\n",
     "chairs.yaml": "chair:\n  - Aeron\n  - stool: [bar stool, step stool]\n",
 }
 PHOTOS = ("photo.jpg", "park.jpg", "dog.jpg")
 # Blocks with these need the model that comes with the package.
-NEEDS_MODEL = re.compile(r"yolo9000 (detect|relabel|export|retree)|YOLO9000\.load\(|\bmodel\.|\bfound\b|nano\.onnx")
+NEEDS_MODEL = re.compile(
+    r"yolo9000 (detect|relabel|export|retree)|YOLO9000\.load\(|\bmodel\.|\bfound\b|nano\.onnx"
+)
 
 
 class Block(NamedTuple):
@@ -73,6 +78,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the files that pages speak of, as current folder."""
     photos = [Path(photo) for photo in demo_photos()]
     (tmp_path / "photos").mkdir()
+    if DEFAULT_MODEL in packaged_models():
+        shutil.copy(packaged_models()[DEFAULT_MODEL], tmp_path / "model.safetensors")
     for name, photo in zip(PHOTOS, photos * 2, strict=False):
         (tmp_path / name).write_bytes(photo.read_bytes())
         (tmp_path / "photos" / photo.name).write_bytes(photo.read_bytes())
@@ -84,6 +91,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_code_blocks_run(page: Path, folder: Path) -> None:
     names: dict[str, Any] = {"__name__": "__docs__"}
@@ -143,7 +151,16 @@ def test_every_page_is_in_the_navigation() -> None:
     nav = yaml.load((ROOT / "mkdocs.yml").read_text(), Loader)["nav"]
     listed = set(re.findall(r"[\w/-]+\.md", str(nav)))
     pages = {str(page.relative_to(ROOT / "docs")) for page in PAGES[1:]}
-    assert listed == pages
+    assert listed == pages, "list the pages in mkdocs.yml"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the page is of a machine without a GPU")
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="names /proc as a folder that cannot be written")
+def test_mistakes_get_the_messages_of_the_troubleshooting_page() -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "troubleshooting.py"))
+    expected = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    assert script["page"]().splitlines() == expected.splitlines(), "run: python scripts/troubleshooting.py"
 
 
 @pytest.mark.slow

@@ -68,6 +68,7 @@ num=2
 softmax=1
 """
 TREE = WordTree([-1, -1, 0, 0, 3], ["n0", "n1", "n2", "n3", "n4"], ["animal", "vehicle", "cat", "dog", "pug"])
+pytestmark = pytest.mark.timeout(900)  # the exporter is slow where other work runs beside it
 FORMATS = ("onnx", "pt2", "torchscript")
 
 

@@ -196,7 +196,10 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
         with sys.stdin if path == STDIN else Path(path).open(encoding="utf-8") as stream:
             yield from ((number, line) for number, line in enumerate(stream, 1) if line.strip())
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: expected JSON Lines that `yolo9000 detect` wrote: {error}.") from error
+        problem = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise DataError(
+            f"{path}: expected JSON Lines that `yolo9000 detect --json` or `--save jsonl` wrote: {problem}."
+        ) from error
 
 
 def complain(error: YOLO9000Error) -> None:

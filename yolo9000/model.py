@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -160,8 +161,10 @@ class YOLO9000:
             raise ConfigError(
                 "expected one model, or weights together with their cfg; found "
                 + ", ".join(f"{k}={v}" for k, v in _given(source=source, weights=weights, cfg=cfg))
-                + "."
+                + ". Give both, or only the model."
             )
+        if Path(cfg).suffix == ".weights" or Path(weights).suffix == ".cfg":
+            raise ConfigError(f"weights={weights} and cfg={cfg} seem to be swapped: give one as the other.")
         network = load_darknet(os.fspath(cfg), Path(weights))
         return cls(network, device=device, precision=precision, compile=compile)
 
@@ -374,7 +377,7 @@ def model_path(source: str | os.PathLike[str]) -> Path:
     path = Path(source)
     if path.suffix in (".weights", ".cfg"):
         raise WeightsError(
-            f"{path}: darknet weights and cfg are loaded together: give weights=... and cfg=...."
+            f"{path}: darknet weights and cfg are loaded together: give both, as weights and cfg."
         )
     if is_program(path):
         raise WeightsError(
@@ -387,9 +390,11 @@ def model_path(source: str | os.PathLike[str]) -> Path:
     if str(source) in packaged:
         return packaged[str(source)]
     packed = ", ".join(packaged) or "none"
+    close = get_close_matches(str(source), [*packaged, *PUBLISHED], 1)
+    hint = f" Did you mean {close[0]}?" if close else ""
     raise WeightsError(
         f"{path}: neither a model file nor a known name (in the package: {packed}; to download: "
-        f"{', '.join(PUBLISHED)})."
+        f"{', '.join(PUBLISHED)}).{hint}"
     )
 
 
@@ -405,7 +410,17 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
-        raise ConfigError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
+        known = str(device).partition(":")[0] in ("cpu", "cuda", "mps", "xpu")
+        reason = (
+            f"{str(error).splitlines()[0].rstrip('.')}."
+            if known
+            else "expected cpu, cuda, cuda:1, mps or xpu."
+        )
+        if str(device).startswith("cuda") and not torch.cuda.is_available():
+            reason = "torch finds no GPU here."
+        raise ConfigError(
+            f"device {str(device)!r} cannot be used: {reason} Without it, the best is taken."
+        ) from error
     return chosen
 
 

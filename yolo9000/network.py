@@ -77,6 +77,7 @@ class Network(nn.Module):
                 f"describes {classes:,} classes, but the tree has {len(self.tree):,} nodes.",
                 path=cfg.path,
                 line=self.plans[-1].section.line,
+                remedy="Set classes= and the filters= above to fit, or name the tree of this cfg.",
             )
         self.stride = int(last.stride)
         self.seen = 0
@@ -318,7 +319,8 @@ def _resolve_tree(cfg: Cfg, classes: int) -> WordTree:
 
 def _load_tree(cfg: Cfg, section: Section) -> WordTree:
     name = section.get_str("tree")
-    candidates = [Path(name)] + ([] if cfg.path is None else [cfg.path.parent / name])
+    beside = [] if cfg.path is None else [cfg.path.parent / name]
+    candidates = list(dict.fromkeys([Path(name), *beside]))
     try:
         found = next((path for path in candidates if path.is_file()), None)
     except OSError as error:  # such as a name longer than any file's
@@ -329,6 +331,8 @@ def _load_tree(cfg: Cfg, section: Section) -> WordTree:
         return WordTree.load("yolo9000")
     try:
         return WordTree.load(name)
-    except YOLO9000Error as error:
+    except YOLO9000Error:
         places = " or ".join(str(path) for path in candidates)
-        section.fail(f"found no tree file {places}, and none is built in ({error})", key="tree")
+        section.fail(
+            f"found no tree file {places}, and none is built in.", key="tree", remedy="Put it there."
+        )
