@@ -73,9 +73,9 @@ PETS = {
 MISTAKES: dict[str, list[tuple[str, str]]] = {
     "detect": [
         ("no picture named", "yolo9000 detect"),
-        ("no such file", "yolo9000 detect nothing.jpg"),
-        ("a folder without pictures", "yolo9000 detect empty"),
-        ("a pattern that matches nothing", "yolo9000 detect '*.png'"),
+        ("no such file", "yolo9000 detect nothing.jpg --model tiny.safetensors"),
+        ("a folder without pictures", "yolo9000 detect empty --model tiny.safetensors"),
+        ("a pattern that matches nothing", "yolo9000 detect '*.png' --model tiny.safetensors"),
         ("a file that is no picture", "yolo9000 detect notes.jpg --model tiny.safetensors"),
         ("a picture that is cut off", "yolo9000 detect cut.jpg --model tiny.safetensors"),
         ("nothing on standard input", "yolo9000 detect - --model tiny.safetensors"),

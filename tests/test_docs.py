@@ -7,6 +7,7 @@ block: `<!-- not run: reason -->`.
 
 from __future__ import annotations
 
+import doctest
 import os
 import re
 import runpy
@@ -105,6 +106,9 @@ def test_code_blocks_run(page: Path, folder: Path) -> None:
             continue
         if block.language == "bash":
             run_commands(page, block, folder)
+        elif block.text.startswith(">>>"):
+            example = doctest.DocTestParser().get_doctest(block.text, names, page.name, str(page), block.line)
+            assert doctest.DocTestRunner().run(example, clear_globs=False).failed == 0
         else:
             if NEEDS_MODEL.search(block.text) and "model" not in names:
                 names["model"] = YOLO9000.load(device="cpu")
@@ -142,6 +146,14 @@ def test_reasons_are_given_where_nothing_else_can_be_done() -> None:
         for block in blocks_of(page):
             if block.reason:
                 assert block.language in RUN, f"{page.name}:{block.line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files(page: Path) -> None:
+    text = re.sub(r"```.*?```|`[^`]*`", "", page.read_text(encoding="utf-8"), flags=re.S)
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text)
+    local = [target for target in targets if "://" not in target]
+    assert [target for target in local if not (page.parent / target).exists()] == []
 
 
 def test_every_page_is_in_the_navigation() -> None:

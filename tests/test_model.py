@@ -284,7 +284,7 @@ def test_load_refuses(tmp_path: Path) -> None:
         YOLO9000.load(weights="a.weights")
     with pytest.raises(ConfigError, match="found source=m, weights=w, cfg=c"):
         YOLO9000.load("m", weights="w", cfg="c")
-    with pytest.raises(WeightsError, match="give weights="):
+    with pytest.raises(WeightsError, match="give both, as weights and cfg"):
         YOLO9000.load("yolov2.weights")
     with pytest.raises(WeightsError, match="neither a model file nor a known name"):
         YOLO9000.load(tmp_path / "none.safetensors")
