@@ -183,6 +183,7 @@ The model that comes with the package: a small network of the YOLOv2 family over
 
 ## Recipe
 
+<!-- not run: needs data, trains for hours -->
 ```bash
 recipes/nano/train.sh DATA runs/nano          # classifier, then joint training; resumes after an interruption
 python recipes/nano/finish.py DATA runs/nano  # measures, writes the model file and this card
