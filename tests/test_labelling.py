@@ -208,10 +208,26 @@ def test_where_the_walk_stops(rule: Labelling, names: list[str]) -> None:
         ({"threshold": {"animal": 0.7, "dog": 0.6}}, ["dog", "car"]),
         ({"threshold": {"*": 0.5, "car": 0.1}}, ["dog", "car"]),
         ({"threshold": {"*": 0.7}}, []),
+        # The threshold looks at the label that the walk would give, here dog 0.65 and car 0.36.
+        ({"threshold": 0.34, "leaves": True}, ["car", "husky"]),  # car 0.36, husky 0.32
+        ({"threshold": 0.5, "leaves": True}, ["husky"]),
+        ({"threshold": 0.34, "depth": 0}, ["animal", "vehicle"]),
+        ({"threshold": {"dog": 0.7, "*": 0.1}, "depth": 0}, ["vehicle"]),
     ],
 )
 def test_what_is_kept(rule: dict[str, Any], names: list[str]) -> None:
     assert Detections.choose(DOG_AND_CAR, Labelling(**rule), TREE, (50, 50)).labels == names
+
+
+@pytest.mark.parametrize("depth", [{"leaves": True}, *({"depth": n} for n in range(8))], ids=str)
+def test_depth_changes_words_and_no_boxes(
+    model: YOLO9000, picture: torch.Tensor, depth: dict[str, Any]
+) -> None:
+    found = model.detect(picture, threshold=0.1)
+    other = model.detect(picture, threshold=0.1, **depth)
+    assert sorted(map(tuple, other.boxes.tolist())) == sorted(map(tuple, found.boxes.tolist()))
+    assert len(found) > 3
+    assert (np.diff(other.scores) <= 0).all()
 
 
 def test_boxes_are_clipped_and_those_outside_left_out() -> None:
@@ -225,7 +241,8 @@ def test_picked_detections_keep_their_boxes() -> None:
     assert picked.candidates is None
     assert picked.relabel(depth=0).labels == ["vehicle", "animal"]
     assert picked.relabel(depth=0, under="animal").labels == ["animal"]
-    assert picked.relabel(leaves=True, threshold=0.35).labels == ["car"]
+    assert picked.relabel(leaves=True, threshold=0.35).labels == ["car", "husky"]
+    assert picked.relabel(leaves=True, threshold=0.40).labels == ["husky"]  # the car's score is 0.36
     for wrong in ({"nms": 0.3}, {"under": "animal"}):
         with pytest.raises(ConfigError):
             picked.relabel(**wrong)

@@ -56,7 +56,9 @@ class Labelling:
     key at or above a node holds for it and `"*"` (else the default) for all others.
 
     Attributes:
-        threshold: Detections with a score above it are given, 0..1.
+        threshold: Detections with a score above it are given, 0..1. It looks at the label that
+            `hier_threshold` gives: `depth` and `leaves` choose other words for the same boxes, none is lost
+            because its deeper label is less probable.
         hier_threshold: Go down the path as long as the next node's absolute probability is above this; the
             top node is always given. By default 0.5, or no limit where `depth` or `leaves` is given.
         depth: Go down to this depth (0 is the top), or to the leaf where the path ends earlier. Together with
@@ -105,6 +107,11 @@ class Labelling:
         if not isinstance(self.threshold, Mapping):
             return self.threshold
         return min({EVERYWHERE: DEFAULT_THRESHOLD, **self.threshold}.values())
+
+    @property
+    def sure(self) -> Labelling:
+        """The rule that decides which boxes there are: without `depth` and `leaves`."""
+        return self if self.depth is None and not self.leaves else replace(self, depth=None, leaves=False)
 
     def for_tree(self, tree: WordTree) -> Labelling:
         """The same rules with nodes named by their ids.
@@ -185,17 +192,19 @@ def choose(
         For each detection, highest score first: which candidate it is, its node, and its score.
     """
     nodes, scores = labels(found, rule, tree)
-    pick = np.flatnonzero(permitted(nodes, scores, rule, tree))
+    sure, sureness = (nodes, scores) if rule.sure is rule else labels(found, rule.sure, tree)
+    pick = np.flatnonzero(permitted(nodes, sure, sureness, rule, tree))
     kept = suppress(
         torch.from_numpy(np.ascontiguousarray(found.boxes[pick])),
-        torch.from_numpy(scores[pick]),
-        torch.from_numpy(nodes[pick]),
+        torch.from_numpy(sureness[pick]),
+        torch.from_numpy(sure[pick]),
         tree,
         rule.nms,
         # darknet suppresses within each class alone (do_nms_sort in box.c)
         "class" if rule.decoder == "darknet" else "tree",
     ).numpy()
     pick = pick[kept]
+    pick = pick[np.argsort(-scores[pick], kind="stable")]
     return pick, nodes[pick], scores[pick]
 
 
@@ -223,11 +232,23 @@ def labels(
 
 
 def permitted(
-    nodes: NDArray[np.int64], scores: NDArray[np.float32], rule: Labelling, tree: WordTree
+    nodes: NDArray[np.int64],
+    sure: NDArray[np.int64],
+    sureness: NDArray[np.float32],
+    rule: Labelling,
+    tree: WordTree,
 ) -> NDArray[np.bool_]:
-    """[K] whether labels are in the wanted subtrees and their scores above the threshold there."""
-    limit = _limits(rule.threshold, DEFAULT_THRESHOLD, tree)[nodes]
-    return np.asarray((scores > limit) & _allowed(rule, tree)[nodes])
+    """[K] whether a candidate is above the threshold and its label in the wanted subtrees.
+
+    Args:
+        nodes: [K] its label.
+        sure: [K] the label that `rule.sure` gives; the threshold is that of this node.
+        sureness: [K] the score of that one.
+        rule: Thresholds and subtrees.
+        tree: The tree of both.
+    """
+    limit = _limits(rule.threshold, DEFAULT_THRESHOLD, tree)[sure]
+    return np.asarray((sureness > limit) & _allowed(rule, tree)[nodes])
 
 
 def are_paths(tree: WordTree, paths: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -319,7 +319,7 @@ class Detections:
         nodes, scores = labels(found, rule, self.tree)
         kept = np.ones(len(self), bool)
         if given.keys() & {"threshold", "under", "not_under"}:
-            kept = permitted(nodes, scores, rule, self.tree)
+            kept = permitted(nodes, *labels(found, rule.sure, self.tree), rule, self.tree)
         return replace(self[kept], nodes=nodes[kept], scores=scores[kept], labelling=rule)
 
     # ------------------------------------------------------------------------------------------- other forms
