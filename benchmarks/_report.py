@@ -128,6 +128,14 @@ def added_peak(function: Callable[[], Any]) -> float | None:
     return resident("VmHWM") - before
 
 
+def warm_up() -> None:
+    """Let torch load the libraries that it loads with its first convolution and gradient."""
+    import torch
+
+    pixels = torch.rand(1, 3, 32, 32, requires_grad=True)
+    torch.nn.functional.conv2d(pixels, torch.rand(8, 3, 3, 3)).sum().backward()
+
+
 def resident(field: str) -> float:
     """A field of /proc/self/status in MiB: VmRSS (now) or VmHWM (peak)."""
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from _models import TREES, detector, joint_batch
-from _report import Report, added_peak, arguments, in_process
+from _report import Report, added_peak, arguments, in_process, warm_up
 
 from yolo9000.benchmark import alternate, machine, ratio
 from yolo9000.engine import Engine
@@ -97,7 +97,7 @@ class Rival:
 
 def memory(count: int, train: bool) -> float | None:
     """MiB that building and running takes, in a fresh process."""
-    Detect(80)()  # what the libraries take by themselves
+    warm_up()
 
     def run() -> None:
         once = Train(count) if train else Detect(count)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from _models import joint_batch
-from _report import Report, added_peak, arguments, bars, in_process
+from _report import Report, added_peak, arguments, bars, in_process, warm_up
 from torch import Tensor
 
 from wordtree.tree import WordTree
@@ -79,7 +79,7 @@ class Step:
 
 def memory(dense: bool, batch: int, size: int) -> float | None:
     """MiB of one step beyond parameters and input, in a fresh process."""
-    Step(RegionHead, 2, 64)()  # what the libraries take by themselves
+    warm_up()
     step = Step(DenseHead if dense else RegionHead, batch, size)
     return added_peak(step)
 
