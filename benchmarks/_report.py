@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,8 +112,8 @@ def arguments(text: str, **options: tuple[Any, str]) -> argparse.Namespace:
 
 def in_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """What a module's function returns when it runs in a fresh process."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def added_peak(function: Callable[[], Any]) -> float | None:
