@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +77,16 @@ class Rules:
             rescore=bool(pick(config.rescore, region.rescore)),
             bias_match=bool(pick(config.bias_match, region.bias_match)),
         )
+
+
+class _Labelled(NamedTuple):
+    """Anchors (image, anchor, row, column) that a path is taught at, and the node at its end; [K] each."""
+
+    b: Tensor
+    a: Tensor
+    y: Tensor
+    x: Tensor
+    nodes: Tensor
 
 
 class JointLoss(nn.Module):
@@ -161,18 +171,35 @@ class JointLoss(nn.Module):
         raw = raw.float() if raw.dtype in (torch.bfloat16, torch.float16) else raw
         is_class = batch.labels >= 0
         parts: list[dict[str, Tensor]] = []
+        labelled: dict[str, _Labelled] = {}
         if not bool(is_class.all()):
-            parts.append(self._detection(features, raw, batch, ~is_class, seen))
+            parts.append(self._detection(features, raw, batch, ~is_class, seen, labelled))
         if bool(is_class.any()):
-            parts.append(self._classification(features, raw, batch.labels, is_class))
+            parts.append(self._classification(features, raw, batch.labels, is_class, labelled))
+        if labelled:
+            parts.append(self._paths(features, labelled))
         terms: dict[str, Tensor] = {}
         for name, term in itertools.chain.from_iterable(part.items() for part in parts):
             terms[name] = terms[name] + term if name in terms else term
         return {name: term / len(features) for name, term in terms.items()}
 
+    def _paths(self, features: Tensor, labelled: dict[str, _Labelled]) -> dict[str, Tensor]:
+        """Class terms of all labelled anchors at once: one gradient of the class rows' size, not two."""
+        every = _Labelled(*(torch.cat(parts) for parts in zip(*labelled.values(), strict=True)))
+        nll = self.head.path_nll(features, *every, self.config.smoothing)
+        parts = torch.split(nll, [len(each.nodes) for each in labelled.values()])
+        return {name: part.sum() for name, part in zip(labelled, parts, strict=True)}
+
     def _detection(
-        self, features: Tensor, raw: Tensor, batch: Batch, images: Tensor, seen: int
+        self,
+        features: Tensor,
+        raw: Tensor,
+        batch: Batch,
+        images: Tensor,
+        seen: int,
+        labelled: dict[str, _Labelled],
     ) -> dict[str, Tensor]:
+        """Terms of detection images but for paths; the anchors with a path are added to `labelled`."""
         truths = Truths(batch.boxes, batch.nodes, batch.image_index)
         if self.config.mode == "darknet":
             truths = darknet_list(truths, len(raw))
@@ -194,7 +221,13 @@ class JointLoss(nn.Module):
             terms["prior"] = self._prior(raw, free)
         if len(matches):
             terms |= self._objects(raw, predicted, truths, matches[matches.last])
-            terms["class"] = self._classes(features, truths, matches)
+            if self.independent:
+                terms["class"] = self._sigmoids(features, truths, matches)
+            else:
+                m = matches[matches.last]
+                labelled["class"] = _Labelled(m.b, m.a, m.y, m.x, truths.nodes[m.truth])
+                if self.config.mode == "darknet" and len(m) < len(matches):
+                    terms["class"] = self._groups_left(features, truths, matches)
         return terms
 
     def _prior(self, raw: Tensor, free: Tensor) -> Tensor:
@@ -220,20 +253,14 @@ class JointLoss(nn.Module):
             target = torch.ones_like(small)
         return {"box": (small * box).sum(), "object": _bce(own[:, 4], target).sum()}
 
-    def _classes(self, features: Tensor, truths: Truths, matches: Matches) -> Tensor:
-        """Class term of the matched anchors."""
+    def _sigmoids(self, features: Tensor, truths: Truths, matches: Matches) -> Tensor:
+        """Class term of the matched anchors where every class is a sigmoid of its own."""
         m, before = matches[matches.last], matches[~matches.last]
-        nodes = truths.nodes[m.truth]
-        if self.independent:
-            logits = self.head.class_logits(features, m.b, m.a, m.y, m.x).to(_precise(features))
-            target = F.one_hot(nodes, logits.shape[1]).to(logits.dtype)
-            anchor = (before.slot[:, None] == m.slot).long().argmax(1)
-            target[anchor, truths.nodes[before.truth]] = 1
-            return _bce(logits, target).sum()
-        nll = self.head.path_nll(features, m.b, m.a, m.y, m.x, nodes, self.config.smoothing).sum()
-        if self.config.mode == "darknet" and len(before):
-            nll = nll + self._groups_left(features, truths, matches)
-        return nll
+        logits = self.head.class_logits(features, m.b, m.a, m.y, m.x).to(_precise(features))
+        target = F.one_hot(truths.nodes[m.truth], logits.shape[1]).to(logits.dtype)
+        anchor = (before.slot[:, None] == m.slot).long().argmax(1)
+        target[anchor, truths.nodes[before.truth]] = 1
+        return _bce(logits, target).sum()
 
     def _groups_left(self, features: Tensor, truths: Truths, matches: Matches) -> Tensor:
         """What of the path of an earlier truth no later one on its anchor overwrites in darknet.
@@ -253,14 +280,25 @@ class JointLoss(nn.Module):
         return -_sum_where(conditional.gather(1, paths.clamp(min=0)), left)
 
     def _classification(
-        self, features: Tensor, raw: Tensor, labels: Tensor, images: Tensor
+        self,
+        features: Tensor,
+        raw: Tensor,
+        labels: Tensor,
+        images: Tensor,
+        labelled: dict[str, _Labelled],
     ) -> dict[str, Tensor]:
+        """Terms of classification images, likewise."""
         index = images.nonzero()[:, 0]
         nodes = labels[index]
         a, y, x = self._choose(features[index], raw[index], nodes)
         objectness = raw[index, a, 4, y, x]
         assumed = self.config.classification_iou
-        terms = {"image_class": self._image_class(features, index, a, y, x, nodes)}
+        terms = {"image_class": raw.new_zeros(())}
+        if self.independent:
+            logits = self.head.class_logits(features, index, a, y, x).to(_precise(features))
+            terms["image_class"] = _bce(logits, F.one_hot(nodes, logits.shape[1]).to(logits.dtype)).sum()
+        else:
+            labelled["image_class"] = _Labelled(index, a, y, x, nodes)
         if self.config.mode == "darknet":
             others = torch.zeros(raw[:, :, 4].shape, dtype=torch.bool, device=raw.device)
             others[index] = True
@@ -270,14 +308,6 @@ class JointLoss(nn.Module):
             low = objectness.detach().sigmoid() < assumed
             terms["image_object"] = (_bce(objectness, torch.full_like(objectness, assumed)) * low).sum()
         return terms
-
-    def _image_class(
-        self, features: Tensor, b: Tensor, a: Tensor, y: Tensor, x: Tensor, nodes: Tensor
-    ) -> Tensor:
-        if not self.independent:
-            return self.head.path_nll(features, b, a, y, x, nodes, self.config.smoothing).sum()
-        logits = self.head.class_logits(features, b, a, y, x).to(_precise(features))
-        return _bce(logits, F.one_hot(nodes, logits.shape[1]).to(logits.dtype)).sum()
 
     @torch.no_grad()
     def _choose(self, features: Tensor, raw: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
