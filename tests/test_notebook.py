@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom and is stored without what it printed; the Dockerfile has its files."""
+"""The notebook runs from top to bottom and is stored without outputs; the Dockerfile has its files."""
 
 from __future__ import annotations
 
