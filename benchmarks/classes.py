@@ -138,7 +138,8 @@ def main() -> None:
         ["network, classes", "classes", "ms", "times its own 80", "peak MiB"],
         machine(),
         {"size": TRAIN_SIZE if options.train else DETECT_SIZE, "batch": 4 if options.train else 1,
-         "anchors": ANCHORS, "precision": "fp32", "rounds": options.rounds, "weights": "random"},
+         "precision": "fp32", "rounds": options.rounds, "weights": "random"}
+        | ({} if options.train else {"anchors": ANCHORS}),
         notes=["aims: " + ", ".join(f"{count:,} classes at most {aim}x" for count, aim in AIMS.items())],
     )  # fmt: skip
     others = rivals(options, report)
