@@ -65,17 +65,20 @@ class Steps:
         size = columns.segment.bincount(minlength=len(columns.row)).cpu().numpy()
         start = np.cumsum(size) - size
         depth = ops.depth[columns.column[columns.target]].cpu().numpy()
-        return _without_single(values, start, size, columns.target.cpu().numpy(), depth)
+        steps = cls(values, start, columns.target.cpu().numpy(), depth)
+        return steps[size > 1]  # the probability in a group of one is 1 whatever the logit
+
+    def __getitem__(self, keep: NDArray[np.bool_]) -> Steps:
+        """The steps whose groups are chosen, keep: [P]."""
+        size = np.diff(self.start, append=len(self.logits))[keep]
+        new = np.cumsum(size) - size
+        moved = self.start[keep] - new
+        values = self.logits[np.repeat(moved, size) + np.arange(int(size.sum()))]
+        return Steps(values, new, self.target[keep] - moved, self.depth[keep])
 
     def at(self, depth: int) -> Steps:
         """The steps of one depth."""
-        size = np.diff(self.start, append=len(self.logits))
-        keep = self.depth == depth
-        start, target = self.start[keep], self.target[keep]
-        kept = size[keep]
-        new = np.cumsum(kept) - kept
-        values = self.logits[np.repeat(start - new, kept) + np.arange(int(kept.sum()))]
-        return Steps(values, new, target - start + new, self.depth[keep])
+        return self[self.depth == depth]
 
     def log_probs(self, temperature: float = 1.0) -> Floats:
         """Log probability of every logit within its group, [R]."""
@@ -120,16 +123,6 @@ def join_steps(parts: Sequence[Steps]) -> Steps:
         np.concatenate([none, *target]),
         np.concatenate([none, *(part.depth for part in parts)]),
     )
-
-
-def _without_single(logits: Floats, start: Ints, size: Ints, target: Ints, depth: Ints) -> Steps:
-    """Leave out groups of one node: their probability is 1 whatever the logit."""
-    keep = size > 1
-    kept = size[keep]
-    new = np.cumsum(kept) - kept
-    old = start[keep]
-    values = logits[np.repeat(old - new, kept) + np.arange(int(kept.sum()))]
-    return Steps(values, new, target[keep] - old + new, depth[keep])
 
 
 @dataclass(frozen=True)
