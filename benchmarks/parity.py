@@ -126,20 +126,10 @@ def apart(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
     return difference if np.isfinite(difference) else np.inf
 
 
-def resized(source: Path, target: Path, width: int, height: int, batch: int) -> Path:
-    """A copy of a cfg for another size and batch, which the library takes from the cfg alone.
-
-    Without its tree: the library's CPU code writes softmaxes over boxes and objectness (see the bugs).
-    """
-    lines = [
-        line
-        for line in source.read_text().splitlines()
-        if line.partition("=")[0].strip() not in ("batch", "subdivisions", "width", "height", "tree")
-    ]
-    new = [f"batch={batch}", "subdivisions=1", f"width={width}", f"height={height}"]
-    place = lines.index("[net]") + 1
-    target.write_text("\n".join([*lines[:place], *new, *lines[place:]]) + "\n")
-    return target
+def resized(source: Path, folder: Path, width: int, height: int, batch: int) -> Path:
+    """A copy of a cfg for another size and batch, without its tree: see the bugs."""
+    resize: Callable[..., Path] = reference("conftest").resize_cfg
+    return resize(source, folder / source.name, width=width, height=height, batch=batch, flat=True)
 
 
 # ------------------------------------------------------------------------------------------------ checks
@@ -178,7 +168,7 @@ def forward(library: Any, name: str, sizes: Sequence[tuple[int, int, int]], fold
     same = np.inf
     for width, height, batch in sizes:
         with silence():
-            net = library.load(resized(path, folder / f"{name}.cfg", width, height, batch), written)
+            net = library.load(resized(path, folder, width, height, batch), written)
         with net:
             if same:
                 same = weights_files(network, net, written, folder)
@@ -270,7 +260,7 @@ def detections(library: Any, folder: Path, name: str, size: int) -> Iterator[Row
     model = YOLO9000.load(weights=weights, cfg=path, device="cpu")
     worst, count = 0.0, 0
     with silence():
-        net = library.load(resized(path, folder / f"{name}.cfg", size, size, 1), weights)
+        net = library.load(resized(path, folder, size, size, 1), weights)
     with net:
         for photo in module.PHOTOS:
             image = read_image(DARKNET / "data" / f"{photo}.jpg")

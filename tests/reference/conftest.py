@@ -64,28 +64,33 @@ def _randomise(network: Network, seed: int) -> Network:
 
 @pytest.fixture
 def resized_cfg(tmp_path: Path) -> Callable[..., Path]:
-    """A function that copies a cfg with another batch, width and height, for the library to load.
+    """`resize_cfg` into the test's own folder."""
+
+    def write(source: Path, **changes: Any) -> Path:
+        return resize_cfg(source, tmp_path / f"resized-{source.name}", **changes)
+
+    return write
+
+
+def resize_cfg(
+    source: Path,
+    target: Path,
+    *,
+    batch: int = 1,
+    width: int | None = None,
+    height: int | None = None,
+    flat: bool = False,
+) -> Path:
+    """Copy a cfg with another batch, width and height, which the library takes from the cfg alone.
 
     With `flat` the tree is left out: the library then computes one softmax over all classes, and leaves boxes
     and objectness alone (with a tree its CPU code writes softmaxes over them).
     """
-
-    def write(
-        source: Path,
-        *,
-        batch: int = 1,
-        width: int | None = None,
-        height: int | None = None,
-        flat: bool = False,
-    ) -> Path:
-        left_out = "batch|subdivisions|tree" if flat else "batch|subdivisions"
-        text = re.sub(rf"(?m)^\s*({left_out})\s*=.*$", "", source.read_text())
-        text = text.replace("[net]", f"[net]\nbatch={batch}\nsubdivisions=1", 1)
-        for key, value in (("width", width), ("height", height)):
-            if value is not None:
-                text = re.sub(rf"(?m)^\s*{key}\s*=.*$", f"{key}={value}", text, count=1)
-        target = tmp_path / f"resized-{source.name}"
-        target.write_text(text)
-        return target
-
-    return write
+    left_out = "batch|subdivisions|tree" if flat else "batch|subdivisions"
+    text = re.sub(rf"(?m)^\s*({left_out})\s*=.*$", "", source.read_text())
+    text = text.replace("[net]", f"[net]\nbatch={batch}\nsubdivisions=1", 1)
+    for key, value in (("width", width), ("height", height)):
+        if value is not None:
+            text = re.sub(rf"(?m)^\s*{key}\s*=.*$", f"{key}={value}", text, count=1)
+    target.write_text(text)
+    return target
