@@ -1,15 +1,16 @@
 """Does joint training find classes that it has no boxes of? Withholds those of ten VOC classes, and measures.
 
-    python benchmarks/transfer.py DATA                 detection only and joint, two seeds
+    python benchmarks/transfer.py DATA                 boxes alone and jointly, two seeds
     python benchmarks/transfer.py DATA --arm all       and every variant: the table of ablations
     python benchmarks/transfer.py DATA --arm joint --set loss.smoothing=0.2     a variant of one's own
     python benchmarks/transfer.py DATA --report        the table of what is finished
+    python benchmarks/transfer.py DATA --page          and write it into docs/transfer.md
 
 DATA holds `coco-mini`, `voc-mini`, `imagenet-mini` and, if there, `tiny-imagenet-200-part.tar` (see
 recipes/nano/README.md; the full data sets under these names do as well). Every detection image that shows one
 of the withheld classes is left out, so that nothing teaches that it is background; the classification data
-keep them. Whatever is finished stays under --out: the same command again goes on where it was. What it
-measures and how the arms differ is in docs/transfer.md.
+keep them. All arms start from one classifier, which is trained first. Whatever is finished stays under --out:
+the same command again goes on where it was. What it measures and how the arms differ is in docs/transfer.md.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from transfer_data import find_classification, prepare_detection, withheld_nodes
-from transfer_report import FORMAT, report
+from transfer_data import find_classification, prepare_detection, prepare_held_out
+from transfer_report import FORMAT, report, write_page
 
 from wordtree._files import atomic_write
 from yolo9000.checkpoint import load_model
@@ -41,7 +42,9 @@ from yolo9000.model import pick_device
 from yolo9000.network import Network
 from yolo9000.train import train_classifier, train_joint
 
-RECIPES = Path(__file__).resolve().parent.parent / "recipes" / "nano"
+SETTINGS = Path(__file__).resolve().parent / "transfer.yaml"
+CLASSIFIER = Path(__file__).resolve().parent.parent / "recipes" / "nano" / "classifier.yaml"
+TAUGHT = 20  # labelled images from which a class without boxes counts as taught
 WITHHELD = ("bird", "boat", "bottle", "cat", "cow", "dog", "horse", "sheep", "sofa", "train")
 # What the experiment itself decides.
 OURS = (
@@ -54,7 +57,23 @@ OURS = (
     "max_steps",
     "weights",
 )
-Data = tuple[list[str], list[str]]  # detection and classification specs
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is trained on and measured with.
+
+    Attributes:
+        detection: Specs of the detection images that show no withheld class.
+        classification: Specs of the classification images.
+        held_out: Spec of the photos with boxes that no arm sees.
+        labels: Withheld node -> classification images at or below it.
+    """
+
+    detection: list[str]
+    classification: list[str]
+    held_out: str
+    labels: dict[int, int]
 
 
 @dataclass(frozen=True)
@@ -65,14 +84,16 @@ class Arm:
         about: What it is, for `--help` and the table of the documentation.
         settings: `key=value` on top of the recipe.
         joint: Whether classification images take part.
-        pretrained: Start from a classifier that is trained on the same classification data first.
+        pretrained: Start from the classifier, not from random weights.
     """
 
     about: str
     settings: tuple[str, ...] = ()
     joint: bool = True
-    pretrained: bool = False
+    pretrained: bool = True
 
+
+_WHOLE = ("loss.whole_scale=1", "loss.classification_scale=0", "loss.classification_iou=0")
 
 ARMS = {
     "detection": Arm("boxes alone, as many steps", joint=False),
@@ -88,8 +109,10 @@ ARMS = {
     "ratio-4": Arm("4 to 1, as in the paper", ("data.ratio=4",)),
     "balance": Arm("rare synsets are drawn more often", ("data.balance=true",)),
     "smoothing": Arm("label smoothing along the path", ("loss.smoothing=0.1",)),
-    "pretrained": Arm("starts from a classifier of the same photos", pretrained=True),
-    "detection-pretrained": Arm("boxes alone, from that classifier", joint=False, pretrained=True),
+    "whole": Arm("the averaged features learn the class, no box does", _WHOLE),
+    "whole-too": Arm("the averaged features learn the class beside the box", ("loss.whole_scale=1",)),
+    "scratch": Arm("jointly from random weights, as many steps", pretrained=False),
+    "detection-scratch": Arm("boxes alone from random weights", joint=False, pretrained=False),
 }
 
 
@@ -98,17 +121,21 @@ class Plan:
     """What all arms share.
 
     Attributes:
+        model: The cfg.
         data: Folder of the data sets.
+        settings: YAML file of what all arms share.
         out: Folder of everything that is written.
         withheld: Names of VOC classes without boxes.
         cuts: Cuts of the tree at which ancestors are scored.
         steps: Optimiser steps of each arm.
         pretrain_steps: Those of the classifier.
-        base: Further settings on top of the recipe, `key=value`.
-        weights: What every arm starts from, or None.
+        base: Further settings on top, `key=value`.
+        weights: What the arms start from instead of the classifier, or None.
     """
 
+    model: str
     data: Path
+    settings: Path
     out: Path
     withheld: tuple[str, ...]
     cuts: tuple[str, ...]
@@ -126,18 +153,16 @@ def title(name: str, settings: Sequence[str]) -> str:
 def arm_config(plan: Plan, name: str, extra: Sequence[str], seed: int, data: Data) -> TrainConfig:
     """The settings of one training."""
     arm = ARMS[name]
-    weights = plan.weights
-    if arm.pretrained:
-        weights = str(plan.out / "runs" / slug("classifier", seed) / "model.safetensors")
+    classifier = str(plan.out / "runs" / "classifier" / "model.safetensors")
     return load_config(
-        RECIPES / "joint.yaml",
+        plan.settings,
         [*plan.base, *arm.settings, *extra],
         out=str(plan.out / "runs" / slug(title(name, extra), seed)),
-        weights=weights,
+        weights=(plan.weights or classifier) if arm.pretrained else None,
         seed=seed,
         max_steps=plan.steps,
-        data__detection=data[0],
-        data__classification=data[1] if arm.joint else [],
+        data__detection=data.detection,
+        data__classification=data.classification if arm.joint else [],
     )
 
 
@@ -168,42 +193,55 @@ def train(config: TrainConfig, run: Any, console: Console) -> tuple[Network, flo
     return load_model(model)[0].to(device), time.perf_counter() - start
 
 
-def pretrain(plan: Plan, seed: int, classification: list[str], console: Console) -> None:
-    """The classifier that the arms with `pretrained` start from."""
+def pretrain(plan: Plan, classification: list[str], console: Console) -> None:
+    """The classifier that all seeds of the pre-trained arms start from."""
     config = load_config(
-        RECIPES / "classifier.yaml",
-        [s for s in plan.base if not s.startswith(("data.sizes", "loss.", "augment."))],
-        out=str(plan.out / "runs" / slug("classifier", seed)),
-        seed=seed,
+        CLASSIFIER,
+        [s for s in plan.base if s.startswith(("model=", "device="))],
+        out=str(plan.out / "runs" / "classifier"),
         max_steps=plan.pretrain_steps,
         data__classification=classification,
     )
     train(config, train_classifier, console)
 
 
-def measure(network: Network, plan: Plan, size: int) -> dict[str, Any]:
-    """mAP50 on VOC val, in 0..1, of the withheld and of the other classes, by node and by ancestors."""
+def measure(network: Network, plan: Plan, size: int, data: Data) -> dict[str, Any]:
+    """Scores on VOC val and on all VOC photos that were held out."""
+    photos = {"val": f"voc:{plan.data / 'voc-mini'}:val", "held out": data.held_out}
+    return {name: measure_on(network, plan, size, spec, data.labels) for name, spec in photos.items()}
+
+
+def measure_on(network: Network, plan: Plan, size: int, spec: str, labels: dict[int, int]) -> dict[str, Any]:
+    """mAP50, in 0..1, of the withheld and of the other classes, by node and by ancestors."""
     config = EvaluateConfig(size=size, cuts=plan.cuts)
-    result = evaluate(network, f"voc:{plan.data / 'voc-mini'}:val", config)
+    result = evaluate(network, spec, config)
     assert isinstance(result, DetectionResult)
-    unseen = set(withheld_nodes(network.tree, plan.withheld).tolist())
     ways = {"node": result.nodes}
     ways |= {f"ancestor at {cut}": scores for cut, scores in zip(plan.cuts, result.ancestors, strict=True)}
     return {
         "images": result.images,
         "objects": result.truths,
-        "map50": {way: halves(scores, unseen) for way, scores in ways.items()},
+        "map50": {way: halves(scores, labels) for way, scores in ways.items()},
         "classes": {
-            score.name: {"unseen": score.node in unseen, "objects": score.truths, "ap50": score.ap}
+            score.name: {"unseen": score.node in labels, "objects": score.truths, "ap50": score.ap}
             for score in result.nodes.classes
         },
     }
 
 
-def halves(scores: ClassScores, unseen: set[int]) -> dict[str, float | None]:
-    """Mean AP of the seen and of the unseen classes; None without classes."""
-    seen = {score.node for score in scores.classes} - unseen
-    found = {"seen": scores.subset(seen, "seen").map, "unseen": scores.subset(unseen, "unseen").map}
+def halves(scores: ClassScores, labels: dict[int, int]) -> dict[str, float | None]:
+    """Mean AP of the seen and of the unseen classes, and of those of these with labels; None without classes.
+
+    Args:
+        scores: Of all classes.
+        labels: Unseen node -> labelled images.
+    """
+    parts = {
+        "seen": {score.node for score in scores.classes} - set(labels),
+        "unseen": set(labels),
+        "taught": {node for node, count in labels.items() if count >= TAUGHT},
+    }
+    found = {name: scores.subset(nodes, name).map for name, nodes in parts.items()}
     return {name: None if np.isnan(value) else float(value) for name, value in found.items()}
 
 
@@ -219,11 +257,11 @@ def run_arm(
             raise ConfigError(f"{target} was measured with {found['about']}, not {about}; name another --out")
         return
     console.rule(f"{title(name, extra)}, seed {seed}")
-    if ARMS[name].pretrained:
-        pretrain(plan, seed, data[1], console)
+    if ARMS[name].pretrained and not plan.weights:
+        pretrain(plan, data.classification, console)
     network, seconds = train(config, train_joint, console)
     start = time.perf_counter()
-    scores = measure(network, plan, size)
+    scores = measure(network, plan, size, data)
     content = {
         "format": FORMAT,
         "arm": title(name, extra),
@@ -231,7 +269,7 @@ def run_arm(
         "about": about,
         "settings": [*plan.base, *ARMS[name].settings, *extra],
         "seconds": {"training": round(seconds, 1), "measuring": round(time.perf_counter() - start, 1)},
-        **scores,
+        "photos": scores,
     }
     with atomic_write(target, text=True) as stream:
         stream.write(json.dumps(content, indent=2) + "\n")
@@ -250,25 +288,32 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="default: 0 1")
     parser.add_argument(
-        "--steps", type=int, default=3600, help="optimiser steps of each arm; default: %(default)s"
+        "--steps", type=int, default=1200, help="optimiser steps of each arm; default: %(default)s"
     )
     parser.add_argument(
-        "--pretrain-steps", type=int, default=3600, help="those of the classifier; default: %(default)s"
+        "--pretrain-steps", type=int, default=3000, help="those of the classifier; default: %(default)s"
     )
     parser.add_argument(
-        "--size", type=int, help="input in pixels; default: 224 to 288 in training, else the cfg's"
+        "--settings",
+        type=Path,
+        default=SETTINGS,
+        help="YAML file of what all arms share; default: benchmarks/transfer.yaml",
+    )
+    parser.add_argument(
+        "--size",
+        type=int,
+        help="input in pixels; default: as the settings say, and where it measures as the cfg says",
     )
     parser.add_argument("--model", default="yolo9000-nano", help="cfg; default: %(default)s")
     parser.add_argument(
-        "--weights", help="what every arm starts from; must not know boxes of the withheld classes"
+        "--weights", help="what the arms start from instead; must not know boxes of the withheld classes"
     )
-    parser.add_argument(
-        "--batch-size", type=int, help="images a step; default: as recipes/nano/joint.yaml says"
-    )
+    parser.add_argument("--batch-size", type=int, help="images a step; default: as the settings say")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--withhold", nargs="+", default=list(WITHHELD), metavar="CLASS", help="VOC classes")
     parser.add_argument("--cut", action="append", help="cuts for ancestors; default: depths 4 and 6")
     parser.add_argument("--report", action="store_true", help="only the table of what is finished")
+    parser.add_argument("--page", action="store_true", help="the same, and write it into docs/transfer.md")
     return parser.parse_args(arguments)
 
 
@@ -285,7 +330,9 @@ def plan_of(options: argparse.Namespace) -> Plan:
     base += [f"data.sizes=[{options.size}]"] if options.size else []
     base += [f"batch_size={options.batch_size}"] if options.batch_size else []
     return Plan(
+        model=options.model,
         data=options.data,
+        settings=options.settings,
         out=options.out,
         withheld=tuple(options.withhold),
         cuts=tuple(options.cut or ("4", "6")),
@@ -297,17 +344,19 @@ def plan_of(options: argparse.Namespace) -> Plan:
 
 
 def chosen(options: argparse.Namespace) -> list[str]:
-    """The arms to run.
-
-    Raises:
-        ConfigError: Pre-trained arms where all start from given weights.
-    """
+    """The arms to run."""
     names = [*dict.fromkeys(options.arm or ["detection", "joint"])]
-    if "all" in names:
-        names = [name for name, arm in ARMS.items() if not (options.weights and arm.pretrained)]
-    if options.weights and (own := [name for name in names if ARMS[name].pretrained]):
-        raise ConfigError(f"with --weights every arm is pre-trained: leave out {', '.join(own)}")
-    return names
+    return [*ARMS] if "all" in names else names
+
+
+def prepare(plan: Plan, console: Console) -> Data:
+    """Find and divide the data."""
+    tree = Network(Cfg.load(plan.model), initialise=False).tree
+    folder = plan.out / "data"
+    detection = prepare_detection(plan.data, folder, plan.withheld, tree, console)
+    classification, labels = find_classification(plan.data, plan.withheld, tree, console)
+    held_out = prepare_held_out(plan.data, folder, plan.withheld, tree)
+    return Data(detection, classification, held_out, labels)
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> int:
@@ -315,14 +364,14 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
     options = parse(arguments)
     try:
         plan, names = plan_of(options), chosen(options)
-        if not options.report:
-            tree = Network(Cfg.load(options.model), initialise=False).tree
-            detection = prepare_detection(plan.data, plan.out / "data", plan.withheld, tree, console)
-            data = detection, find_classification(plan.data, plan.withheld, tree, console)
+        if not options.report and not options.page:
+            data = prepare(plan, console)
             for seed in options.seeds:
                 for name in names:
                     run_arm(plan, name, options.set, seed, options.size or 0, data, console)
         report(plan.out, list(ARMS), console)
+        if options.page:
+            write_page(plan.out, list(ARMS))
     except YOLO9000Error as error:
         console.print(f"[red]Error: {error}")
         return 1

@@ -14,9 +14,11 @@ from wordtree import class_list
 from wordtree.tree import WordTree
 from yolo9000.datasets import Records, open_dataset, pack, read_records
 from yolo9000.datasets.labels import map_labels
-from yolo9000.datasets.store import Store
+from yolo9000.datasets.store import ConcatStore, Store
 from yolo9000.errors import ConfigError
 from yolo9000.evaluation.credit import related
+
+_COLUMNS = ("label_ids", "boxes", "ignored", "normalised")  # one row a label or image
 
 
 def withheld_nodes(tree: WordTree, names: Sequence[str]) -> NDArray[np.int64]:
@@ -88,6 +90,30 @@ def without(records: Records, drop: NDArray[np.bool_]) -> Records:
     )
 
 
+def joined(first: Records, second: Records) -> Records:
+    """Two data sets of the same classes as one."""
+    assert first.labels == second.labels
+    pairs = {name: (getattr(first, name), getattr(second, name)) for name in _COLUMNS}
+    return replace(
+        first,
+        store=ConcatStore([first.store, second.store]),
+        offsets=np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]]),
+        **{name: np.concatenate(pair) for name, pair in pairs.items()},
+    )
+
+
+def prepare_held_out(data: Path, target: Path, withheld: Sequence[str], tree: WordTree) -> str:
+    """A pack of all VOC photos that no arm is trained on: the val part, and what was left out of training."""
+    path = target / "held-out.h5"
+    train, val = (read_records(f"voc:{data / 'voc-mini'}", split) for split in ("train", "val"))
+    drop = shows(train, tree, withheld_nodes(tree, withheld))
+    if not path.exists():
+        pack(joined(val, without(train, ~drop)), path)
+    if len(read_records(f"pack:{path}").store) != len(val.store) + int(drop.sum()):
+        raise ConfigError(f"{path} was made from other data or for other withheld classes: remove it")
+    return f"pack:{path}"
+
+
 def prepare_detection(
     data: Path, target: Path, withheld: Sequence[str], tree: WordTree, console: Console
 ) -> list[str]:
@@ -119,8 +145,10 @@ def prepare_detection(
     return specs
 
 
-def find_classification(data: Path, withheld: Sequence[str], tree: WordTree, console: Console) -> list[str]:
-    """The classification data of `data`; says how many images of each withheld class and below there are."""
+def find_classification(
+    data: Path, withheld: Sequence[str], tree: WordTree, console: Console
+) -> tuple[list[str], dict[int, int]]:
+    """The classification data of `data`, and how many images of each withheld node and below there are."""
     specs = [f"imagenet:{data / 'imagenet-mini'}"]
     tiny = data / "tiny-imagenet-200-part.tar"
     if tiny.exists():
@@ -128,9 +156,9 @@ def find_classification(data: Path, withheld: Sequence[str], tree: WordTree, con
     sets = [open_dataset(spec, tree) for spec in specs]
     labels = np.concatenate([[dataset.nodes(i)[0] for i in range(len(dataset))] for dataset in sets])
     counts = {
-        name: int(((labels == node) | tree.is_ancestor(node, labels)).sum())
-        for name, node in zip(withheld, withheld_nodes(tree, withheld).tolist(), strict=True)
+        node: int(((labels == node) | tree.is_ancestor(node, labels)).sum())
+        for node in withheld_nodes(tree, withheld).tolist()
     }
-    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+    listed = ", ".join(f"{name} {count}" for name, count in zip(withheld, counts.values(), strict=True))
     console.print(f"classification: {len(labels)} images; of the withheld classes and below: {listed}")
-    return specs
+    return specs, counts

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision import ops
 
-from yolo9000.boxes import box_iou, cxcywh_to_xyxy, paired_iou, shape_iou, xyxy_to_cxcywh
+from yolo9000.boxes import box_iou, cxcywh_to_xyxy, paired_giou, paired_iou, shape_iou, xyxy_to_cxcywh
 
 
 def random_boxes(count: int) -> torch.Tensor:
@@ -59,3 +59,11 @@ def test_overlap_has_gradients() -> None:
     boxes = random_boxes(5).double().requires_grad_()
     others = (boxes.detach() + 0.1).requires_grad_()
     assert torch.autograd.gradcheck(paired_iou, (boxes, others))
+    assert torch.autograd.gradcheck(paired_giou, (boxes, others))
+
+
+def test_generalised_overlap_is_that_of_torchvision() -> None:
+    boxes, others = random_boxes(30), random_boxes(20)
+    pairs = ops.generalized_box_iou(boxes, others)
+    torch.testing.assert_close(paired_giou(boxes[:, None], others), pairs)
+    assert pairs.min() < 0

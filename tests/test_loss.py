@@ -5,19 +5,22 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision import ops
 
 from wordtree.tree import WordTree
+from yolo9000.boxes import cxcywh_to_xyxy
 from yolo9000.config import LossConfig
 from yolo9000.darknet.cfg import Cfg, RegionConfig
 from yolo9000.errors import ConfigError
 from yolo9000.head import RegionHead
 from yolo9000.loss import JointLoss
-from yolo9000.matching import best_iou
+from yolo9000.matching import best_iou, match
 
 #   animal          vehicle          top group (2)
 #   dog cat         car bus boat
@@ -443,3 +446,88 @@ def test_best_iou_of_images_with_different_counts() -> None:
     for b, a, y, x in np.ndindex(3, A, H, W):
         own = [iou(predicted[b, a, y, x].tolist(), truths[t].tolist()) for t in range(4) if image[t] == b]
         assert float(found[b, a, y, x]) == pytest.approx(max(own, default=0.0))
+
+
+def gradient_at(config: LossConfig, truths: Truths, raw: Tensor, term: str) -> Tensor:
+    """[A,5+N,H,W] gradient of one term, in one image."""
+    features = raw.reshape(1, -1, H, W).clone().requires_grad_(True)
+    JointLoss(identity_head(), region(), config)(features, truths)[term].backward()
+    assert features.grad is not None
+    return features.grad.view(A, 5 + N, H, W)
+
+
+def test_further_anchors_of_the_cell_answer_for_a_truth() -> None:
+    """A box of 2 x 2 cells: the second prior overlaps it by 0.8, the first by 0.31."""
+    raw = torch.randn(A, 5 + N, H, W, dtype=torch.float64)
+    truths = Truths(
+        torch.tensor([[1.5 / W, 1.5 / H, 2 / W, 2 / H]]),
+        torch.tensor([2]),
+        torch.tensor([0]),
+        torch.tensor([-1]),
+    )
+    for also, anchors in ((1.0, [1]), (0.4, [1]), (0.3, [0, 1])):
+        for term in ("box", "object", "class"):
+            where = gradient_at(LossConfig(match_iou=also), truths, raw, term).abs().sum(1).nonzero().tolist()
+            assert where == [[a, 1, 1] for a in anchors], (also, term)
+
+
+def test_the_best_anchor_of_a_truth_is_not_taken_by_another_one() -> None:
+    """Both truths of the cell overlap both priors; each has its own."""
+    shapes = [(2.4, 2.0), (1.2, 1.4)]
+    for order in ([0, 1], [1, 0]):
+        truths = Truths(
+            torch.tensor([[1.5 / W, 1.5 / H, shapes[i][0] / W, shapes[i][1] / H] for i in order]),
+            torch.tensor([[2, 7][i] for i in order]),
+            torch.tensor([0, 0]),
+            torch.tensor([-1]),
+        )
+        found = match(torch.zeros(1, A, H, W, 4), truths, torch.tensor(ANCHORS), by_prior=True, also=0.1)
+        assert len(found) == 4
+        last = {
+            int(a): int(truths.nodes[t])
+            for a, t, end in zip(found.a, found.truth, found.last, strict=True)
+            if end
+        }
+        assert last == {1: 2, 0: 7}
+
+
+def test_giou_term_is_that_of_torchvision() -> None:
+    raw = torch.randn(A, 5 + N, H, W, dtype=torch.float64)
+    box = torch.tensor([[1.3 / W, 1.6 / H, 2.4 / W, 2 / H]], dtype=torch.float64)
+    truths = Truths(box, torch.tensor([2]), torch.tensor([0]), torch.tensor([-1]))
+    terms = JointLoss(identity_head(), region(), LossConfig(box="giou"))(raw.reshape(1, -1, H, W), truths)
+    own = torch.tensor([decoded(raw[1, :, 1, 1].numpy(), 1, 1, 1)], dtype=torch.float64)
+    expected = ops.generalized_box_iou_loss(cxcywh_to_xyxy(own), cxcywh_to_xyxy(box)).sum()
+    expected = expected * (2 - box[0, 2] * box[0, 3])
+    torch.testing.assert_close(terms["box"], expected)
+
+
+def test_averaged_features_learn_the_class_like_a_classifier() -> None:
+    raw = torch.randn(A, 5 + N, H, W, dtype=torch.float64)
+    none = torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+    truths = Truths(*none, torch.tensor([4]))
+    loss = JointLoss(identity_head(), region(), LossConfig(whole_scale=0.5))
+    terms = loss(raw.reshape(1, -1, H, W), truths)
+    log_probs = [path_log_prob(raw[a, 5:].mean((1, 2)).numpy(), 4) for a in range(A)]
+    assert terms["image_whole"].item() == pytest.approx(-np.mean(log_probs))
+    assert loss.weights["image_whole"] == 0.5
+    assert "image_whole" not in JointLoss(identity_head(), region())(raw.reshape(1, -1, H, W), truths)
+
+
+def test_averaged_features_learn_independent_classes() -> None:
+    head = RegionHead(3, region(softmax=0), WordTree.flat(NAMES)).double()
+    loss = JointLoss(head, region(softmax=0), LossConfig(whole_scale=1))
+    features = torch.randn(1, 3, H, W, dtype=torch.float64)
+    none = torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+    terms = loss(features, Truths(*none, torch.tensor([4])))
+    probabilities = head.classify(features)[0].sigmoid().log(), (-head.classify(features)[0]).sigmoid().log()
+    expected = -(probabilities[1].sum() - probabilities[1][4] + probabilities[0][4])
+    torch.testing.assert_close(terms["image_whole"], expected)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"match_iou": 0.0}, {"match_iou": 0.5, "mode": "darknet"}, {"whole_scale": -1}]
+)
+def test_departures_out_of_range_are_refused(setting: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"loss.{next(iter(setting))}"):
+        LossConfig(**setting)

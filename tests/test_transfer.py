@@ -129,9 +129,9 @@ def test_what_is_withheld(transfer: ModuleType, tree: WordTree, data: Path, tmp_
     source = read_records(f"coco:{data / 'coco-mini'}", "train")
     assert [coco.labels[i].name for i in coco.label_ids] == ["person", "bear", "car"]
     assert coco.store.read(1) == source.store.read(5)
-    assert part.find_classification(data, transfer.WITHHELD, tree, console) == [
-        f"imagenet:{data / 'imagenet-mini'}"
-    ]
+    specs, counts = part.find_classification(data, transfer.WITHHELD, tree, console)
+    assert specs == [f"imagenet:{data / 'imagenet-mini'}"]
+    assert [counts[tree.index(wnid)] for wnid in ("n02121620", "n02084071", "n01503061")] == [1, 1, 0]
     text = console.export_text()
     assert "coco: 7 images with boxes, 4 left out, 3 stay" in text
     assert "bird 0, boat 0, bottle 0, cat 1, cow 0, dog 1, horse 0" in text
@@ -156,10 +156,12 @@ def test_a_whole_run(transfer: ModuleType, data: Path, tmp_path: Path) -> None:
     assert code == 0, text
     results = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results").iterdir()}
     assert len(results) == 2
-    first = results["joint+data.workers=0-seed0"]
-    assert set(first["map50"]) == {"node", "ancestor at 4", "ancestor at 6"}
-    assert {name for name, score in first["classes"].items() if score["unseen"]} == {"dog", "vessel"}
-    assert first["objects"] == 4
+    first = results["joint+data.workers=0-seed0"]["photos"]
+    assert set(first["val"]["map50"]) == {"node", "ancestor at 4", "ancestor at 6"}
+    assert {name for name, score in first["val"]["classes"].items() if score["unseen"]} == {"dog", "vessel"}
+    assert first["val"]["objects"] == 4
+    assert first["held out"]["images"] > first["val"]["images"]
+    assert (tmp_path / "runs" / "classifier" / "model.safetensors").exists()
     summary = json.loads((tmp_path / "transfer.json").read_text())
     assert [row["arm"] for row in summary["arms"]] == ["detection data.workers=0", "joint data.workers=0"]
     assert [row["seeds"] for row in summary["arms"]] == [[0], [0]]
@@ -174,11 +176,7 @@ def test_a_whole_run(transfer: ModuleType, data: Path, tmp_path: Path) -> None:
     assert code == 0, text
     again = json.loads((tmp_path / "results" / "joint+data.workers=0-seed0.json").read_text())
     assert model.stat().st_mtime_ns == before
-    assert again["map50"] == first["map50"]
-
-    code, text = run(transfer, data, tmp_path, "--seeds", "0", "--arm", "pretrained", *few)
-    assert code == 0, text
-    assert (tmp_path / "runs" / "classifier-seed0" / "model.safetensors").exists()
+    assert again["photos"] == first
     assert "paper, ImageNet DET: 32.8 with boxes, 16.0 without, ratio 0.49" in text
 
     code, text = run(transfer, data, tmp_path, "--seeds", "0", "--arm", "joint", "--steps", "3", *few[2:])
@@ -190,9 +188,6 @@ def test_the_experiment_keeps_its_own_settings(transfer: ModuleType, data: Path,
     code, text = run(transfer, data, tmp_path, "--set", "data.mosaic=[tiny-imagenet-boxes:x]")
     assert code == 1
     assert "the experiment decides data.detection" in text
-    code, text = run(transfer, data, tmp_path, "--weights", "w.safetensors", "--arm", "pretrained")
-    assert code == 1
-    assert "leave out pretrained" in text
     code, text = run(transfer, data, tmp_path, "--report")
     assert code == 0
     assert "nothing is finished" in text
@@ -208,25 +203,38 @@ def test_the_table(transfer: ModuleType, tmp_path: Path) -> None:
     ):
         path = tmp_path / "results" / f"{arm}{seed}.json"
         path.parent.mkdir(exist_ok=True)
-        halves = {"seen": 0.3, "unseen": unseen}
-        path.write_text(json.dumps({"arm": arm, "seed": seed, "map50": {"node": halves}}))
+        halves = {"seen": 0.3, "unseen": unseen, "taught": 0.3}
+        photos = {name: {"map50": {"node": halves}} for name in ("val", "held out")}
+        content = {"arm": arm, "seed": seed, "photos": photos, "seconds": {"training": 5, "measuring": 2}}
+        path.write_text(json.dumps(content))
     rows = {row.arm: row for row in report.finished(tmp_path, ["detection", "joint"])}
     assert list(rows) == ["detection", "joint", "mine"]
     assert rows["joint"].seeds == [0, 1]
-    assert rows["joint"].ratio("node") == pytest.approx(0.5)
-    assert rows["detection"].ratio("node") is None
-    assert report.span(rows["joint"].values["node"]["unseen"]) == "15.0 (10.0 to 20.0)"
+    assert rows["joint"].ratio("val", "node") == pytest.approx(0.5)
+    assert rows["joint"].ratio("val", "node", "taught") == pytest.approx(1.0)
+    assert rows["detection"].ratio("val", "node") is None
+    assert report.span(rows["joint"].values["val"]["node"]["unseen"]) == "15.0 (10.0 to 20.0)"
     assert report.span([]) == "–"
     console = Console(record=True, width=100, file=(tmp_path / "said").open("w"))
     report.report(tmp_path, ["detection", "joint"], console)
     assert "0.50" in console.export_text()
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- table -->\nold\n<!-- end of table -->\nafter\n")
+    report.write_page(tmp_path, ["detection", "joint"], page, tmp_path / "copy.png")
+    text = page.read_text()
+    assert "old" not in text
+    assert "| `joint` | 2 | 30.0 (30.0 to 30.0) | 15.0 (10.0 to 20.0) | 0.50 | 1.00 |" in text
+    assert text.startswith("before\n<!-- table -->\n| arm | seeds |")
+    assert text.endswith("<!-- end of table -->\nafter\n")
+    assert (tmp_path / "copy.png").stat().st_size > 1000
 
 
 def test_every_arm_is_a_valid_setting(transfer: ModuleType, data: Path, tmp_path: Path) -> None:
     options = transfer.parse([str(data), "--out", str(tmp_path), "--arm", "all"])
     plan = transfer.plan_of(options)
     configs = {
-        name: transfer.arm_config(plan, name, [], 3, (["d"], ["c"])) for name in transfer.chosen(options)
+        name: transfer.arm_config(plan, name, [], 3, transfer.Data(["d"], ["c"], "h", {}))
+        for name in transfer.chosen(options)
     }
     assert set(configs) == set(transfer.ARMS)
     assert configs["detection"].data.classification == ()
@@ -235,6 +243,7 @@ def test_every_arm_is_a_valid_setting(transfer: ModuleType, data: Path, tmp_path
         "likeliest",
         0.3,
     )
-    assert configs["pretrained"].weights == str(tmp_path / "runs" / "classifier-seed3" / "model.safetensors")
+    assert configs["joint"].weights == str(tmp_path / "runs" / "classifier" / "model.safetensors")
+    assert configs["scratch"].weights is None
     differing = [config.loss for config in configs.values() if config.loss != configs["joint"].loss]
-    assert len(differing) == 7
+    assert len(differing) == 9

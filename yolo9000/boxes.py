@@ -52,6 +52,25 @@ def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
     return _iou(boxes, others)
 
 
+def paired_giou(boxes: Tensor, others: Tensor) -> Tensor:
+    """Generalised IoU (arXiv 1902.09630) of boxes that stand in the same place, differentiable.
+
+    IoU less the share of the smallest box around both that neither covers, so boxes that do not touch attract
+    each other, too.
+
+    Args:
+        boxes: [..., 4] xyxy.
+        others: [..., 4] xyxy, of a shape that broadcasts with `boxes`.
+
+    Returns:
+        [...] in -1..1.
+    """
+    shared, union = _shared_and_union(boxes, others)
+    around = torch.maximum(boxes[..., 2:], others[..., 2:]) - torch.minimum(boxes[..., :2], others[..., :2])
+    area = around.prod(-1).clamp(min=_TINY)
+    return shared / union - (area - union) / area
+
+
 def shape_iou(sizes: Tensor, others: Tensor) -> Tensor:
     """Intersection over union of every pair of box shapes laid on the same centre.
 
@@ -70,7 +89,12 @@ def shape_iou(sizes: Tensor, others: Tensor) -> Tensor:
 
 
 def _iou(boxes: Tensor, others: Tensor) -> Tensor:
+    shared, union = _shared_and_union(boxes, others)
+    return shared / union
+
+
+def _shared_and_union(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     corner = torch.maximum(boxes[..., :2], others[..., :2])
     shared = (torch.minimum(boxes[..., 2:], others[..., 2:]) - corner).clamp(min=0).prod(-1)
     areas = (boxes[..., 2:] - boxes[..., :2]).prod(-1), (others[..., 2:] - others[..., :2]).prod(-1)
-    return shared / (areas[0] + areas[1] - shared).clamp(min=_TINY)
+    return shared, (areas[0] + areas[1] - shared).clamp(min=_TINY)

@@ -36,6 +36,10 @@ class LossConfig:
     # an unmatched anchor above this IoU with a truth is not pushed down (cfg: thresh, 0.6)
     ignore_iou: float | None = None
     rescore: bool | None = None  # objectness of a matched anchor aims at its IoU instead of 1
+    # overlap of shapes from which the other anchors of a truth's cell answer for it, too; 1: none (paper)
+    match_iou: float = 1.0
+    # squared: offsets and log sides apart, as in darknet; giou: 1 - generalised IoU (arXiv 1902.09630)
+    box: Literal["squared", "giou"] = "squared"
     bias_match: bool | None = None  # match a truth to a prior by the priors' shapes, not the predicted ones
     prior_images: int = 12_800  # images during which every anchor is pulled to its prior (region_layer.c)
     prior_scale: float = 0.01  # weight of that pull (region_layer.c)
@@ -46,6 +50,8 @@ class LossConfig:
     classification_box: Literal["likeliest", "objectness", "largest"] = "likeliest"
     # IoU that the chosen box of a classification image is assumed to have (paper); 0: its objectness is left
     classification_iou: float = 0.3
+    # weight of one more class term of classification images, that of their averaged features; 0: none (paper)
+    whole_scale: float = 0.0
     # share of the target that is spread evenly over each sibling group on the label's path; 0: none
     smoothing: float = 0.0
     mode: Literal["paper", "darknet"] = "paper"  # darknet: region_layer.c; differences: `JointLoss`
@@ -59,6 +65,13 @@ class LossConfig:
                 "loss.smoothing: darknet has none; use loss.mode=paper": (
                     not self.smoothing or self.mode == "paper"
                 ),
+                f"loss.match_iou: expected more than 0 and at most 1, got {self.match_iou}": (
+                    0 < self.match_iou <= 1
+                ),
+                "loss.match_iou: darknet has one anchor a truth; use loss.mode=paper": (
+                    self.match_iou == 1 or self.mode == "paper"
+                ),
+                f"loss.whole_scale: expected 0 or more, got {self.whole_scale}": self.whole_scale >= 0,
                 f"loss.classification_iou: expected 0 to 1, got {self.classification_iou}": (
                     0 <= self.classification_iou <= 1
                 ),

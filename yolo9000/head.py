@@ -212,6 +212,25 @@ class RegionHead(nn.Module):
         """Class logits [B, N] of whole images: the mean over the grid by the mean of the anchors' rows."""
         return F.linear(features.mean((2, 3)), self.class_weight.mean(0), self.class_bias.mean(0))
 
+    def whole_nll(self, features: Tensor, nodes: Tensor, smoothing: float = 0.0) -> Tensor:
+        """-log P(node) of whole images: the mean over the grid, by each anchor's class rows.
+
+        Args:
+            features: [B, D, H, W].
+            nodes: [B] label of each image.
+            smoothing: As in `path_nll`.
+
+        Returns:
+            [B], the mean over the anchors' rows, float32.
+        """
+        images, copies = len(features), len(self.class_weight)
+        image = torch.arange(images, device=features.device).repeat(copies)
+        anchor = torch.arange(copies, device=features.device).repeat_interleave(images)
+        corner = torch.zeros_like(image)
+        pooled = features.mean((2, 3), keepdim=True)
+        nll = self.path_nll(pooled, image, anchor, corner, corner, nodes.repeat(copies), smoothing)
+        return nll.view(copies, images).mean(0)
+
     def darknet_conv(self) -> tuple[Tensor, Tensor]:
         """Weight [A · (5 + N), D, 1, 1] and bias [A · (5 + N)] of darknet's convolution; tied rows repeat."""
         classes = self.class_weight.expand(self.num_anchors, -1, -1)

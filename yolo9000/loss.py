@@ -19,9 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yolo9000.boxes import cxcywh_to_xyxy, paired_iou
+from yolo9000.boxes import cxcywh_to_xyxy, paired_giou, paired_iou
 from yolo9000.config import LossConfig
 from yolo9000.darknet.cfg import RegionConfig
+from yolo9000.decode import decode_boxes
 from yolo9000.errors import ConfigError
 from yolo9000.head import BOX_CHANNELS, RegionHead
 from yolo9000.matching import Matches, Truths, all_boxes, best_iou, darknet_list, last_of_each, match
@@ -116,6 +117,10 @@ class JointLoss(nn.Module):
 
     Plain class lists with softmax=0 are independent sigmoids: all truths of an anchor are its classes.
 
+    Departures from both, off by default: with `match_iou` a truth has further anchors of its cell; with
+    `box="giou"` the box term is 1 - generalised IoU; with `whole_scale` classification images also teach the
+    class path at their averaged features, as a classifier does.
+
     With `smoothing` the class terms are cross entropies with a softer target: in each sibling group on the
     path, that share of it is spread evenly over the siblings. It does not change which anchor is chosen.
 
@@ -147,6 +152,7 @@ class JointLoss(nn.Module):
             "prior": self.config.prior_scale,
             "image_class": rules.image_class_scale,
             "image_object": rules.object_scale,
+            "image_whole": self.config.whole_scale,
         }
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
@@ -205,7 +211,13 @@ class JointLoss(nn.Module):
             truths = darknet_list(truths, len(raw))
         with torch.no_grad():
             predicted = all_boxes(raw, self.head.anchors)  # [B,A,H,W,4]
-            matches = match(predicted, truths, self.head.anchors, by_prior=self.rules.bias_match)
+            matches = match(
+                predicted,
+                truths,
+                self.head.anchors,
+                by_prior=self.rules.bias_match,
+                also=self.config.match_iou,
+            )
             overlap = best_iou(predicted, truths.boxes, truths.image_index)  # [B,A,H,W]
         matched = torch.zeros(overlap.shape, dtype=torch.bool, device=raw.device)
         matched[matches.b, matches.a, matches.y, matches.x] = True
@@ -242,11 +254,15 @@ class JointLoss(nn.Module):
         truth = truths.boxes[m.truth].to(raw.dtype)  # [M,4]
         rows, columns = raw.shape[-2:]
         grid = truth.new_tensor((columns, rows))
-        centre = truth[:, :2] * grid - torch.stack((m.x, m.y), 1)
         anchors = self.head.anchors[m.a].to(raw.dtype)
-        shape = (truth[:, 2:] * grid / anchors).clamp(min=1e-6).log()
+        if self.config.box == "giou":
+            boxes = decode_boxes(own[:, :4], anchors, m.x.to(raw.dtype), m.y.to(raw.dtype), (rows, columns))
+            box = 1 - paired_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(truth))
+        else:
+            centre = truth[:, :2] * grid - torch.stack((m.x, m.y), 1)
+            shape = (truth[:, 2:] * grid / anchors).clamp(min=1e-6).log()
+            box = _bce(own[:, :2], centre).sum(1) + 0.5 * (own[:, 2:4] - shape).square().sum(1)
         small = 2 - truth[:, 2] * truth[:, 3]  # small boxes weigh more (region_layer.c)
-        box = _bce(own[:, :2], centre).sum(1) + 0.5 * (own[:, 2:4] - shape).square().sum(1)
         if self.rules.rescore:
             target = paired_iou(cxcywh_to_xyxy(predicted[m.b, m.a, m.y, m.x]), cxcywh_to_xyxy(truth))
         else:
@@ -299,6 +315,8 @@ class JointLoss(nn.Module):
             terms["image_class"] = _bce(logits, F.one_hot(nodes, logits.shape[1]).to(logits.dtype)).sum()
         else:
             labelled["image_class"] = _Labelled(index, a, y, x, nodes)
+        if self.config.whole_scale:
+            terms["image_whole"] = self._whole(features[index], nodes)
         if self.config.mode == "darknet":
             others = torch.zeros(raw[:, :, 4].shape, dtype=torch.bool, device=raw.device)
             others[index] = True
@@ -308,6 +326,13 @@ class JointLoss(nn.Module):
             low = objectness.detach().sigmoid() < assumed
             terms["image_object"] = (_bce(objectness, torch.full_like(objectness, assumed)) * low).sum()
         return terms
+
+    def _whole(self, features: Tensor, nodes: Tensor) -> Tensor:
+        """Class term of classification images as wholes."""
+        if not self.independent:
+            return self.head.whole_nll(features, nodes, self.config.smoothing).sum()
+        logits = self.head.classify(features).to(_precise(features))
+        return _bce(logits, F.one_hot(nodes, logits.shape[1]).to(logits.dtype)).sum()
 
     @torch.no_grad()
     def _choose(self, features: Tensor, raw: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -37,7 +37,7 @@ class Truths:
 
 @dataclass(frozen=True)
 class Matches:
-    """Truths and the anchors that answer for them, in the order of the truths; all [M].
+    """Truths and the anchors that answer for them, in the order of the truths, further ones first; all [M].
 
     Attributes:
         b: Image.
@@ -65,16 +65,21 @@ class Matches:
         return Matches(*(field[chosen] for field in fields))
 
 
-def match(predicted: Tensor, truths: Truths, anchors: Tensor, *, by_prior: bool) -> Matches:
+def match(
+    predicted: Tensor, truths: Truths, anchors: Tensor, *, by_prior: bool, also: float = 1.0
+) -> Matches:
     """Give every truth the anchor of its cell whose shape overlaps its own most (paper, section 2).
 
     Truths without area have no anchor. A centre on or outside the border belongs to the cell at the border.
+    With `also` below 1 a truth can have further anchors; they come first, so that a truth whose best anchor
+    it is has the last word on it.
 
     Args:
         predicted: [B,A,H,W,4] cxcywh, fractions of the network input.
         truths: The truths.
         anchors: [A,2] width and height of the priors, grid cells.
         by_prior: Compare with the priors' shapes (`bias_match`), else with the predicted ones.
+        also: Overlap of shapes from which the cell's other anchors answer for a truth, too.
     """
     _, count, rows, columns, _ = predicted.shape
     boxes, b = truths.boxes.to(predicted.dtype), truths.image_index
@@ -87,10 +92,16 @@ def match(predicted: Tensor, truths: Truths, anchors: Tensor, *, by_prior: bool)
         shared = torch.minimum(shapes, own).prod(2)
         iou = shared / (shapes.prod(2) + own.prod(2) - shared)
     a = iou.argmax(1)
-    slot = ((b * count + a) * rows + y) * columns + x
     truth = ((boxes[:, 2] > 0) & (boxes[:, 3] > 0)).nonzero()[:, 0]
-    slot = slot[truth]
-    return Matches(b[truth], a[truth], y[truth], x[truth], truth, slot, last_of_each(slot))
+    a = a[truth]
+    if also < 1:
+        further = iou[truth] >= also
+        further[torch.arange(len(truth), device=truth.device), a] = False
+        rank, anchor = further.nonzero().unbind(1)
+        truth, a = torch.cat((truth[rank], truth)), torch.cat((anchor, a))
+    b, y, x = b[truth], y[truth], x[truth]
+    slot = ((b * count + a) * rows + y) * columns + x
+    return Matches(b, a, y, x, truth, slot, last_of_each(slot))
 
 
 def last_of_each(key: Tensor) -> Tensor:

@@ -5,13 +5,11 @@ Letters: B images of a batch.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from yolo9000.config import TrainConfig
 from yolo9000.datasets import Batch
 from yolo9000.errors import ConfigError
-from yolo9000.head import RegionHead
 from yolo9000.loss import JointLoss
 from yolo9000.network import Network
 
@@ -64,19 +62,9 @@ class ClassifierTask(nn.Module):
         if network.head is None:
             loss = network.ops.path_nll(network.class_logits(features), nodes, self.smoothing)
         else:
-            loss = _pooled_nll(network.head, features, nodes, self.smoothing)
+            loss = network.head.whole_nll(features, nodes, self.smoothing)
         return {"image_class": loss.mean()}
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
         """The only term."""
         return terms["image_class"]
-
-
-def _pooled_nll(head: RegionHead, features: Tensor, nodes: Tensor, smoothing: float) -> Tensor:
-    """-log P(node) of the mean features by every anchor's class rows; only a path's rows are used."""
-    images, copies = len(features), 1 if head.tied else head.num_anchors
-    pooled = features.mean((2, 3), keepdim=True)
-    image = torch.arange(images, device=features.device).repeat(copies)
-    anchor = torch.arange(copies, device=features.device).repeat_interleave(images)
-    corner = torch.zeros_like(image)
-    return head.path_nll(pooled, image, anchor, corner, corner, nodes.repeat(copies), smoothing)
