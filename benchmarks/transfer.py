@@ -288,7 +288,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="default: 0 1")
     parser.add_argument(
-        "--steps", type=int, default=1200, help="optimiser steps of each arm; default: %(default)s"
+        "--steps", type=int, default=1000, help="optimiser steps of each arm; default: %(default)s"
     )
     parser.add_argument(
         "--pretrain-steps", type=int, default=3000, help="those of the classifier; default: %(default)s"
@@ -302,7 +302,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--size",
         type=int,
-        help="input in pixels; default: as the settings say, and where it measures as the cfg says",
+        help="input of training in pixels; default: as the settings say",
+    )
+    parser.add_argument(
+        "--measure-size", type=int, default=192, help="input of measuring in pixels; default: %(default)s"
     )
     parser.add_argument("--model", default="yolo9000-nano", help="cfg; default: %(default)s")
     parser.add_argument(
@@ -368,7 +371,7 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
             data = prepare(plan, console)
             for seed in options.seeds:
                 for name in names:
-                    run_arm(plan, name, options.set, seed, options.size or 0, data, console)
+                    run_arm(plan, name, options.set, seed, options.measure_size, data, console)
         report(plan.out, list(ARMS), console)
         if options.page:
             write_page(plan.out, list(ARMS))

@@ -144,6 +144,7 @@ def test_what_is_withheld(transfer: ModuleType, tree: WordTree, data: Path, tmp_
 def run(transfer: ModuleType, data: Path, out: Path, *arguments: str) -> tuple[int, str]:
     console = Console(record=True, width=160, file=(data / "said").open("w"))
     common = ["--model", str(data / "small.cfg"), "--batch-size", "4", "--device", "cpu", "--size", "64"]
+    common += ["--measure-size", "64"]
     code = transfer.main([str(data), "--out", str(out), *common, *arguments], console)
     return code, console.export_text()
 
