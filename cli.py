@@ -19,6 +19,7 @@ from yolo9000.data_cli import data_app, pack
 from yolo9000.detect_cli import detect, relabel
 from yolo9000.evaluate_cli import evaluate
 from yolo9000.export_cli import export
+from yolo9000.memory import keep_freed_memory
 from yolo9000.train_cli import anchors, train, train_classifier, train_joint
 from yolo9000.tree_cli import draw, retree
 
@@ -130,6 +131,7 @@ def _show_warning(
 def main() -> None:
     """Run the command line; errors of ours become one red line and exit code 1."""
     warnings.showwarning = _show_warning
+    keep_freed_memory()
     try:
         app()
     except YOLO9000Error as error:

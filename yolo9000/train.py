@@ -25,6 +25,7 @@ from yolo9000.checkpoint import save_model
 from yolo9000.config import TrainConfig, save_config
 from yolo9000.datasets import Batch
 from yolo9000.errors import ConfigError, TrainingError
+from yolo9000.memory import keep_freed_memory
 from yolo9000.network import Network
 from yolo9000.optim import build_optimizer, learning_rate, weight_average
 from yolo9000.pictures import save_batch, save_curves
@@ -173,6 +174,7 @@ class Trainer:
             to resume.
             KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and saved.
         """
+        keep_freed_memory()
         checkpoint = self.out / "last.ckpt"
         self._begin(checkpoint, resume)
         with contextlib.ExitStack() as stack:
