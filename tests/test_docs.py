@@ -1,8 +1,8 @@
 """The documentation is true: its code blocks run, its pages are reachable, the site builds.
 
 Python blocks of a page run in order with one set of names, in a folder of bundled photos. Shell blocks
-consist of `yolo9000` commands, which run, too. What cannot run here says why, in a comment directly above the
-block: `<!-- not run: reason -->`.
+consist of `yolo9000` commands, which run, too. A block with a title is written to a file of that name. What
+cannot run here says why, in a comment directly above the block: `<!-- not run: reason -->`.
 """
 
 from __future__ import annotations
@@ -99,6 +99,8 @@ def test_code_blocks_run(page: Path, folder: Path) -> None:
     there = DEFAULT_MODEL in packaged_models()
     left_out = []
     for block in blocks_of(page):
+        if title := re.search(r'title="(.+)"', block.language):
+            (folder / title[1]).write_text(block.text)
         if block.language not in RUN or block.reason:
             continue
         if not there and NEEDS_MODEL.search(block.text):

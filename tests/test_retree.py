@@ -116,7 +116,7 @@ def test_file_to_file(tmp_path: Path) -> None:
     assert "voc_map50" not in read_metadata(tmp_path / "b.safetensors"), "measured with the old tree"
     assert str(change).splitlines()[1].split()[:2] == ["moved", "1"]
     assert str(change).splitlines()[1].endswith(": cat")
-    with pytest.raises(YOLO9000Error, match="no such model file"):
+    with pytest.raises(YOLO9000Error, match="neither a model file nor a known name"):
         retree_file(tmp_path / "none.safetensors", NEW, tmp_path / "b.safetensors")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor
 
 from wordtree.tree import WordTree
-from yolo9000.checkpoint import load_model, save_model
+from yolo9000.checkpoint import save_model
 from yolo9000.convert import set_option
 from yolo9000.darknet.cfg import Cfg
+from yolo9000.model import load_any
 from yolo9000.network import Network
 
 _NAMED = 8  # nodes that a line of the report names
@@ -81,15 +83,17 @@ def retree(network: Network, tree: WordTree) -> tuple[Network, Change]:
     return result.eval(), _compare(old, tree)
 
 
-def retree_file(source: Path, tree: WordTree, target: Path, *, half: bool = False) -> Change:
-    """`retree` from model file to model file.
+def retree_file(
+    source: str | os.PathLike[str], tree: WordTree, target: Path, *, half: bool = False
+) -> Change:
+    """`retree` from model to model file; the source as in `YOLO9000.load`.
 
     Of the metadata only the threshold is kept: figures were measured with the old tree.
 
     Raises:
-        WeightsError: The source is no model file of ours.
+        WeightsError: The source is no model of ours.
     """
-    network, metadata = load_model(source)
+    network, metadata = load_any(source)
     result, change = retree(network, tree)
     kept = {key: value for key, value in metadata.items() if key in _STILL_TRUE}
     save_model(result, target, half=half, metadata=kept)

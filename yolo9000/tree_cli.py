@@ -111,7 +111,7 @@ def _scores(path: Path, tree: WordTree) -> NDArray[np.float64]:
 
 
 def retree(
-    model: Annotated[Path, typer.Argument(help="Model file, *.safetensors.")],
+    model: Annotated[str, typer.Argument(help="Model file, *.safetensors, or the name of a model.")],
     tree: Annotated[
         str, typer.Option("--tree", "-t", help="The new tree: a file, or a built-in one.", show_default=False)
     ],
