@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from yolo9000.errors import ConfigError, ImageError, YOLO9000Error
-from yolo9000.sources import Frame, demo_photos, expand, frames, is_camera, is_video
+from yolo9000.sources import Frame, ahead, demo_photos, expand, frames, is_camera, is_video
 from yolo9000.video import VideoWriter, read_video, video_length
 
 
@@ -109,6 +109,45 @@ def test_reading_happens_as_it_is_asked_for(home: Path) -> None:
     Path("b.png").unlink()
     with pytest.raises(ImageError, match=r"b\.png"):
         next(stream)
+
+
+def test_the_next_pictures_are_read_while_one_is_worked_on() -> None:
+    taken: list[tuple[int, str]] = []
+
+    def items() -> Iterator[int]:
+        for i in range(6):
+            taken.append((i, threading.current_thread().name))
+            yield i
+
+    found = ahead(items(), 2)
+    assert taken == [], "nothing before it is asked for"
+    assert next(found) == 0
+    while len(taken) < 3:  # in a thread; the test's time limit ends this
+        pass
+    assert {name for _, name in taken} == {"ahead_0"}
+    assert next(found) == 1
+    assert len(taken) <= 4, "two ahead, no more"
+    assert list(found) == [2, 3, 4, 5]
+    assert [i for i, _ in taken] == list(range(6))
+
+
+def test_errors_come_where_the_item_would_have() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise ImageError("broken")
+
+    found = ahead(items(), 4)
+    assert [next(found), next(found)] == [1, 2]
+    with pytest.raises(ImageError, match="broken"):
+        next(found)
+
+
+def test_reading_ahead_ends_with_its_reader() -> None:
+    found = ahead(iter(range(100)))
+    assert next(found) == 0
+    found.close()  # type: ignore[attr-defined]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
 
 
 def test_names_that_no_file_can_have(home: Path) -> None:

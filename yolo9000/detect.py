@@ -21,7 +21,7 @@ from yolo9000.outputs import NEED_IMAGES, Outputs
 from yolo9000.progress import Counter
 from yolo9000.report import print_detections
 from yolo9000.results import Detections
-from yolo9000.sources import STDIN, Frame, expand, frames, is_camera, is_stream, is_video, read_all
+from yolo9000.sources import STDIN, Frame, ahead, expand, frames, is_camera, is_stream, is_video, read_all
 
 _GPU_BATCH = 8
 
@@ -88,9 +88,14 @@ def run_detect(
     known: list[Any] | None = None if live or STDIN in sources else list(expand(sources))
 
     def images() -> Iterator[Frame]:
-        for frame in read_all(expand(sources) if known is None else known, failed):
-            waiting.append(frame)
-            yield frame
+        # A camera gives the present picture, and standard input may not have the next one yet.
+        read = read_all(expand(sources)) if known is None else ahead(read_all(known))
+        for frame in read:
+            if isinstance(frame, Frame):
+                waiting.append(frame)
+                yield frame
+            else:
+                failed(frame)
 
     if batch is None:
         batch = 1 if live or model.device.type == "cpu" else _GPU_BATCH

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yolo9000.datasets import open_dataset
+from yolo9000.datasets import SampleDataset, open_dataset
 from yolo9000.evaluation.classification import ClassificationResult, evaluate_classification
 from yolo9000.evaluation.detection import DetectionResult, evaluate_detection
 from yolo9000.evaluation.options import EvaluateConfig
@@ -56,6 +56,18 @@ def evaluate(
         if not isinstance(model, Network):
             config = replace(config, confident=model.threshold)
     dataset = open_dataset(data, network.tree, split, map_file=map_file)
+    return evaluate_opened(network, dataset, data, config, progress=progress)
+
+
+def evaluate_opened(
+    network: Network,
+    dataset: SampleDataset,
+    data: str,
+    config: EvaluateConfig,
+    *,
+    progress: Progress | None = None,
+) -> DetectionResult | ClassificationResult:
+    """`evaluate` on a data set that is open already; `data` is its description."""
     if dataset.kind == "classification":
         return evaluate_classification(network, dataset, config, name=data, progress=progress)
     config = resolve(config, data)

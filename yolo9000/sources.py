@@ -14,16 +14,20 @@ from __future__ import annotations
 import io
 import re
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar, cast
 
 from torch import Tensor
 
 from yolo9000.errors import ImageError, YOLO9000Error
 from yolo9000.image import ImageSource, is_url, read_image, source_name
+
+T = TypeVar("T")
 
 JPEG = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 # What is taken out of a folder; a file that is named is read whatever its ending.
@@ -72,25 +76,44 @@ def frames(*sources: ImageSource, on_error: OnError | None = None) -> Iterator[F
         ImageError: A source is missing or unreadable.
         ConfigError: A video is asked for and PyAV is not installed.
     """
-    return read_all(expand(sources), on_error)
+    for frame in read_all(expand(sources)):
+        if isinstance(frame, Frame):
+            yield frame
+        elif on_error is None:
+            raise frame
+        else:
+            on_error(frame)
 
 
-def read_all(sources: Iterable[ImageSource | ImageError], on_error: OnError | None = None) -> Iterator[Frame]:
-    """`frames` of what `expand` gave."""
+def read_all(sources: Iterable[ImageSource | ImageError]) -> Iterator[Frame | ImageError]:
+    """Frames of what `expand` gave; what cannot be read is its error, in its place."""
     for source in sources:
         try:
             if isinstance(source, ImageError):
-                raise source
-            if is_video(source):
+                yield source
+            elif is_video(source):
                 from yolo9000.video import read_video
 
                 yield from read_video(str(source))
             else:
                 yield Frame(read_image(source), source_name(source))
         except ImageError as error:
-            if on_error is None:
-                raise
-            on_error(error)
+            yield error
+
+
+def ahead(items: Iterable[T], count: int = 2) -> Iterator[T]:
+    """The same items, the next ones taken in a thread while one is worked on.
+
+    Args:
+        items: Taken in order, never two at once; an exception comes where its item would have.
+        count: How many are taken before they are asked for, and held in memory.
+    """
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1, "ahead") as pool:
+        taken = deque(pool.submit(next, iterator, end) for _ in range(count))
+        while (item := taken.popleft().result()) is not end:
+            taken.append(pool.submit(next, iterator, end))
+            yield cast(T, item)
 
 
 def expand(sources: Iterable[ImageSource]) -> Iterator[ImageSource | ImageError]:

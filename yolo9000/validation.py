@@ -10,8 +10,8 @@ from typing import Any
 from wordtree.tree import WordTree
 from yolo9000.config import ValConfig
 from yolo9000.datasets import SampleDataset, open_dataset
-from yolo9000.evaluation.classification import evaluate_classification
-from yolo9000.evaluation.detection import evaluate_detection
+from yolo9000.evaluate import evaluate_opened
+from yolo9000.evaluation.detection import DetectionResult
 from yolo9000.evaluation.options import EvaluateConfig
 from yolo9000.network import Network
 
@@ -41,12 +41,10 @@ class Validator:
         """`val_map50` and `val_top1`, as far as there are data for them; the mean over several sets."""
         found: dict[str, list[float]] = {MAP50: [], TOP1: []}
         for spec, dataset in self.sets:
-            if dataset.kind == "detection":
-                crowds = spec.startswith("coco:")
-                detection = evaluate_detection(network, dataset, self.options, name=spec, crowds=crowds)
-                found[MAP50].append(detection.nodes.map)
+            result = evaluate_opened(network, dataset, spec, self.options)
+            if isinstance(result, DetectionResult):
+                found[MAP50].append(result.nodes.map)
             else:
-                result = evaluate_classification(network, dataset, self.options, name=spec)
                 found[TOP1].append(result.whole.top1)
         return {name: fmean(values) for name, values in found.items() if values}
 
