@@ -13,15 +13,15 @@ import typer
 from wordtree.cli import build_tree, tree_app
 from wordtree.errors import YOLO9000Error
 from yolo9000 import __version__
-from yolo9000.benchmark_cli import benchmark
-from yolo9000.calibrate_cli import calibrate
-from yolo9000.data_cli import data_app, pack
-from yolo9000.detect_cli import detect, relabel
-from yolo9000.evaluate_cli import evaluate
-from yolo9000.export_cli import export
+from yolo9000.commands.benchmark import benchmark
+from yolo9000.commands.calibrate import calibrate
+from yolo9000.commands.data import data_app, pack
+from yolo9000.commands.detect import detect, relabel
+from yolo9000.commands.evaluate import evaluate
+from yolo9000.commands.export import export
+from yolo9000.commands.train import anchors, train, train_classifier, train_joint
+from yolo9000.commands.tree import draw, retree
 from yolo9000.memory import keep_freed_memory
-from yolo9000.train_cli import anchors, train, train_classifier, train_joint
-from yolo9000.tree_cli import draw, retree
 
 _DEBUG = "YOLO9000_DEBUG"  # environment: 1 shows where an error came from
 

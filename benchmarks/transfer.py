@@ -9,8 +9,9 @@
 DATA holds `coco-mini`, `voc-mini`, `imagenet-mini` and, if there, `tiny-imagenet-200-part.tar` (see
 recipes/nano/README.md; the full data sets under these names do as well). Every detection image that shows one
 of the withheld classes is left out, so that nothing teaches that it is background; the classification data
-keep them. All arms start from one classifier, which is trained first. Whatever is finished stays under --out:
-the same command again goes on where it was. What it measures and how the arms differ is in docs/transfer.md.
+keep them. First a classifier is trained on these, then from it a detector on the boxes alone, from which all
+arms go on. Whatever is finished stays under --out: the same command again goes on where it was. What it
+measures and how the arms differ is in docs/transfer.md.
 """
 
 from __future__ import annotations
@@ -84,13 +85,13 @@ class Arm:
         about: What it is, for `--help` and the table of the documentation.
         settings: `key=value` on top of the recipe.
         joint: Whether classification images take part.
-        pretrained: Start from the classifier, not from random weights.
+        start: What it goes on from: the detector or the classifier that all share, or None.
     """
 
     about: str
     settings: tuple[str, ...] = ()
     joint: bool = True
-    pretrained: bool = True
+    start: str | None = "detector"
 
 
 _WHOLE = ("loss.whole_scale=1", "loss.classification_scale=0", "loss.classification_iou=0")
@@ -111,8 +112,8 @@ ARMS = {
     "smoothing": Arm("label smoothing along the path", ("loss.smoothing=0.1",)),
     "whole": Arm("the averaged features learn the class, no box does", _WHOLE),
     "whole-too": Arm("the averaged features learn the class beside the box", ("loss.whole_scale=1",)),
-    "scratch": Arm("jointly from random weights, as many steps", pretrained=False),
-    "detection-scratch": Arm("boxes alone from random weights", joint=False, pretrained=False),
+    "classifier": Arm("jointly from the classifier, as many steps", start="classifier"),
+    "scratch": Arm("jointly from random weights, as many steps", start=None),
 }
 
 
@@ -128,9 +129,9 @@ class Plan:
         withheld: Names of VOC classes without boxes.
         cuts: Cuts of the tree at which ancestors are scored.
         steps: Optimiser steps of each arm.
-        pretrain_steps: Those of the classifier.
+        shared_steps: Those of the `classifier` and the `detector` that arms start from.
         base: Further settings on top, `key=value`.
-        weights: What the arms start from instead of the classifier, or None.
+        weights: What the arms start from instead of the detector, or None.
     """
 
     model: str
@@ -140,7 +141,7 @@ class Plan:
     withheld: tuple[str, ...]
     cuts: tuple[str, ...]
     steps: int
-    pretrain_steps: int
+    shared_steps: dict[str, int]
     base: tuple[str, ...]
     weights: str | None
 
@@ -153,17 +154,22 @@ def title(name: str, settings: Sequence[str]) -> str:
 def arm_config(plan: Plan, name: str, extra: Sequence[str], seed: int, data: Data) -> TrainConfig:
     """The settings of one training."""
     arm = ARMS[name]
-    classifier = str(plan.out / "runs" / "classifier" / "model.safetensors")
+    weights = plan.weights if arm.start == "detector" and plan.weights else shared_model(plan, arm.start)
     return load_config(
         plan.settings,
         [*plan.base, *arm.settings, *extra],
         out=str(plan.out / "runs" / slug(title(name, extra), seed)),
-        weights=(plan.weights or classifier) if arm.pretrained else None,
+        weights=weights,
         seed=seed,
         max_steps=plan.steps,
         data__detection=data.detection,
         data__classification=data.classification if arm.joint else [],
     )
+
+
+def shared_model(plan: Plan, name: str | None) -> str | None:
+    """File of a model that arms start from."""
+    return None if name is None else str(plan.out / "runs" / name / "model.safetensors")
 
 
 def slug(name: str, seed: int) -> str:
@@ -193,16 +199,30 @@ def train(config: TrainConfig, run: Any, console: Console) -> tuple[Network, flo
     return load_model(model)[0].to(device), time.perf_counter() - start
 
 
-def pretrain(plan: Plan, classification: list[str], console: Console) -> None:
-    """The classifier that all seeds of the pre-trained arms start from."""
+def prepare_start(plan: Plan, start: str, data: Data, console: Console) -> None:
+    """Train what all arms with this start go on from, unless it is there."""
+    if Path(shared_model(plan, start) or "").exists():
+        return
+    if start == "classifier":
+        config = load_config(
+            CLASSIFIER,
+            [s for s in plan.base if s.startswith(("model=", "device="))],
+            out=str(plan.out / "runs" / start),
+            max_steps=plan.shared_steps[start],
+            data__classification=data.classification,
+        )
+        train(config, train_classifier, console)
+        return
+    prepare_start(plan, "classifier", data, console)
     config = load_config(
-        CLASSIFIER,
-        [s for s in plan.base if s.startswith(("model=", "device="))],
-        out=str(plan.out / "runs" / "classifier"),
-        max_steps=plan.pretrain_steps,
-        data__classification=classification,
+        plan.settings,
+        plan.base,
+        out=str(plan.out / "runs" / start),
+        weights=shared_model(plan, "classifier"),
+        max_steps=plan.shared_steps[start],
+        data__detection=data.detection,
     )
-    train(config, train_classifier, console)
+    train(config, train_joint, console)
 
 
 def measure(network: Network, plan: Plan, size: int, data: Data) -> dict[str, Any]:
@@ -257,8 +277,9 @@ def run_arm(
             raise ConfigError(f"{target} was measured with {found['about']}, not {about}; name another --out")
         return
     console.rule(f"{title(name, extra)}, seed {seed}")
-    if ARMS[name].pretrained and not plan.weights:
-        pretrain(plan, data.classification, console)
+    start_from = ARMS[name].start
+    if start_from is not None and not (start_from == "detector" and plan.weights):
+        prepare_start(plan, start_from, data, console)
     network, seconds = train(config, train_joint, console)
     start = time.perf_counter()
     scores = measure(network, plan, size, data)
@@ -288,10 +309,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="default: 0 1")
     parser.add_argument(
-        "--steps", type=int, default=1000, help="optimiser steps of each arm; default: %(default)s"
+        "--steps", type=int, default=800, help="optimiser steps of each arm; default: %(default)s"
     )
     parser.add_argument(
-        "--pretrain-steps", type=int, default=3000, help="those of the classifier; default: %(default)s"
+        "--classifier-steps", type=int, default=3000, help="those of the classifier; default: %(default)s"
+    )
+    parser.add_argument(
+        "--detector-steps", type=int, default=4000, help="those of the detector; default: %(default)s"
     )
     parser.add_argument(
         "--settings",
@@ -340,7 +364,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         withheld=tuple(options.withhold),
         cuts=tuple(options.cut or ("4", "6")),
         steps=options.steps,
-        pretrain_steps=options.pretrain_steps,
+        shared_steps={"classifier": options.classifier_steps, "detector": options.detector_steps},
         base=tuple(base),
         weights=options.weights,
     )

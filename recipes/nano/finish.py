@@ -21,7 +21,7 @@ from yolo9000.calibrate import (
     join_steps,
 )
 from yolo9000.checkpoint import load_model, save_model
-from yolo9000.config import load_config
+from yolo9000.config import TrainConfig, load_config
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.datasets import open_dataset
 from yolo9000.evaluate import evaluate
@@ -34,8 +34,10 @@ from yolo9000.taught import forget_untaught, label_counts
 
 Results = tuple[DetectionResult, DetectionResult, ClassificationResult]
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 MODEL = ROOT / "yolo9000" / "weights" / "yolo9000-nano.safetensors"
+STAGES = ("classifier", "joint", "refine")
 CARD = ROOT / "docs" / "models" / "yolo9000-nano.md"
 
 
@@ -55,7 +57,7 @@ def main() -> None:
         help="sentence for the card: machine, precision, duration of the trainings",
     )
     arguments = parser.parse_args()
-    network, _ = load_model(arguments.runs / "joint" / "model.safetensors")
+    network, _ = load_model(arguments.runs / STAGES[-1] / "model.safetensors")
     forgotten = forget(network, arguments.runs, arguments.minimum)
     uncalibrated = evaluate_three(network, arguments.data, arguments.threshold)
     temperatures = calibrate(network, arguments.data)
@@ -78,8 +80,9 @@ def main() -> None:
 
 def forget(network: Network, runs: Path, minimum: int) -> str:
     """Make untaught sibling groups uniform; says what was done."""
-    data = load_config(runs / "joint" / "config.yaml").data
-    sets = [open_dataset(spec, network.tree) for spec in (*data.detection, *data.classification)]
+    data = load_config(runs / STAGES[-1] / "config.yaml").data
+    specs = (*data.detection, *data.classification, *data.mosaic)
+    sets = [open_dataset(spec, network.tree) for spec in specs]
     counts = label_counts(network.tree, sets)
     groups = forget_untaught(network, counts, minimum)
     return (
@@ -142,6 +145,11 @@ def figures(voc: DetectionResult, coco: DetectionResult, imagenet: Classificatio
     }
 
 
+def pixels(stage: TrainConfig) -> str:
+    """The input sizes of a training."""
+    return ", ".join(map(str, stage.data.sizes))
+
+
 def percent(count: int, total: int) -> str:
     return f"{100 * count / max(1, total):.1f} %"
 
@@ -150,9 +158,9 @@ def card(
     arguments: argparse.Namespace, results: Results, floor: Results, forgotten: str, calibrated: str
 ) -> str:
     """The model card as Markdown."""
-    runs, threshold, trained_on = arguments.runs, arguments.threshold, arguments.trained_on
+    threshold, trained_on = arguments.threshold, arguments.trained_on
     voc, coco, imagenet = results
-    stages = {name: load_config(runs / name / "config.yaml") for name in ("classifier", "joint")}
+    classifier, joint, refine = (load_config(HERE / f"{name}.yaml") for name in STAGES)
     depths = "\n".join(
         f"| {row.depth} | {row.images} | {100 * row.accuracy:.1f} |" for row in imagenet.whole.depths
     )
@@ -169,7 +177,6 @@ def card(
         f"| {one.name} | {100 * one.map:.1f} | {100 * two.map:.1f} |"
         for one, two in zip(voc.cuts, coco.cuts, strict=True)
     )
-    steps = stages["joint"].max_steps
     return f"""# yolo9000-nano
 
 The model that comes with the package: a small network of the YOLOv2 family over the full 9,418-node WordTree
@@ -185,15 +192,17 @@ The model that comes with the package: a small network of the YOLOv2 family over
 
 <!-- not run: needs data, trains for hours -->
 ```bash
-recipes/nano/train.sh DATA runs/nano          # classifier, then joint training; resumes after an interruption
+recipes/nano/train.sh DATA runs/nano          # three trainings; resumes after an interruption
 python recipes/nano/finish.py DATA runs/nano  # measures, writes the model file and this card
 ```
 
-1. `train-classifier` ([settings](../../recipes/nano/classifier.yaml)): {stages["classifier"].epochs} epochs over 3,000 ImageNet photos (one of each ILSVRC
+1. `train-classifier` ([settings](../../recipes/nano/classifier.yaml)): {classifier.epochs} epochs over 3,000 ImageNet photos (one of each ILSVRC
    class, 100 more of each of 20 synsets) and 12,120 Tiny ImageNet photos, at 96 and 128 pixels.
-2. `train-joint` ([settings](../../recipes/nano/joint.yaml)): {steps:,} steps of {stages["joint"].batch_size} images: 414 COCO and 459 VOC photos with boxes, and the
-   classification photos of the first stage, {stages["joint"].data.ratio:g} to 1, at {", ".join(map(str, stages["joint"].data.sizes))} pixels. Half of the photos with boxes become mosaics
+2. `train-joint` ([settings](../../recipes/nano/joint.yaml)): {joint.max_steps:,} steps of {joint.batch_size} images: 414 COCO and 459 VOC photos with boxes, and the
+   classification photos of the first stage, {joint.data.ratio:g} to 1, at {pixels(joint)} pixels. Half of the photos with boxes become mosaics
    of four, whose further tiles are half the time boxed photos of Tiny ImageNet.
+3. `train-joint` again ([settings](../../recipes/nano/refine.yaml)): {refine.max_steps:,} steps of {refine.batch_size} images at {pixels(refine)} pixels, ImageNet
+   photos {refine.data.ratio:g} to 1. Every prior of a cell whose shape overlaps a box by {refine.loss.match_iou:g} learns from it, and the averaged features of classification photos learn the class, too.
 
 {trained_on} No photo of a val part was trained on.
 

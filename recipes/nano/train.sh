@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From data to yolo9000-nano: trains the classifier, then the detector, measures it and writes the model file.
+# From data to yolo9000-nano: trains the classifier, then the detector in two stages, and measures it.
 #
 #   recipes/nano/train.sh DATA [RUNS]
 #
@@ -9,7 +9,9 @@ set -euo pipefail
 data=${1:?usage: recipes/nano/train.sh DATA [RUNS]}
 runs=${2:-runs/nano}
 here=$(cd "$(dirname "$0")" && pwd)
-classification=(-c "imagenet:$data/imagenet-mini" -c "tiny-imagenet:$data/tiny-imagenet-200-part.tar")
+imagenet="imagenet:$data/imagenet-mini"
+classification=(-c "$imagenet" -c "tiny-imagenet:$data/tiny-imagenet-200-part.tar")
+mosaic=(--set "data.mosaic=tiny-imagenet-boxes:$data/tiny-imagenet-200-part.tar")
 detection=(-d "coco:$data/coco-mini" -d "voc:$data/voc-mini")
 
 stage() { # stage NAME COMMAND...: runs a training unless its model is there, and goes on with a checkpoint that is
@@ -22,7 +24,8 @@ stage() { # stage NAME COMMAND...: runs a training unless its model is there, an
 }
 
 stage classifier train-classifier "${classification[@]}"
-stage joint train-joint "${detection[@]}" "${classification[@]}" --weights "$runs/classifier/model.safetensors" \
-    --set "data.mosaic=tiny-imagenet-boxes:$data/tiny-imagenet-200-part.tar"
+stage joint train-joint "${detection[@]}" "${classification[@]}" --weights "$runs/classifier/model.safetensors" "${mosaic[@]}"
+stage refine train-joint "${detection[@]}" -c "$imagenet" --weights "$runs/joint/model.safetensors" "${mosaic[@]}" \
+    --val "voc:$data/voc-mini:val" --val "$imagenet:val"
 yolo9000 evaluate "voc:$data/voc-mini" "coco:$data/coco-mini" "imagenet:$data/imagenet-mini" \
-    --model "$runs/joint/model.safetensors" --out "$runs/evaluation"
+    --model "$runs/refine/model.safetensors" --out "$runs/evaluation"

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wordtree.errors import YOLO9000Error
+from yolo9000.commands.options import Split
 
 if TYPE_CHECKING:
     from wordtree.tree import WordTree
     from yolo9000.datasets.check import DataReport
 
 data_app = typer.Typer(no_args_is_help=True, help="Check data sets.")
-
-Split = Annotated[str, typer.Option(help="Split of data sets that name none.")]
 
 
 @data_app.command()

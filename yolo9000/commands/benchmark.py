@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from yolo9000.commands.options import MODEL, Compile, Device, Model, Precision, Size, Weights
 
 
 def benchmark(
     photo: Annotated[
         str | None, typer.Argument(help="A picture.", show_default="one that comes with the package")
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="Model file, or a name: see `yolo9000 models`.",
-            show_default="yolo9000-nano",
-        ),
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option("--weights", "-w", help="Darknet weights; with --cfg.")
-    ] = None,
+    model: Model = None,
+    weights: Weights = None,
     cfg: Annotated[
         str | None,
-        typer.Option("--cfg", "-c", help="Cfg of the weights, file or built-in; alone: random weights."),
+        typer.Option(
+            "--cfg",
+            "-c",
+            help="Cfg of the weights, file or built-in; alone: random weights.",
+            rich_help_panel=MODEL,
+        ),
     ] = None,
-    size: Annotated[
-        int | None, typer.Option(help="Network input, a multiple of 32 pixels.", show_default="the cfg's")
-    ] = None,
+    size: Size = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures run together.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="How often; medians are given.")] = 10,
     anchors: Annotated[
@@ -41,11 +35,9 @@ def benchmark(
             show_default="those above the model's threshold; 20 with random weights",
         ),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ...", show_default="a GPU if there is one")
-    ] = None,
-    precision: Annotated[str, typer.Option(help="fp32; bf16 or fp16 where the hardware has them.")] = "fp32",
-    compile: Annotated[bool, typer.Option("--compile", help="Generate code first: takes a minute.")] = False,
+    device: Device = None,
+    precision: Precision = "fp32",
+    compile: Compile = False,
     json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
     """Time detection on this machine, stage by stage.

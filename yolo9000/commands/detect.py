@@ -10,13 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wordtree.errors import YOLO9000Error
+from yolo9000.commands.options import (
+    MODEL,
+    Cfg,
+    Compile,
+    Device,
+    Mirror,
+    Model,
+    Offline,
+    Precision,
+    Size,
+    Weights,
+)
 
 if TYPE_CHECKING:
     from wordtree.tree import WordTree
     from yolo9000.detect import Show
 
 SAVE_HELP = "pictures, jsonl, csv, coco, yolo, crops; repeatable."  # as in yolo9000.outputs
-_LABELS, _OUTPUT, _MODEL = "Labels", "Output", "Model"
+_LABELS, _OUTPUT = "Labels", "Output"
 
 HierThreshold = Annotated[
     list[str] | None,
@@ -112,71 +124,24 @@ def detect(
     save: Save = None,
     out: Out = None,
     draw_path: DrawPath = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            help="Model file, or a name: see `yolo9000 models`.",
-            show_default="yolo9000-nano",
-            rich_help_panel=_MODEL,
-        ),
-    ] = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option("--weights", "-w", help="Darknet weights; with --cfg.", rich_help_panel=_MODEL),
-    ] = None,
-    cfg: Annotated[
-        str | None,
-        typer.Option("--cfg", "-c", help="Cfg of the weights, file or built-in.", rich_help_panel=_MODEL),
-    ] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            help="Network input, a multiple of 32 pixels.", show_default="the cfg's", rich_help_panel=_MODEL
-        ),
-    ] = None,
+    model: Model = None,
+    weights: Weights = None,
+    cfg: Cfg = None,
+    size: Size = None,
     decoder: Annotated[
-        str, typer.Option(help="paper, or darknet: exactly as the C code does.", rich_help_panel=_MODEL)
+        str, typer.Option(help="paper, or darknet: exactly as the C code does.", rich_help_panel=MODEL)
     ] = "paper",
     batch: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Pictures run together.", show_default="8 on a GPU, else 1", rich_help_panel=_MODEL
+            min=1, help="Pictures run together.", show_default="8 on a GPU, else 1", rich_help_panel=MODEL
         ),
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="cpu, cuda, cuda:1, ...", show_default="a GPU if there is one", rich_help_panel=_MODEL
-        ),
-    ] = None,
-    precision: Annotated[
-        str,
-        typer.Option(help="fp32; bf16 or fp16 where the hardware has them.", rich_help_panel=_MODEL),
-    ] = "fp32",
-    compile: Annotated[
-        bool,
-        typer.Option(
-            "--compile",
-            help="Generate code first: a minute a size, for many pictures.",
-            rich_help_panel=_MODEL,
-        ),
-    ] = False,
-    offline: Annotated[
-        bool,
-        typer.Option(
-            "--offline", help="Never download weights (also YOLO9000_OFFLINE=1).", rich_help_panel=_MODEL
-        ),
-    ] = False,
-    mirror: Annotated[
-        str | None,
-        typer.Option(
-            help="Address to download weights from.",
-            show_default="YOLO9000_MIRROR, else their authors'",
-            rich_help_panel=_MODEL,
-        ),
-    ] = None,
+    device: Device = None,
+    precision: Precision = "fp32",
+    compile: Compile = False,
+    offline: Offline = False,
+    mirror: Mirror = None,
 ) -> None:
     """Find objects in pictures and videos, and draw them.
 
@@ -230,7 +195,7 @@ def relabel(
             "--model",
             "-m",
             help="Model that made the results, or its tree (file or name).",
-            rich_help_panel=_MODEL,
+            rich_help_panel=MODEL,
         ),
     ] = "yolo9000",
 ) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from yolo9000.commands.options import Cfg, Mirror, Offline, Size, Weights
+
 
 def export(
     model: Annotated[
@@ -16,34 +18,23 @@ def export(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="*.onnx, *.pt2 (torch.export) or *.torchscript.")
     ] = Path("model.onnx"),
-    weights: Annotated[
-        Path | None, typer.Option("--weights", "-w", help="Darknet weights; with --cfg.")
-    ] = None,
-    cfg: Annotated[
-        str | None, typer.Option("--cfg", "-c", help="Cfg of the weights, file or built-in.")
-    ] = None,
+    weights: Weights = None,
+    cfg: Cfg = None,
     top: Annotated[
         int, typer.Option(min=1, help="Anchors kept of a picture, in equal parts from each prior.")
     ] = 300,
     dense: Annotated[
         bool, typer.Option("--dense", help="Every anchor and class instead, as darknet's last layer gives.")
     ] = False,
-    size: Annotated[
-        int | None, typer.Option(help="Input, a multiple of 32 pixels.", show_default="the cfg's")
-    ] = None,
+    size: Size = None,
     dynamic: Annotated[
         bool, typer.Option("--dynamic", help="Leave batch, height and width free. Not for TorchScript.")
     ] = False,
     device: Annotated[
         str, typer.Option(help="Where a TorchScript or torch.export program will run; ONNX runs anywhere.")
     ] = "cpu",
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Never download weights (also YOLO9000_OFFLINE=1).")
-    ] = False,
-    mirror: Annotated[
-        str | None,
-        typer.Option(help="Address to download weights from.", show_default="YOLO9000_MIRROR"),
-    ] = None,
+    offline: Offline = False,
+    mirror: Mirror = None,
 ) -> None:
     """Write a model for other runtimes, with its tree, names and settings inside.
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from yolo9000.commands.options import Size, Split
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -22,13 +24,11 @@ def calibrate(
         typer.Argument(help="Data that were not trained on: voc:DIR, imagenet:DIR, ...", show_default=False),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The calibrated model file.", show_default=False)],
-    split: Annotated[str, typer.Option(help="Split of data sets that name none.")] = "val",
+    split: Split = "val",
     minimum: Annotated[
         int, typer.Option(min=1, help="Labelled steps that a depth needs for a temperature of its own.")
     ] = 50,
-    size: Annotated[
-        int, typer.Option(min=0, help="Network input, a multiple of 32 pixels.", show_default="the cfg's")
-    ] = 0,
+    size: Size = None,
 ) -> None:
     """Make a model as sure as it is right: one temperature a depth, divided into its class rows.
 
@@ -44,7 +44,7 @@ def calibrate(
 
     network, metadata = load_any(model)
     network.eval()
-    config = EvaluateConfig(size=size)
+    config = EvaluateConfig(size=size or 0)
     sets = [open_dataset(spec, network.tree, split) for spec in data]
     steps = join_steps([collect_steps(network, dataset, config) for dataset in sets])
     found = fit_temperatures(steps, network.ops.levels, minimum)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from yolo9000.commands.options import Cfg, Device, Model, Size, Split, Weights
+
 if TYPE_CHECKING:
     from yolo9000.evaluation.classification import ClassificationResult
     from yolo9000.evaluation.detection import DetectionResult
@@ -24,23 +26,14 @@ def evaluate(
             show_default=False,
         ),
     ],
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", help="Model file or packaged model.", show_default="yolo9000-nano"),
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option("--weights", "-w", help="Darknet weights; with --cfg.")
-    ] = None,
-    cfg: Annotated[
-        str | None, typer.Option("--cfg", "-c", help="Cfg of the weights, file or built-in.")
-    ] = None,
+    model: Model = None,
+    weights: Weights = None,
+    cfg: Cfg = None,
     map_file: Annotated[
         Path | None, typer.Option("--map", help="Darknet map file: line i names the node of class i.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of data sets that name none.")] = "val",
-    size: Annotated[
-        int, typer.Option(min=0, help="Network input, a multiple of 32 pixels.", show_default="the cfg's")
-    ] = 0,
+    split: Split = "val",
+    size: Size = None,
     cut: Annotated[
         list[str] | None,
         typer.Option(
@@ -71,9 +64,7 @@ def evaluate(
     ] = 0.5,
     limit: Annotated[int, typer.Option(min=0, help="Only so many pictures, evenly spread; 0: all.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Pictures run together.")] = 16,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, ...", show_default="a GPU if there is one")
-    ] = None,
+    device: Device = None,
     per_class: Annotated[bool, typer.Option(help="Show the table of classes.")] = True,
     json: Annotated[
         bool, typer.Option("--json", help="JSON Lines on standard output, one data set a line.")
@@ -106,7 +97,7 @@ def evaluate(
     if plots:
         optional("matplotlib", "--plots")
     config = EvaluateConfig(
-        size=size,
+        size=size or 0,
         batch_size=batch,
         limit=limit,
         iou=iou,
