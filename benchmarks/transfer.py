@@ -309,7 +309,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="default: 0 1")
     parser.add_argument(
-        "--steps", type=int, default=800, help="optimiser steps of each arm; default: %(default)s"
+        "--steps", type=int, default=600, help="optimiser steps of each arm; default: %(default)s"
     )
     parser.add_argument(
         "--classifier-steps", type=int, default=3000, help="those of the classifier; default: %(default)s"
