@@ -9,9 +9,9 @@
 DATA holds `coco-mini`, `voc-mini`, `imagenet-mini` and, if there, `tiny-imagenet-200-part.tar` (see
 recipes/nano/README.md; the full data sets under these names do as well). Every detection image that shows one
 of the withheld classes is left out, so that nothing teaches that it is background; the classification data
-keep them. First a classifier is trained on these, then from it a detector on the boxes alone, from which all
-arms go on. Whatever is finished stays under --out: the same command again goes on where it was. What it
-measures and how the arms differ is in docs/transfer.md.
+keep them. All arms start from one classifier, which is trained on these first. Whatever is finished stays
+under --out: the same command again goes on where it was. What it measures and how the arms differ is in
+docs/transfer.md.
 """
 
 from __future__ import annotations
@@ -85,13 +85,13 @@ class Arm:
         about: What it is, for `--help` and the table of the documentation.
         settings: `key=value` on top of the recipe.
         joint: Whether classification images take part.
-        start: What it goes on from: the detector or the classifier that all share, or None.
+        pretrained: Start from the classifier, not from random weights.
     """
 
     about: str
     settings: tuple[str, ...] = ()
     joint: bool = True
-    start: str | None = "detector"
+    pretrained: bool = True
 
 
 _WHOLE = ("loss.whole_scale=1", "loss.classification_scale=0", "loss.classification_iou=0")
@@ -112,8 +112,8 @@ ARMS = {
     "smoothing": Arm("label smoothing along the path", ("loss.smoothing=0.1",)),
     "whole": Arm("the averaged features learn the class, no box does", _WHOLE),
     "whole-too": Arm("the averaged features learn the class beside the box", ("loss.whole_scale=1",)),
-    "classifier": Arm("jointly from the classifier, as many steps", start="classifier"),
-    "scratch": Arm("jointly from random weights, as many steps", start=None),
+    "scratch": Arm("jointly from random weights", pretrained=False),
+    "detection-scratch": Arm("boxes alone from random weights", joint=False, pretrained=False),
 }
 
 
@@ -129,9 +129,9 @@ class Plan:
         withheld: Names of VOC classes without boxes.
         cuts: Cuts of the tree at which ancestors are scored.
         steps: Optimiser steps of each arm.
-        shared_steps: Those of the `classifier` and the `detector` that arms start from.
+        classifier_steps: Those of the classifier.
         base: Further settings on top, `key=value`.
-        weights: What the arms start from instead of the detector, or None.
+        weights: What the arms start from instead of the classifier, or None.
     """
 
     model: str
@@ -141,7 +141,7 @@ class Plan:
     withheld: tuple[str, ...]
     cuts: tuple[str, ...]
     steps: int
-    shared_steps: dict[str, int]
+    classifier_steps: int
     base: tuple[str, ...]
     weights: str | None
 
@@ -154,12 +154,11 @@ def title(name: str, settings: Sequence[str]) -> str:
 def arm_config(plan: Plan, name: str, extra: Sequence[str], seed: int, data: Data) -> TrainConfig:
     """The settings of one training."""
     arm = ARMS[name]
-    weights = plan.weights if arm.start == "detector" and plan.weights else shared_model(plan, arm.start)
     return load_config(
         plan.settings,
         [*plan.base, *arm.settings, *extra],
         out=str(plan.out / "runs" / slug(title(name, extra), seed)),
-        weights=weights,
+        weights=(plan.weights or str(classifier(plan))) if arm.pretrained else None,
         seed=seed,
         max_steps=plan.steps,
         data__detection=data.detection,
@@ -167,9 +166,9 @@ def arm_config(plan: Plan, name: str, extra: Sequence[str], seed: int, data: Dat
     )
 
 
-def shared_model(plan: Plan, name: str | None) -> str | None:
-    """File of a model that arms start from."""
-    return None if name is None else str(plan.out / "runs" / name / "model.safetensors")
+def classifier(plan: Plan) -> Path:
+    """The model that pre-trained arms start from."""
+    return plan.out / "runs" / "classifier" / "model.safetensors"
 
 
 def slug(name: str, seed: int) -> str:
@@ -199,30 +198,19 @@ def train(config: TrainConfig, run: Any, console: Console) -> tuple[Network, flo
     return load_model(model)[0].to(device), time.perf_counter() - start
 
 
-def prepare_start(plan: Plan, start: str, data: Data, console: Console) -> None:
-    """Train what all arms with this start go on from, unless it is there."""
-    if Path(shared_model(plan, start) or "").exists():
+def pretrain(plan: Plan, classification: list[str], console: Console) -> None:
+    """Train the classifier that arms with any seed start from, unless it is there."""
+    out = classifier(plan).parent
+    if classifier(plan).exists():
         return
-    if start == "classifier":
-        config = load_config(
-            CLASSIFIER,
-            [s for s in plan.base if s.startswith(("model=", "device="))],
-            out=str(plan.out / "runs" / start),
-            max_steps=plan.shared_steps[start],
-            data__classification=data.classification,
-        )
-        train(config, train_classifier, console)
-        return
-    prepare_start(plan, "classifier", data, console)
     config = load_config(
-        plan.settings,
-        plan.base,
-        out=str(plan.out / "runs" / start),
-        weights=shared_model(plan, "classifier"),
-        max_steps=plan.shared_steps[start],
-        data__detection=data.detection,
+        CLASSIFIER,
+        [s for s in plan.base if s.startswith(("model=", "device="))],
+        out=str(out),
+        max_steps=plan.classifier_steps,
+        data__classification=classification,
     )
-    train(config, train_joint, console)
+    train(config, train_classifier, console)
 
 
 def measure(network: Network, plan: Plan, size: int, data: Data) -> dict[str, Any]:
@@ -277,9 +265,8 @@ def run_arm(
             raise ConfigError(f"{target} was measured with {found['about']}, not {about}; name another --out")
         return
     console.rule(f"{title(name, extra)}, seed {seed}")
-    start_from = ARMS[name].start
-    if start_from is not None and not (start_from == "detector" and plan.weights):
-        prepare_start(plan, start_from, data, console)
+    if ARMS[name].pretrained and not plan.weights:
+        pretrain(plan, data.classification, console)
     network, seconds = train(config, train_joint, console)
     start = time.perf_counter()
     scores = measure(network, plan, size, data)
@@ -309,13 +296,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="default: 0 1")
     parser.add_argument(
-        "--steps", type=int, default=600, help="optimiser steps of each arm; default: %(default)s"
+        "--steps", type=int, default=4000, help="optimiser steps of each arm; default: %(default)s"
     )
     parser.add_argument(
         "--classifier-steps", type=int, default=3000, help="those of the classifier; default: %(default)s"
-    )
-    parser.add_argument(
-        "--detector-steps", type=int, default=4000, help="those of the detector; default: %(default)s"
     )
     parser.add_argument(
         "--settings",
@@ -364,7 +348,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         withheld=tuple(options.withhold),
         cuts=tuple(options.cut or ("4", "6")),
         steps=options.steps,
-        shared_steps={"classifier": options.classifier_steps, "detector": options.detector_steps},
+        classifier_steps=options.classifier_steps,
         base=tuple(base),
         weights=options.weights,
     )

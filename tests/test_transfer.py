@@ -152,7 +152,7 @@ def run(transfer: ModuleType, data: Path, out: Path, *arguments: str) -> tuple[i
 @pytest.mark.slow
 def test_a_whole_run(transfer: ModuleType, data: Path, tmp_path: Path) -> None:
     """Two arms, then one that is interrupted after its training, then a variant, each with its own result."""
-    few = ["--steps", "2", "--classifier-steps", "1", "--detector-steps", "1", "--set", "data.workers=0"]
+    few = ["--steps", "2", "--classifier-steps", "1", "--set", "data.workers=0"]
     code, text = run(transfer, data, tmp_path, "--seeds", "0", *few)
     assert code == 0, text
     results = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results").iterdir()}
@@ -162,9 +162,7 @@ def test_a_whole_run(transfer: ModuleType, data: Path, tmp_path: Path) -> None:
     assert {name for name, score in first["val"]["classes"].items() if score["unseen"]} == {"dog", "vessel"}
     assert first["val"]["objects"] == 4
     assert first["held out"]["images"] > first["val"]["images"]
-    assert all(
-        (tmp_path / "runs" / name / "model.safetensors").exists() for name in ("classifier", "detector")
-    )
+    assert (tmp_path / "runs" / "classifier" / "model.safetensors").exists()
     summary = json.loads((tmp_path / "transfer.json").read_text())
     assert [row["arm"] for row in summary["arms"]] == ["detection data.workers=0", "joint data.workers=0"]
     assert [row["seeds"] for row in summary["arms"]] == [[0], [0]]
@@ -246,8 +244,7 @@ def test_every_arm_is_a_valid_setting(transfer: ModuleType, data: Path, tmp_path
         "likeliest",
         0.3,
     )
-    assert configs["joint"].weights == str(tmp_path / "runs" / "detector" / "model.safetensors")
-    assert configs["classifier"].weights == str(tmp_path / "runs" / "classifier" / "model.safetensors")
+    assert configs["joint"].weights == str(tmp_path / "runs" / "classifier" / "model.safetensors")
     assert configs["scratch"].weights is None
     differing = [config.loss for config in configs.values() if config.loss != configs["joint"].loss]
     assert len(differing) == 9
