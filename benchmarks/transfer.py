@@ -313,7 +313,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="input of training in pixels; default: as the settings say",
     )
     parser.add_argument(
-        "--measure-size", type=int, default=192, help="input of measuring in pixels; default: %(default)s"
+        "--measure-size", type=int, default=160, help="input of measuring in pixels; default: %(default)s"
     )
     parser.add_argument("--model", default="yolo9000-nano", help="cfg; default: %(default)s")
     parser.add_argument(

@@ -37,7 +37,8 @@ Results = tuple[DetectionResult, DetectionResult, ClassificationResult]
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 MODEL = ROOT / "yolo9000" / "weights" / "yolo9000-nano.safetensors"
-STAGES = ("classifier", "joint", "refine")
+STAGES = ("classifier", "joint", "refine", "zoom")
+SIZE = Cfg.load("yolo9000-nano").width
 CARD = ROOT / "docs" / "models" / "yolo9000-nano.md"
 
 
@@ -57,7 +58,10 @@ def main() -> None:
         help="sentence for the card: machine, precision, duration of the trainings",
     )
     arguments = parser.parse_args()
-    network, _ = load_model(arguments.runs / STAGES[-1] / "model.safetensors")
+    trained, _ = load_model(arguments.runs / STAGES[-1] / "model.safetensors")
+    network = Network(Cfg.load("yolo9000-nano"))  # its input size was chosen after training
+    network.load_state_dict(trained.state_dict())
+    network.batchnorm, network.seen = trained.batchnorm, trained.seen
     forgotten = forget(network, arguments.runs, arguments.minimum)
     uncalibrated = evaluate_three(network, arguments.data, arguments.threshold)
     temperatures = calibrate(network, arguments.data)
@@ -160,7 +164,7 @@ def card(
     """The model card as Markdown."""
     threshold, trained_on = arguments.threshold, arguments.trained_on
     voc, coco, imagenet = results
-    classifier, joint, refine = (load_config(HERE / f"{name}.yaml") for name in STAGES)
+    classifier, joint, refine, zoom = (load_config(HERE / f"{name}.yaml") for name in STAGES)
     depths = "\n".join(
         f"| {row.depth} | {row.images} | {100 * row.accuracy:.1f} |" for row in imagenet.whole.depths
     )
@@ -183,7 +187,7 @@ The model that comes with the package: a small network of the YOLOv2 family over
 ([cfg](../../yolo9000/cfgs/yolo9000-nano.cfg)). This card is written by `recipes/nano/finish.py` from a trained run.
 
 - **Parameters** 8.2 million, {MODEL.stat().st_size / 1e6:.1f} MB in half precision with cfg, tree and names inside.
-- **Input** 320 × 320 pixels by default; any multiple of 32. Class rows are shared by all five anchors.
+- **Input** {SIZE} × {SIZE} pixels by default; any multiple of 32. Class rows are shared by all five anchors.
 - **Default score threshold** {threshold:g}.
 - **Licence** MIT for the weights as a work of this project. The photos it was trained on are not part of it; their terms (COCO,
   PASCAL VOC, ImageNet, Tiny ImageNet) allow research use.
@@ -192,7 +196,7 @@ The model that comes with the package: a small network of the YOLOv2 family over
 
 <!-- not run: needs data, trains for hours -->
 ```bash
-recipes/nano/train.sh DATA runs/nano          # three trainings; resumes after an interruption
+recipes/nano/train.sh DATA runs/nano          # four trainings; resumes after an interruption
 python recipes/nano/finish.py DATA runs/nano  # measures, writes the model file and this card
 ```
 
@@ -203,6 +207,7 @@ python recipes/nano/finish.py DATA runs/nano  # measures, writes the model file 
    of four, whose further tiles are half the time boxed photos of Tiny ImageNet.
 3. `train-joint` again ([settings](../../recipes/nano/refine.yaml)): {refine.max_steps:,} steps of {refine.batch_size} images at {pixels(refine)} pixels, ImageNet
    photos {refine.data.ratio:g} to 1. Every prior of a cell whose shape overlaps a box by {refine.loss.match_iou:g} learns from it, and the averaged features of classification photos learn the class, too.
+4. `train-joint` again ([settings](../../recipes/nano/zoom.yaml)): {zoom.max_steps:,} steps that also show photos at up to {zoom.augment.scale[1]:g} times the size of the input, so that the network knows objects that fill a large one.
 
 {trained_on} No photo of a val part was trained on.
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From data to yolo9000-nano: trains the classifier, then the detector in two stages, and measures it.
+# From data to yolo9000-nano: trains the classifier, then the detector in three stages, and measures it.
 #
 #   recipes/nano/train.sh DATA [RUNS]
 #
@@ -27,5 +27,6 @@ stage classifier train-classifier "${classification[@]}"
 stage joint train-joint "${detection[@]}" "${classification[@]}" --weights "$runs/classifier/model.safetensors" "${mosaic[@]}"
 stage refine train-joint "${detection[@]}" -c "$imagenet" --weights "$runs/joint/model.safetensors" "${mosaic[@]}" \
     --val "voc:$data/voc-mini:val" --val "$imagenet:val"
+stage zoom train-joint "${detection[@]}" -c "$imagenet" --weights "$runs/refine/model.safetensors" "${mosaic[@]}"
 yolo9000 evaluate "voc:$data/voc-mini" "coco:$data/coco-mini" "imagenet:$data/imagenet-mini" \
-    --model "$runs/refine/model.safetensors" --out "$runs/evaluation"
+    --model "$runs/zoom/model.safetensors" --out "$runs/evaluation"
