@@ -104,7 +104,9 @@ ARMS = {
     "iou-0": Arm("objectness of classification images is left alone", ("loss.classification_iou=0",)),
     "iou-0.1": Arm("lifted to 0.1", ("loss.classification_iou=0.1",)),
     "iou-0.6": Arm("lifted to 0.6", ("loss.classification_iou=0.6",)),
-    "darknet": Arm("darknet's rules: other boxes are pushed to objectness 0", ("loss.mode=darknet",)),
+    "darknet": Arm(
+        "darknet's rules: other boxes are pushed to objectness 0", ("loss.mode=darknet", "loss.match_iou=1")
+    ),
     "ratio-0.3": Arm("0.3 classification images to one with boxes", ("data.ratio=0.3",)),
     "ratio-2": Arm("2 to 1", ("data.ratio=2",)),
     "ratio-4": Arm("4 to 1, as in the paper", ("data.ratio=4",)),
