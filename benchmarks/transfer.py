@@ -125,6 +125,7 @@ class Plan:
 
     Attributes:
         model: The cfg.
+        device: Where all is trained.
         data: Folder of the data sets.
         settings: YAML file of what all arms share.
         out: Folder of everything that is written.
@@ -137,6 +138,7 @@ class Plan:
     """
 
     model: str
+    device: str
     data: Path
     settings: Path
     out: Path
@@ -159,6 +161,8 @@ def arm_config(plan: Plan, name: str, extra: Sequence[str], seed: int, data: Dat
     return load_config(
         plan.settings,
         [*plan.base, *arm.settings, *extra],
+        model=plan.model,
+        device=plan.device,
         out=str(plan.out / "runs" / slug(title(name, extra), seed)),
         weights=(plan.weights or str(classifier(plan))) if arm.pretrained else None,
         seed=seed,
@@ -202,13 +206,14 @@ def train(config: TrainConfig, run: Any, console: Console) -> tuple[Network, flo
 
 def pretrain(plan: Plan, classification: list[str], console: Console) -> None:
     """Train the classifier that arms with any seed start from, unless it is there."""
-    out = classifier(plan).parent
-    if classifier(plan).exists():
+    model = classifier(plan)
+    if model.exists():
         return
     config = load_config(
         CLASSIFIER,
-        [s for s in plan.base if s.startswith(("model=", "device="))],
-        out=str(out),
+        model=plan.model,
+        device=plan.device,
+        out=str(model.parent),
         max_steps=plan.classifier_steps,
         data__classification=classification,
     )
@@ -277,7 +282,13 @@ def run_arm(
         "arm": title(name, extra),
         "seed": seed,
         "about": about,
-        "settings": [*plan.base, *ARMS[name].settings, *extra],
+        "settings": [
+            f"model={plan.model}",
+            f"device={plan.device}",
+            *plan.base,
+            *ARMS[name].settings,
+            *extra,
+        ],
         "seconds": {"training": round(seconds, 1), "measuring": round(time.perf_counter() - start, 1)},
         "photos": scores,
     }
@@ -339,11 +350,11 @@ def plan_of(options: argparse.Namespace) -> Plan:
     for assignment in options.set:
         if assignment.partition("=")[0].strip() in OURS:
             raise ConfigError(f"--set {assignment}: the experiment decides {', '.join(OURS)}")
-    base = [f"model={options.model}", f"device={options.device}"]
-    base += [f"data.sizes=[{options.size}]"] if options.size else []
+    base = [f"data.sizes=[{options.size}]"] if options.size else []
     base += [f"batch_size={options.batch_size}"] if options.batch_size else []
     return Plan(
         model=options.model,
+        device=options.device,
         data=options.data,
         settings=options.settings,
         out=options.out,

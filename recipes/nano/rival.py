@@ -27,10 +27,10 @@ from wordtree._files import atomic_write
 from wordtree.tree import WordTree
 from yolo9000.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from yolo9000.config import DataConfig, load_config
-from yolo9000.datasets import Batch, JointDataset, JointSampler, SampleDataset, open_dataset
-from yolo9000.datasets.cache import CachedDataset, ConcatDataset
-from yolo9000.evaluation.ap import Predictions, Truths
+from yolo9000.datasets import Batch, JointDataset, JointSampler, SampleDataset, open_dataset, open_datasets
+from yolo9000.evaluation.ap import Predictions
 from yolo9000.evaluation.coco import coco_scores
+from yolo9000.evaluation.detection import sample_truths
 from yolo9000.evaluation.scores import join_truths, score_classes
 from yolo9000.letterbox import letterbox
 from yolo9000.memory import keep_freed_memory
@@ -54,18 +54,20 @@ def main() -> None:
     keep_freed_memory()
     torch.manual_seed(0)
     tree = WordTree.load("yolo9000")
-    boxed: list[SampleDataset] = [
-        CachedDataset(open_dataset(f"{kind}:{options.data / kind}-mini", tree, "train"), SIZE)
-        for kind in ("coco", "voc")
-    ]
-    tiles = open_dataset(f"tiny-imagenet-boxes:{options.data / 'tiny-imagenet-200-part.tar'}", tree, "train")
-    nodes = np.unique([n for part in (*boxed, tiles) for i in range(len(part)) for n in part.nodes(i)])
+    boxed = open_datasets(
+        [f"{kind}:{options.data / kind}-mini" for kind in ("coco", "voc")], tree, cache=SIZE
+    )
+    assert boxed is not None
+    tiles = open_dataset(
+        f"tiny-imagenet-boxes:{options.data / 'tiny-imagenet-200-part.tar'}", tree, "train", cache=SIZE
+    )
+    nodes = np.unique([n for part in (boxed, tiles) for i in range(len(part)) for n in part.nodes(i)])
     network = ssdlite320_mobilenet_v3_large(
         weights=None, weights_backbone=None, num_classes=len(nodes) + 1
     ).to(options.device)
     parameters = sum(p.numel() for p in network.parameters())
     print(f"{len(nodes)} classes, {parameters / 1e6:.1f} million parameters")
-    steps = train(network, ConcatDataset(boxed), CachedDataset(tiles, SIZE), nodes, options)
+    steps = train(network, boxed, tiles, nodes, options)
     result: dict[str, Any] = {"minutes": options.minutes, "steps": steps, "parameters": parameters}
     for kind in ("voc", "coco"):
         dataset = open_dataset(f"{kind}:{options.data / kind}-mini", tree, "val")
@@ -142,24 +144,12 @@ def score(
         classes = of_label[found["labels"].numpy() - 1]
         boxes = fit.unmap(xyxy_to_cxcywh(found["boxes"] / SIZE))
         parts.append((boxes.numpy(), classes, np.full(len(classes), index), found["scores"].numpy()))
-        ignored = sample.ignored.numpy()
-        none = np.zeros_like(ignored)
-        truths.append(
-            Truths.of(
-                sample.boxes.as_subclass(Tensor).numpy(),
-                sample.nodes.numpy(),
-                np.full(len(ignored), index),
-                none if crowds else ignored,
-                ignored if crowds else none,
-            )
-        )
+        truths.append(sample_truths(sample, index, crowds))
     predictions = Predictions.of(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     predictions, every = predictions[predictions.classes >= 0], join_truths(truths)
-    return {
-        "map50": score_classes(tree, predictions, every, 0.5, "nodes").map,
-        "coco_ap50": coco_scores(predictions, every, len(dataset)).ap50,
-        "coco_ap": coco_scores(predictions, every, len(dataset)).ap,
-    }
+    coco = coco_scores(predictions, every, len(dataset))
+    map50 = score_classes(tree, predictions, every, 0.5, "nodes").map
+    return {"map50": map50, "coco_ap50": coco.ap50, "coco_ap": coco.ap}
 
 
 if __name__ == "__main__":

@@ -184,7 +184,8 @@ def _run(
             every.append(_labelled(found, batch, network.tree, config, config.score))
             confident.append(_labelled(found, batch, network.tree, config, config.confident))
             truths += [
-                _truths(sample, i, crowds) for i, sample in zip(batch.indices, batch.samples, strict=True)
+                sample_truths(sample, i, crowds)
+                for i, sample in zip(batch.indices, batch.samples, strict=True)
             ]
     return _concatenate(at_nodes), _concatenate(every), _concatenate(confident), join_truths(truths)
 
@@ -232,7 +233,8 @@ def _labelled(
     return join_predictions(parts)
 
 
-def _truths(sample: Sample, index: int, crowds: bool) -> Truths:
+def sample_truths(sample: Sample, index: int, crowds: bool) -> Truths:
+    """The objects of image `index`; `crowds`: its ignored ones are crowds (COCO), else difficult (VOC)."""
     ignored = sample.ignored.numpy()
     boxes = sample.boxes.as_subclass(Tensor).double().numpy()
     none = np.zeros_like(ignored)
