@@ -6,8 +6,8 @@ Legend: `B` images of a batch, `T` boxes of all of them, `S` side of the input i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -58,6 +58,9 @@ class Batch:
         sources: Files of the images, B of them.
         epoch: Epoch the batch belongs to.
         index: Number of the batch in its epoch.
+        tiles: float32 [R, 4] where mosaics show classification images, in the form of `boxes`.
+        tile_nodes: int64 [R] node of each.
+        tile_index: int64 [R] image of each, ascending.
     """
 
     images: Tensor
@@ -68,14 +71,17 @@ class Batch:
     sources: list[str]
     epoch: int = 0
     index: int = 0
+    tiles: Tensor = field(default_factory=lambda: torch.zeros(0, 4))
+    tile_nodes: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    tile_index: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
     def __len__(self) -> int:
         return len(self.images)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        images, boxes, nodes = change(self.images), change(self.boxes), change(self.nodes)
-        image_index, labels = change(self.image_index), change(self.labels)
-        return Batch(images, boxes, nodes, image_index, labels, self.sources, self.epoch, self.index)
+        values: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
+        changed: dict[str, Any] = {k: change(v) if isinstance(v, Tensor) else v for k, v in values.items()}
+        return Batch(**changed)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The batch with its tensors on `device`."""
@@ -89,13 +95,17 @@ class Batch:
 def collate(items: Sequence[tuple[Key, Example]]) -> Batch:
     """Put the examples of a batch together."""
     examples = [example for _, example in items]
-    counts = torch.tensor([len(example.nodes) for example in examples])
+    every = torch.arange(len(examples))
+    counts = torch.tensor([(len(example.nodes), len(example.tile_nodes)) for example in examples])
     return Batch(
         images=torch.stack([example.image for example in examples]),
         boxes=torch.cat([example.boxes for example in examples]),
         nodes=torch.cat([example.nodes for example in examples]),
-        image_index=torch.repeat_interleave(torch.arange(len(examples)), counts),
+        image_index=torch.repeat_interleave(every, counts[:, 0]),
         labels=torch.tensor([example.label for example in examples]),
+        tiles=torch.cat([example.tiles for example in examples]),
+        tile_nodes=torch.cat([example.tile_nodes for example in examples]),
+        tile_index=torch.repeat_interleave(every, counts[:, 1]),
         sources=[example.source for example in examples],
         epoch=items[0][0].epoch,
         index=items[0][0].batch,

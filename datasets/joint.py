@@ -37,6 +37,7 @@ class JointDataset(Dataset[tuple[Key, Example]]):
         transform: From a sample, a size and random numbers to an `Example`.
         mosaic: Images with boxes that only fill mosaics: half of the tiles beside the image that the sampler
             asks for. Without them all tiles are images of `detection`.
+        classification_tiles: Share of those tiles that are classification images instead.
 
     Raises:
         DataError: Neither is given, one is of the other kind, or their trees differ.
@@ -48,6 +49,7 @@ class JointDataset(Dataset[tuple[Key, Example]]):
         classification: SampleDataset | None,
         transform: Transform | None = None,
         mosaic: SampleDataset | None = None,
+        classification_tiles: float = 0.0,
     ) -> None:
         given: dict[Kind, SampleDataset | None] = {"detection": detection, "classification": classification}
         self._sets = {kind: dataset for kind, dataset in given.items() if dataset is not None}
@@ -61,12 +63,16 @@ class JointDataset(Dataset[tuple[Key, Example]]):
         trees = [dataset.tree for dataset in (*self._sets.values(), mosaic) if dataset is not None]
         if any(tree != trees[0] for tree in trees):
             raise DataError("the data sets are mapped to different trees; open all with one")
-        self._mosaic = mosaic
+        if classification_tiles and len(self._sets) < 2:
+            raise DataError("classification images in mosaics need both kinds of data; got one")
+        self._mosaic, self._classification_tiles = mosaic, classification_tiles
         self.transform = TrainTransform() if transform is None else transform
 
     def _more(self, rng: np.random.Generator) -> Sample:
         dataset = self._sets["detection"]
-        if self._mosaic is not None and rng.random() < _MOSAIC_SHARE:
+        if self._classification_tiles and rng.random() < self._classification_tiles:
+            dataset = self._sets["classification"]
+        elif self._mosaic is not None and rng.random() < _MOSAIC_SHARE:
             dataset = self._mosaic
         return dataset[int(rng.integers(len(dataset)))]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil, floor
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +35,8 @@ class Example:
         nodes: int64 [M].
         label: Node of a classification image, -1 for a detection image.
         source: File of the image.
+        tiles: float32 [R, 4] where a mosaic shows classification images, in the form of `boxes`.
+        tile_nodes: int64 [R] their nodes.
     """
 
     image: Tensor
@@ -41,6 +44,33 @@ class Example:
     nodes: Tensor
     label: int
     source: str
+    tiles: Tensor
+    tile_nodes: Tensor
+
+
+class _Labels(NamedTuple):
+    """Boxes (XYXY, pixels of the canvas) and their nodes."""
+
+    boxes: NDArray[np.float32]
+    nodes: NDArray[np.int64]
+
+    @classmethod
+    def none(cls) -> _Labels:
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+
+    def flipped(self, size: int) -> _Labels:
+        boxes = self.boxes.copy()
+        boxes[:, [0, 2]] = size - boxes[:, [2, 0]]
+        return _Labels(boxes, self.nodes)
+
+    def shifted(self, x: int, y: int) -> _Labels:
+        return _Labels(self.boxes + np.asarray([x, y, x, y], np.float32), self.nodes)
+
+    def tensors(self, size: int) -> tuple[Tensor, Tensor]:
+        """Boxes cxcywh as fractions of the canvas, and nodes."""
+        low, high = self.boxes[:, :2], self.boxes[:, 2:]
+        fractions = np.concatenate([(low + high) / 2, high - low], axis=1) / size
+        return torch.from_numpy(fractions.astype(np.float32)), torch.from_numpy(self.nodes.copy())
 
 
 @dataclass(frozen=True)
@@ -68,7 +98,9 @@ class TrainTransform:
         saturation: Largest factor on the saturation, or on its inverse.
         exposure: Largest factor on the value, or on its inverse.
         flip: Probability of a left-right flip.
-        mosaic: Probability of four detection images in one, each filling a quarter around a random centre.
+        mosaic: Probability that a detection image becomes one of four, each filling a quarter around a random
+            centre. What else a mosaic shows may be classification images, of which no box is known: their
+            places and nodes are the `tiles` of the example.
         scale: Range of a further factor on the window's size on the input: (0.5, 1) also shows it at half
             size.
         crop: For classification, the range of the area of a random crop, as a share of the image, with its
@@ -135,22 +167,22 @@ class TrainTransform:
             sample: The image with its labels.
             size: Side of the input, S.
             rng: All randomness comes from here.
-            more: Gives further detection images for a mosaic; None: no mosaic.
+            more: Gives further images for a mosaic, of either kind; None: no mosaic.
         """
         canvas = torch.full((3, size, size), GREY, dtype=torch.uint8)
-        boxes, nodes = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+        boxes, tiles = _Labels.none(), _Labels.none()
         if sample.kind == "classification" and self.crop is not None:
             self._place_crop(sample, canvas, rng)
         elif sample.kind == "detection" and more is not None and rng.random() < self.mosaic:
-            boxes, nodes = self._place_mosaic([sample, *(more(rng) for _ in range(3))], canvas, rng)
+            boxes, tiles = self._place_mosaic([sample, *(more(rng) for _ in range(3))], canvas, rng)
         else:
-            boxes, nodes = self._place_window(sample, canvas, rng)
+            boxes, _ = self._place_window(sample, canvas, rng)
         if rng.random() < self.flip:
             canvas = F.horizontal_flip(canvas)
-            boxes[:, [0, 2]] = size - boxes[:, [2, 0]]
+            boxes, tiles = boxes.flipped(size), tiles.flipped(size)
         image = canvas.to(torch.float32).mul_(1 / 255)
         distort(image, *self._colour(rng))
-        return _example(image, boxes, nodes, sample, size)
+        return _example(image, boxes, tiles, sample, size)
 
     def _colour(self, rng: np.random.Generator) -> tuple[float, float, float]:
         """Shift of the hue and factors on saturation and value (image.c, random_distort_image)."""
@@ -164,8 +196,8 @@ class TrainTransform:
 
     def _place_window(
         self, sample: Sample, canvas: Tensor, rng: np.random.Generator, *, cover: bool = False
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Draw a window of the image; boxes (XYXY, pixels of the canvas) and nodes."""
+    ) -> tuple[_Labels, _Labels]:
+        """Draw a window of the image; its boxes, and where it shows a classification image."""
         x0, y0, x1, y1 = self._window(sample, rng)
         (height, width), (image_h, image_w) = canvas.shape[-2:], sample.image.shape[-2:]
         fit = max if cover else min
@@ -174,20 +206,25 @@ class TrainTransform:
         room_x, room_y = width - ratio * image_w, height - ratio * image_h
         shift = (rng.random() * room_x - scale[0] * x0, rng.random() * room_y - scale[1] * y0)
         placement = _paste(sample.image, canvas, scale, shift)
-        return _clip(*_moved(sample, placement), placement, self.min_visible)
+        tile = _Labels.none()
+        if sample.kind == "classification":
+            tile = _Labels(np.asarray([placement.area], np.float32), sample.nodes.numpy())
+        return _clip(_moved(sample, placement), placement, self.min_visible), tile
 
     def _place_mosaic(
         self, samples: list[Sample], canvas: Tensor, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    ) -> tuple[_Labels, _Labels]:
         size = canvas.shape[-1]
         x, y = (int(value) for value in rng.integers(size // 4, size - size // 4 + 1, 2))
         quarters = ((0, 0, x, y), (x, 0, size, y), (0, y, x, size), (x, y, size, size))
-        boxes, nodes = [], []
+        found = []
         for sample, (x0, y0, x1, y1) in zip(samples, quarters, strict=True):
-            part, labels = self._place_window(sample, canvas[:, y0:y1, x0:x1], rng, cover=True)
-            boxes.append(part + np.asarray([x0, y0, x0, y0], dtype=np.float32))
-            nodes.append(labels)
-        return np.concatenate(boxes), np.concatenate(nodes)
+            labels = self._place_window(sample, canvas[:, y0:y1, x0:x1], rng, cover=True)
+            found.append([part.shifted(x0, y0) for part in labels])
+        boxes, tiles = (
+            _Labels(*map(np.concatenate, zip(*parts, strict=True))) for parts in zip(*found, strict=True)
+        )
+        return boxes, tiles
 
     def _place_crop(self, sample: Sample, canvas: Tensor, rng: np.random.Generator) -> None:
         assert self.crop is not None
@@ -219,8 +256,7 @@ class EvalTransform:
         placement = _Placement(
             (new_w / width, new_h / height), (left, top), (left, top, left + new_w, top + new_h)
         )
-        boxes, nodes = _clip(*_moved(sample, placement), placement, 0.0)
-        return _example(image, boxes, nodes, sample, size)
+        return _example(image, _clip(_moved(sample, placement), placement, 0.0), _Labels.none(), sample, size)
 
 
 def _paste(
@@ -246,43 +282,31 @@ def _span(source: int, target: int, scale: float, shift: float) -> tuple[int, in
     return s0, s1, t0, t1
 
 
-def _moved(sample: Sample, placement: _Placement) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Boxes (XYXY, pixels of the canvas, not cut) and nodes of a sample, without ignored ones."""
+def _moved(sample: Sample, placement: _Placement) -> _Labels:
+    """Boxes (not cut) and nodes of a sample, without ignored ones."""
     if sample.kind == "classification":
-        return np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+        return _Labels.none()
     keep = ~sample.ignored.numpy()
     boxes = sample.boxes.as_subclass(torch.Tensor).numpy()[keep]
     moved = boxes * np.tile(placement.scale, 2) + np.tile(placement.shift, 2)
-    return moved.astype(np.float32), sample.nodes.numpy()[keep]
+    return _Labels(moved.astype(np.float32), sample.nodes.numpy()[keep])
 
 
-def _clip(
-    boxes: NDArray[np.float32], nodes: NDArray[np.int64], placement: _Placement, min_visible: float
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Cut boxes (XYXY, pixels of the canvas) to the placed area; drop those of which too little is left."""
+def _clip(labels: _Labels, placement: _Placement, min_visible: float) -> _Labels:
+    """Cut boxes to the placed area; drop those of which too little is left."""
+    boxes = labels.boxes
     x0, y0, x1, y1 = placement.area
     low, high = np.asarray([x0, y0, x0, y0], np.float32), np.asarray([x1, y1, x1, y1], np.float32)
     cut = boxes.clip(low, high)
     sides, whole = cut[:, 2:] - cut[:, :2], boxes[:, 2:] - boxes[:, :2]
     visible = sides.prod(axis=1) >= min_visible * whole.prod(axis=1)
     keep = visible & (sides >= MIN_SIDE).all(axis=1)
-    return cut[keep], nodes[keep]
+    return _Labels(cut[keep], labels.nodes[keep])
 
 
-def _example(
-    image: Tensor, boxes: NDArray[np.float32], nodes: NDArray[np.int64], sample: Sample, size: int
-) -> Example:
-    fractions = (
-        np.concatenate([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], axis=1) / size
-    )
+def _example(image: Tensor, boxes: _Labels, tiles: _Labels, sample: Sample, size: int) -> Example:
     label = int(sample.nodes[0]) if sample.kind == "classification" else -1
-    return Example(
-        image,
-        torch.from_numpy(fractions.astype(np.float32)),
-        torch.from_numpy(nodes.copy()),
-        label,
-        sample.source,
-    )
+    return Example(image, *boxes.tensors(size), label, sample.source, *tiles.tensors(size))
 
 
 def distort(image: Tensor, hue: float, saturation: float, exposure: float) -> Tensor:

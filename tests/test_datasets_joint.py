@@ -176,13 +176,16 @@ def test_seed_and_epoch_change_the_order() -> None:
 
 def loader(sampler: JointSampler, workers: int = 0, n: tuple[int, int] = (7, 40)) -> DataLoader[Batch]:
     dataset = JointDataset(
-        Numbers(n[0], "detection"), Numbers(n[1], "classification"), TrainTransform(mosaic=0.5)
+        Numbers(n[0], "detection"),
+        Numbers(n[1], "classification"),
+        TrainTransform(mosaic=0.5),
+        classification_tiles=0.3,
     )
     return DataLoader(dataset, batch_sampler=sampler, collate_fn=collate, num_workers=workers)  # type: ignore[arg-type]
 
 
 def fields(batch: Batch) -> tuple[object, ...]:
-    tensors = (batch.images, batch.boxes, batch.nodes, batch.image_index, batch.labels)
+    tensors = (batch.images, batch.boxes, batch.nodes, batch.image_index, batch.labels, batch.tiles)
     return (*(tensor.numpy().tobytes() for tensor in tensors), batch.sources, batch.epoch, batch.index)
 
 
@@ -319,6 +322,28 @@ def test_joint_dataset_refuses_what_does_not_fit() -> None:
         JointDataset(detection, None, mosaic=Numbers(3, "classification"))
     with pytest.raises(DataError, match="stand beside such data"):
         JointDataset(None, Numbers(3, "classification"), mosaic=detection)
+
+
+@pytest.mark.parametrize(("share", "tiles"), [(0.5, 1.5), (1.0, 3.0), (0.0, 0.0)])
+def test_classification_images_in_mosaics(share: float, tiles: float) -> None:
+    detection, classification = Numbers(3, "detection", [0, 0, 0]), Numbers(5, "classification", [1] * 5)
+    transform = TrainTransform(mosaic=1.0, jitter=0.0)
+    dataset = JointDataset(detection, classification, transform, classification_tiles=share)
+    items = [dataset[Key("detection", 0, 64, 0, 0, 0, i)] for i in range(80)]
+    batch = collate(items)
+    assert len(batch.tiles) == len(batch.tile_nodes) == len(batch.tile_index)
+    assert len(batch.tiles) / 80 == pytest.approx(tiles, abs=0.25)
+    assert batch.tile_nodes.tolist() == [1] * len(batch.tiles)
+    counts = [len(example.tile_nodes) for _, example in items]
+    assert batch.tile_index.bincount(minlength=80).tolist() == counts
+    assert bool((batch.labels == -1).all())
+    whole = dataset[Key("classification", 0, 64, 0, 0, 0, 0)][1]
+    assert (whole.label, len(whole.tiles)) == (1, 0)
+
+
+def test_classification_images_in_mosaics_need_both_kinds() -> None:
+    with pytest.raises(DataError, match="need both kinds of data"):
+        JointDataset(Numbers(3, "detection"), None, classification_tiles=0.5)
 
 
 @pytest.mark.parametrize(("probability", "share"), [(1.0, 3 / 8), (0.0, 0.0)])

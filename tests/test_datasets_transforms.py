@@ -125,6 +125,29 @@ def test_mosaic(seed: int) -> None:
         assert bool((inside[0] < 0.5).all())
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_a_mosaic_says_where_classification_images_are(seed: int) -> None:
+    """Their tile and its label, no boxes; what is green is in such a tile, and nothing else is."""
+    others = [classified(rectangle((0, 0, 200, 150), colour=GREEN)) for _ in range(3)]
+    transform = TrainTransform(mosaic=1.0, flip=0.5, **PLAIN)
+    example = transform(
+        rectangle((20, 20, 180, 130)), SIZE, np.random.default_rng(seed), lambda _: others.pop()
+    )
+    check_red(example)
+    assert example.label == -1
+    assert example.tile_nodes.tolist() == [5, 5, 5]
+    assert example.tiles.dtype == torch.float32
+    marked = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    centre, side = example.tiles[:, :2] * SIZE, example.tiles[:, 2:] * SIZE
+    for x0, y0, x1, y1 in torch.cat((centre - side / 2, centre + side / 2), 1).round().int().tolist():
+        assert 0 <= x0 < x1 <= SIZE
+        assert 0 <= y0 < y1 <= SIZE
+        marked[y0:y1, x0:x1] = True
+    green = (example.image[1] > 0.6) & (example.image[0] < 0.4)
+    assert not bool((green & ~marked).any())
+    assert float((green & marked).sum() / marked.sum()) > 0.9
+
+
 def test_no_mosaic_for_classification_images() -> None:
     def never(rng: np.random.Generator) -> Sample:
         raise AssertionError

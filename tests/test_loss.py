@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from yolo9000.darknet.cfg import Cfg, RegionConfig
 from yolo9000.errors import ConfigError
 from yolo9000.head import RegionHead
 from yolo9000.loss import JointLoss
-from yolo9000.matching import best_iou, match
+from yolo9000.matching import best_iou, inner_cells, match, touched_cells
 
 #   animal          vehicle          top group (2)
 #   dog cat         car bus boat
@@ -38,6 +38,9 @@ class Truths:
     nodes: Tensor
     image_index: Tensor
     labels: Tensor
+    tiles: Tensor = field(default_factory=lambda: torch.zeros(0, 4))
+    tile_nodes: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    tile_index: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
 
 def region(**changes: float) -> RegionConfig:
@@ -523,6 +526,84 @@ def test_averaged_features_learn_independent_classes() -> None:
     probabilities = head.classify(features)[0].sigmoid().log(), (-head.classify(features)[0]).sigmoid().log()
     expected = -(probabilities[1].sum() - probabilities[1][4] + probabilities[0][4])
     torch.testing.assert_close(terms["image_whole"], expected)
+
+
+NONE = torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"whole_scale": 0.5}, {"classification_box": "largest"}, {"mode": "darknet"}]
+)
+def test_a_tile_over_everything_is_a_classification_image(options: dict[str, Any]) -> None:
+    loss = JointLoss(identity_head(), region(), LossConfig(**options))
+    raw = torch.randn(2, A * (5 + N), H, W, dtype=torch.float64)
+    whole = Truths(*NONE, torch.tensor([4, 7]))
+    everything = torch.tensor([[0.5, 0.5, 1.0, 1.0]] * 2)
+    tiles = Truths(*NONE, torch.tensor([-1, -1]), everything, torch.tensor([4, 7]), torch.arange(2))
+    expected, found = loss(raw, whole), loss(raw, tiles)
+    assert set(expected) <= set(found)
+    for name, term in found.items():
+        torch.testing.assert_close(term, expected.get(name, torch.zeros_like(term)))
+
+
+def test_a_tile_teaches_its_class_inside_and_background_outside() -> None:
+    raw = torch.randn(A, 5 + N, H, W, dtype=torch.float64)
+    raw[:, 5:, :, 3] *= 9  # the most certain anchors, but outside of the tile
+    raw[:, 4] = -3
+    features = raw.reshape(1, -1, H, W).requires_grad_()
+    left = torch.tensor([[0.25, 0.5, 0.5, 1.0]])  # two of four columns
+    truths = Truths(*NONE, torch.tensor([-1]), left, torch.tensor([4]), torch.tensor([0]))
+    terms = JointLoss(identity_head(), region(), LossConfig(whole_scale=1))(features, truths)
+    gradient = {
+        name: torch.autograd.grad(term, features, retain_graph=True)[0].view(A, -1, H, W)
+        for name, term in terms.items()
+        if name != "object" and term.requires_grad
+    }
+    log_probs = torch.tensor(
+        [[[path_log_prob(raw[a, 5:, y, x].numpy(), 4) for x in range(2)] for y in range(H)] for a in range(A)]
+    )
+    a, y, x = np.unravel_index(int(log_probs.argmax()), log_probs.shape)
+    assert terms["image_class"].item() == pytest.approx(-float(log_probs.max()))
+    assert terms["image_object"].item() == pytest.approx(
+        -(0.3 * math.log(sigmoid(-3)) + 0.7 * math.log(sigmoid(3)))
+    )
+    assert gradient["image_class"].abs().sum(1).nonzero().tolist() == [[a, y, x]]
+    assert gradient["image_object"].abs().sum(1).nonzero().tolist() == [[a, y, x]]
+    assert not gradient["image_whole"][..., 2:].any()
+    assert bool(gradient["image_whole"][:, 5:, :, :2].abs().sum(1).gt(0).all())
+    assert not gradient["noobject"][..., :2].any()
+    assert bool((gradient["noobject"][:, 4, :, 2:] > 0).all())
+
+
+def test_boxes_beside_a_tile_keep_their_terms() -> None:
+    raw = torch.randn(1, A * (5 + N), H, W, dtype=torch.float64)
+    box = torch.tensor([[0.9, 0.5, 0.1, 0.2]], dtype=torch.float64), torch.tensor([7]), torch.tensor([0])
+    left = torch.tensor([[0.25, 0.5, 0.5, 1.0]]), torch.tensor([4]), torch.tensor([0])
+    loss = JointLoss(identity_head(), region())
+    alone = loss(raw, Truths(*box, torch.tensor([-1])))
+    beside = loss(raw, Truths(*box, torch.tensor([-1]), *left))
+    for name in ("box", "object", "class"):
+        torch.testing.assert_close(beside[name], alone[name])
+    assert beside["noobject"] < alone["noobject"]
+
+
+def test_cells_of_regions() -> None:
+    rng = np.random.default_rng(3)
+    corners = np.sort(rng.random((60, 2, 2)), axis=1)
+    corners[0] = [[0.26, 0.34], [0.27, 0.35]]  # between the middles of cells
+    corners[1] = [[0, 0], [1, 1]]
+    boxes = torch.from_numpy(np.hstack([corners.mean(1), corners[:, 1] - corners[:, 0]]))
+    inner, touched = inner_cells(boxes, (H, W)), touched_cells(boxes, (H, W))
+    for index, ((x0, y0), (x1, y1)) in enumerate(corners):
+        for y, x in itertools.product(range(H), range(W)):
+            middle = x0 <= (x + 0.5) / W <= x1, y0 <= (y + 0.5) / H <= y1
+            own = int((x0 + x1) / 2 * W) == x, int((y0 + y1) / 2 * H) == y
+            assert bool(inner[index, y, x]) == ((middle[0] or own[0]) and (middle[1] or own[1]))
+            overlap = min(x1, (x + 1) / W) > max(x0, x / W), min(y1, (y + 1) / H) > max(y0, y / H)
+            assert bool(touched[index, y, x]) == all(overlap)
+    assert int(inner[0].sum()) == 1
+    assert bool(inner[1].all())
+    assert bool((inner <= touched).all())
 
 
 @pytest.mark.parametrize(

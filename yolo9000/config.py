@@ -88,7 +88,7 @@ class AugmentConfig:
     saturation: float = 1.5  # largest factor on the saturation, and its inverse
     exposure: float = 1.5  # largest factor on the value, and its inverse
     flip: float = 0.5  # probability of a left-right flip
-    mosaic: float = 0.0  # probability of pasting four detection images into one
+    mosaic: float = 0.0  # probability of pasting a detection image and three more into one
     scale: tuple[float, ...] = (1.0, 1.0)  # range of a further factor on the size of what is shown
     # range of the area of a classification crop, as a share of the image; None: as detection images
     crop: tuple[float, ...] | None = None
@@ -102,6 +102,9 @@ class DataConfig:
     detection: tuple[str, ...] = ()  # specs such as coco:DIR, voc:DIR:train, pack:FILE
     classification: tuple[str, ...] = ()  # specs such as imagenet:DIR, tiny-imagenet:DIR
     mosaic: tuple[str, ...] = ()  # specs of images with boxes that only fill tiles of mosaics
+    # share of a mosaic's three further tiles that are classification images: each teaches its class somewhere
+    # in its tile, where nothing is background
+    mosaic_classification: float = 0.0
     map: str | None = None  # darknet map file for the boxes' classes (line i: node of class i); None: by name
     ratio: float = 4.0  # classification images to detection images in every batch (paper: 4 : 1)
     balance: bool = False  # draw rare synsets more often, by the inverse square root of their frequency
@@ -199,6 +202,11 @@ class TrainConfig:
                 for name, (value, low) in least.items()
             }
             | {f"ema: expected 0 or more and less than 1, got {self.ema}": 0 <= self.ema < 1}
+            | {
+                f"data.mosaic_classification: expected 0 to 1, got {self.data.mosaic_classification}": (
+                    0 <= self.data.mosaic_classification <= 1
+                )
+            }
             | {
                 "val.patience: nothing is measured; name val.data (--val voc:DIR:val), too": (
                     not self.val.patience or bool(self.val.data)

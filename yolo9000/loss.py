@@ -25,7 +25,17 @@ from yolo9000.darknet.cfg import RegionConfig
 from yolo9000.decode import decode_boxes
 from yolo9000.errors import ConfigError
 from yolo9000.head import BOX_CHANNELS, RegionHead
-from yolo9000.matching import Matches, Truths, all_boxes, best_iou, darknet_list, last_of_each, match
+from yolo9000.matching import (
+    Matches,
+    Truths,
+    all_boxes,
+    best_iou,
+    darknet_list,
+    inner_cells,
+    last_of_each,
+    match,
+    touched_cells,
+)
 
 
 class Batch(Protocol):
@@ -46,6 +56,18 @@ class Batch(Protocol):
     @property
     def labels(self) -> Tensor:
         """[B] node of a classification image, -1 for a detection image."""
+
+    @property
+    def tiles(self) -> Tensor:
+        """[R,4] cxcywh, parts of detection images that show classification images."""
+
+    @property
+    def tile_nodes(self) -> Tensor:
+        """[R] node of each."""
+
+    @property
+    def tile_index(self) -> Tensor:
+        """[R] image of each."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +143,9 @@ class JointLoss(nn.Module):
     `box="giou"` the box term is 1 - generalised IoU; with `whole_scale` classification images also teach the
     class path at their averaged features, as a classifier does.
 
+    Mosaics can hold classification images in their tiles (`data.mosaic_classification`). A tile is treated as
+    such an image of its own, whose grid is its cells; the background terms of the others leave it out.
+
     With `smoothing` the class terms are cross entropies with a softer target: in each sibling group on the
     path, that share of it is spread evenly over the siblings. It does not change which anchor is chosen.
 
@@ -180,8 +205,8 @@ class JointLoss(nn.Module):
         labelled: dict[str, _Labelled] = {}
         if not bool(is_class.all()):
             parts.append(self._detection(features, raw, batch, ~is_class, seen, labelled))
-        if bool(is_class.any()):
-            parts.append(self._classification(features, raw, batch.labels, is_class, labelled))
+        if len(regions := _regions(batch)):
+            parts.append(self._classification(features, raw, regions, labelled))
         if labelled:
             parts.append(self._paths(features, labelled))
         terms: dict[str, Tensor] = {}
@@ -222,6 +247,9 @@ class JointLoss(nn.Module):
         matched = torch.zeros(overlap.shape, dtype=torch.bool, device=raw.device)
         matched[matches.b, matches.a, matches.y, matches.x] = True
         free = images[:, None, None, None] & ~matched
+        if len(batch.tile_nodes):  # what they show has no boxes, so nothing there is known to be background
+            tiles = touched_cells(batch.tiles, overlap.shape[-2:])
+            free &= ~_any_of(tiles, batch.tile_index, len(raw))[:, None]
         background = free & (overlap <= self.rules.ignore_iou)
         terms = {
             "noobject": _sum_where(F.softplus(raw[:, :, 4]), background),
@@ -299,14 +327,14 @@ class JointLoss(nn.Module):
         self,
         features: Tensor,
         raw: Tensor,
-        labels: Tensor,
-        images: Tensor,
+        regions: Truths,
         labelled: dict[str, _Labelled],
     ) -> dict[str, Tensor]:
-        """Terms of classification images, likewise."""
-        index = images.nonzero()[:, 0]
-        nodes = labels[index]
-        a, y, x = self._choose(features[index], raw[index], nodes)
+        """Terms of classification images, whole ones and those in mosaics, likewise."""
+        index, nodes = regions.image_index, regions.nodes
+        own = features[index]
+        cells = inner_cells(regions.boxes, features.shape[-2:])  # [R,H,W]
+        a, y, x = self._choose(own, raw[index], nodes, cells)
         objectness = raw[index, a, 4, y, x]
         assumed = self.config.classification_iou
         terms = {"image_class": raw.new_zeros(())}
@@ -316,10 +344,10 @@ class JointLoss(nn.Module):
         else:
             labelled["image_class"] = _Labelled(index, a, y, x, nodes)
         if self.config.whole_scale:
-            terms["image_whole"] = self._whole(features[index], nodes)
+            share = cells / cells.sum((1, 2), keepdim=True)
+            terms["image_whole"] = self._whole((own * share[:, None]).sum((2, 3), keepdim=True), nodes)
         if self.config.mode == "darknet":
-            others = torch.zeros(raw[:, :, 4].shape, dtype=torch.bool, device=raw.device)
-            others[index] = True
+            others = _any_of(cells, index, len(raw))[:, None].repeat(1, raw.shape[1], 1, 1)
             others[index, a, y, x] = False
             terms["noobject"] = _sum_where(F.softplus(raw[:, :, 4]), others)
         elif assumed > 0:
@@ -328,15 +356,17 @@ class JointLoss(nn.Module):
         return terms
 
     def _whole(self, features: Tensor, nodes: Tensor) -> Tensor:
-        """Class term of classification images as wholes."""
+        """Class term of classification images as wholes, of their mean features [R,D,1,1]."""
         if not self.independent:
             return self.head.whole_nll(features, nodes, self.config.smoothing).sum()
         logits = self.head.classify(features).to(_precise(features))
         return _bce(logits, F.one_hot(nodes, logits.shape[1]).to(logits.dtype)).sum()
 
     @torch.no_grad()
-    def _choose(self, features: Tensor, raw: Tensor, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The anchor (a, y, x) of each classification image that gets its class loss."""
+    def _choose(
+        self, features: Tensor, raw: Tensor, nodes: Tensor, cells: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The anchor (a, y, x), in one of its cells, that gets the class loss of a classification image."""
         rule = self.config.classification_box
         if rule == "likeliest":
             value = self._label_log_probs(features, nodes)  # [B,A,H,W]
@@ -347,7 +377,7 @@ class JointLoss(nn.Module):
         else:
             value = raw[:, :, 2] + raw[:, :, 3] + self.head.anchors.log().sum(1)[:, None, None]
         _, rows, columns = value.shape[1:]
-        best = value.flatten(1).argmax(1)
+        best = value.masked_fill(~cells[:, None], -torch.inf).flatten(1).argmax(1)
         return best // (rows * columns), best // columns % rows, best % columns
 
     def _label_log_probs(self, features: Tensor, nodes: Tensor) -> Tensor:
@@ -357,6 +387,23 @@ class JointLoss(nn.Module):
         dense = self.head.dense(features)  # [B,A,5+N,H,W]
         image = torch.arange(len(nodes), device=nodes.device)
         return F.logsigmoid(dense[image, :, BOX_CHANNELS + nodes])
+
+
+def _regions(batch: Batch) -> Truths:
+    """Where the batch shows classification images: whole ones first."""
+    index = (batch.labels >= 0).nonzero()[:, 0]
+    whole = batch.tiles.new_tensor([0.5, 0.5, 1.0, 1.0]).expand(len(index), 4)
+    return Truths(
+        torch.cat((whole, batch.tiles)),
+        torch.cat((batch.labels[index], batch.tile_nodes)),
+        torch.cat((index, batch.tile_index)),
+    )
+
+
+def _any_of(cells: Tensor, image_index: Tensor, images: int) -> Tensor:
+    """[B,H,W] cells that belong to a region of their image, from [R,H,W]."""
+    count = torch.zeros((images, *cells.shape[1:]), dtype=torch.long, device=cells.device)
+    return count.index_add_(0, image_index, cells.long()) > 0
 
 
 def _bce(logit: Tensor, target: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ truths.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,9 @@ class Truths:
     boxes: Tensor
     nodes: Tensor
     image_index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.nodes)
 
     def __getitem__(self, chosen: Tensor) -> Truths:
         return Truths(self.boxes[chosen], self.nodes[chosen], self.image_index[chosen])
@@ -128,6 +132,34 @@ def darknet_list(truths: Truths, images: int) -> Truths:
     length = rank.new_full((images,), MAX_TRUTHS)
     length = length.scatter_reduce(0, truths.image_index[ended], rank[ended], "amin")
     return truths[rank < length[truths.image_index]]
+
+
+def inner_cells(boxes: Tensor, grid: Sequence[int]) -> Tensor:
+    """Cells whose middle lies in a box, and at least the one that the box's own middle lies in.
+
+    Args:
+        boxes: [R,4] cxcywh, fractions of the network input.
+        grid: Rows H and columns W.
+
+    Returns:
+        [R,H,W] bool.
+    """
+    spans = []
+    for axis, cells in ((1, grid[0]), (0, grid[1])):
+        middle, side = boxes[:, axis, None] * cells, boxes[:, 2 + axis, None] * cells
+        cell = torch.arange(cells, device=boxes.device)
+        within = (cell + 0.5 - middle).abs() <= side / 2
+        spans.append(within | (cell == middle.long().clamp(0, cells - 1)))
+    return spans[0][:, :, None] & spans[1][:, None, :]
+
+
+def touched_cells(boxes: Tensor, grid: Sequence[int]) -> Tensor:
+    """Cells of which a box covers any part: [R,H,W] bool. Arguments as those of `inner_cells`."""
+    spans = []
+    for axis, cells in ((1, grid[0]), (0, grid[1])):
+        middle, side = boxes[:, axis, None] * cells, boxes[:, 2 + axis, None] * cells
+        spans.append((torch.arange(cells, device=boxes.device) + 0.5 - middle).abs() < (side + 1) / 2)
+    return spans[0][:, :, None] & spans[1][:, None, :]
 
 
 def all_boxes(raw: Tensor, anchors: Tensor) -> Tensor:

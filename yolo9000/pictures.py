@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -26,7 +27,7 @@ _METRICS = ("val_", "lr")  # how columns begin that are no loss terms
 def draw_batch(batch: Batch, tree: WordTree) -> Image.Image:
     """The images of a batch in a square, with their boxes and labels; 16 of them at most.
 
-    Classification images carry their label on a frame around all.
+    Classification images carry their label on a frame around all, also those in mosaics.
     """
     count = min(len(batch), _SHOWN)
     columns = math.ceil(math.sqrt(count))
@@ -46,9 +47,11 @@ def batch_truths(batch: Batch, index: int, tree: WordTree) -> Detections:
         nodes = batch.labels[index : index + 1].numpy()
         boxes = np.array([[0, 0, size[1], size[0]]], np.float32)
     else:
-        own = batch.image_index == index
-        nodes = batch.nodes[own].numpy()
-        cxcywh = batch.boxes[own].numpy() * np.array([size[1], size[0], size[1], size[0]], np.float32)
+        own, tiles = batch.image_index == index, batch.tile_index == index
+        nodes = torch.cat((batch.nodes[own], batch.tile_nodes[tiles])).numpy()
+        cxcywh = torch.cat((batch.boxes[own], batch.tiles[tiles])).numpy() * np.array(
+            [size[1], size[0], size[1], size[0]], np.float32
+        )
         boxes = np.hstack((cxcywh[:, :2] - cxcywh[:, 2:] / 2, cxcywh[:, :2] + cxcywh[:, 2:] / 2))
     paths = np.full((len(nodes), int(tree.max_depth) + 1), -1, np.int64)
     for row, node in zip(paths, nodes, strict=True):

@@ -140,7 +140,7 @@ def build_data(
         classification_weights=balance_weights(classification) if data.balance and classification else None,
     )
     transform = build_transform(config.augment)
-    return JointDataset(detection, classification, transform, mosaic), sampler
+    return JointDataset(detection, classification, transform, mosaic, data.mosaic_classification), sampler
 
 
 def _report_unmatched(source: SampleDataset | None, console: Console) -> None:

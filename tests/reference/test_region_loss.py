@@ -14,7 +14,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,9 @@ class Batch:
     nodes: Tensor
     image_index: Tensor
     labels: Tensor
+    tiles: Tensor = field(default_factory=lambda: torch.zeros(0, 4))
+    tile_nodes: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    tile_index: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
 
 class Pair:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,19 @@ def test_truths_of_a_batch_are_boxes_in_pixels() -> None:
     np.testing.assert_array_equal(label.boxes, [[0, 0, 64, 64]])
     assert [d.label for d in label] == ["bald eagle"]
     assert len(empty) == 0
+
+
+def test_tiles_of_a_mosaic_are_marked() -> None:
+    tiled = replace(
+        batch(),
+        tiles=torch.tensor([[0.75, 0.25, 0.5, 0.5]]),
+        tile_nodes=torch.tensor([TREE.index("bald eagle")]),
+        tile_index=torch.tensor([2]),
+    )
+    found = batch_truths(tiled, 2, TREE)
+    np.testing.assert_allclose(found.boxes, [[32, 0, 64, 32]])
+    assert [d.label for d in found] == ["bald eagle"]
+    assert len(batch_truths(tiled, 0, TREE)) == 2
 
 
 @pytest.mark.parametrize(("images", "columns", "rows"), [(2, 2, 1), (3, 2, 2), (40, 4, 4)])
