@@ -94,6 +94,7 @@ class Arm:
     pretrained: bool = True
 
 
+_TILES = ("augment.mosaic=0.75", "data.mosaic_classification=0.67")
 _WHOLE = ("loss.whole_scale=1", "loss.classification_scale=0", "loss.classification_iou=0")
 
 ARMS = {
@@ -114,6 +115,14 @@ ARMS = {
     "smoothing": Arm("label smoothing along the path", ("loss.smoothing=0.1",)),
     "whole": Arm("the averaged features learn the class, no box does", _WHOLE),
     "whole-too": Arm("the averaged features learn the class beside the box", ("loss.whole_scale=1",)),
+    "weight-3": Arm(
+        "the class term of classification images counts three times", ("loss.classification_scale=3",)
+    ),
+    "tiles": Arm("mosaics of photos of both kinds", _TILES),
+    "objects": Arm(
+        "the box of most objectness, three times, the averaged features beside it, mosaics of both kinds",
+        ("loss.classification_box=objectness", "loss.classification_scale=3", "loss.whole_scale=1", *_TILES),
+    ),
     "scratch": Arm("jointly from random weights", pretrained=False),
     "detection-scratch": Arm("boxes alone from random weights", joint=False, pretrained=False),
 }

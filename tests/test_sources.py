@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import sys
 import threading
 from collections.abc import Iterator
@@ -265,3 +266,17 @@ def test_without_pyav(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(ConfigError, match="reading videos needs av: pip install av"):
         list(frames("clip.mp4"))
+
+
+def test_a_live_picture_is_read_frame_by_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FFmpeg's test picture opens and delivers as a camera does: a device without end or length."""
+    pytest.importorskip("av")
+    monkeypatch.setattr(
+        "yolo9000.video._camera", lambda source: ("testsrc=size=64x48:rate=10", {"format": "lavfi"})
+    )
+    assert video_length("0") is None
+    found = list(itertools.islice(frames("0"), 3))
+    assert [frame.number for frame in found] == [0, 1, 2]
+    assert [frame.time for frame in found] == pytest.approx([0, 0.1, 0.2])
+    assert all(tuple(frame.image.shape) == (3, 48, 64) for frame in found)
+    assert not torch.equal(found[0].image, found[2].image)

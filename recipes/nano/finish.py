@@ -37,7 +37,7 @@ Results = tuple[DetectionResult, DetectionResult, ClassificationResult]
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 MODEL = ROOT / "yolo9000" / "weights" / "yolo9000-nano.safetensors"
-STAGES = ("classifier", "joint", "refine", "zoom")
+STAGES = ("classifier", "joint", "refine", "zoom", "objects")
 SIZE = Cfg.load("yolo9000-nano").width
 CARD = ROOT / "docs" / "models" / "yolo9000-nano.md"
 
@@ -164,15 +164,19 @@ def card(
     """The model card as Markdown."""
     threshold, trained_on = arguments.threshold, arguments.trained_on
     voc, coco, imagenet = results
-    classifier, joint, refine, zoom = (load_config(HERE / f"{name}.yaml") for name in STAGES)
+    classifier, joint, refine, zoom, objects = (load_config(HERE / f"{name}.yaml") for name in STAGES)
+    anchors = imagenet.best_anchor
+    assert anchors is not None
     depths = "\n".join(
-        f"| {row.depth} | {row.images} | {100 * row.accuracy:.1f} |" for row in imagenet.whole.depths
+        f"| {row.depth} | {row.images} | {100 * row.accuracy:.1f} | {100 * anchor.accuracy:.1f} |"
+        for row, anchor in zip(imagenet.whole.depths, anchors.depths, strict=True)
     )
     judged = []
     for name, labels in (
         ("VOC val", voc.labels),
         ("COCO val", coco.labels),
-        ("ImageNet val", imagenet.whole.labels),
+        ("ImageNet val, whole photo", imagenet.whole.labels),
+        ("ImageNet val, best anchor", anchors.labels),
     ):
         total = labels.exact + labels.finer + labels.unspecific + labels.overconfident + labels.wrong
         counts = (labels.exact, labels.finer, labels.unspecific, labels.overconfident, labels.wrong)
@@ -196,7 +200,7 @@ The model that comes with the package: a small network of the YOLOv2 family over
 
 <!-- not run: needs data, trains for hours -->
 ```bash
-recipes/nano/train.sh DATA runs/nano          # four trainings; resumes after an interruption
+recipes/nano/train.sh DATA runs/nano          # five trainings; resumes after an interruption
 python recipes/nano/finish.py DATA runs/nano  # measures, writes the model file and this card
 ```
 
@@ -208,6 +212,8 @@ python recipes/nano/finish.py DATA runs/nano  # measures, writes the model file 
 3. `train-joint` again ([settings](../../recipes/nano/refine.yaml)): {refine.max_steps:,} steps of {refine.batch_size} images at {pixels(refine)} pixels, ImageNet
    photos {refine.data.ratio:g} to 1. Every prior of a cell whose shape overlaps a box by {refine.loss.match_iou:g} learns from it, and the averaged features of classification photos learn the class, too.
 4. `train-joint` again ([settings](../../recipes/nano/zoom.yaml)): {zoom.max_steps:,} steps that also show photos at up to {zoom.augment.scale[1]:g} times the size of the input, so that the network knows objects that fill a large one.
+5. `train-joint` again ([settings](../../recipes/nano/objects.yaml)): {objects.max_steps:,} steps in which a photo without boxes teaches its class at the anchor of most objectness, not where the class is easiest to see; a third of the
+   further tiles of mosaics are such photos ([why](../transfer.md)).
 
 {trained_on} No photo of a val part was trained on.
 
@@ -220,7 +226,7 @@ sets, and the figures are rough.
 |---|---|---|
 | VOC mAP at IoU 0.5, all-point (11-point), each class at its node | {voc.nodes.map:.3f} ({voc.nodes.map11:.3f}) | {floor[0].nodes.map:.3f} ({floor[0].nodes.map11:.3f}) |
 | COCO AP50 (AP), each class at its node | {coco.coco.ap50:.3f} ({coco.coco.ap:.3f}) | {floor[1].coco.ap50:.3f} ({floor[1].coco.ap:.3f}) |
-| ImageNet top-1 (top-5) among the 20 synsets, whole photo | {imagenet.whole.top1:.3f} ({imagenet.whole.top5:.3f}) | {floor[2].whole.top1:.3f} ({floor[2].whole.top5:.3f}) |
+| ImageNet top-1 (top-5) among the 20 synsets, whole photo (averaged features) | {imagenet.whole.top1:.3f} ({imagenet.whole.top5:.3f}) | {floor[2].whole.top1:.3f} ({floor[2].whole.top5:.3f}) |
 
 mAP50 in percent where all classes below a cut of the tree count as one:
 
@@ -228,13 +234,13 @@ mAP50 in percent where all classes below a cut of the tree count as one:
 |---|---|---|
 {cuts}
 
-Is the likeliest path right at each depth? ImageNet val, in percent:
+Is the likeliest path right at each depth? ImageNet val, in percent: of the averaged features, and at the anchor of most objectness, as in a detection.
 
-| depth | photos | right |
-|---|---|---|
+| depth | photos | whole photo | best anchor |
+|---|---|---|---|
 {depths}
 
-How honest are the labels at `--hier-threshold 0.5`? Of the labels given with a score above the threshold (ImageNet: of all): *exact*; *finer*
+How honest are the labels at `--hier-threshold 0.5`? Of the labels given with a score above the threshold (ImageNet, whole photo: of all): *exact*; *finer*
 than the data set says; right but *unspecific*, such as `animal` for a dog; *overconfident*: another branch, where an ancestor would
 have been right; *wrong* altogether.
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From data to yolo9000-nano: trains the classifier, then the detector in three stages, and measures it.
+# From data to yolo9000-nano: trains the classifier, then the detector in four stages, and measures it.
 #
 #   recipes/nano/train.sh DATA [RUNS]
 #
@@ -28,5 +28,6 @@ stage joint train-joint "${detection[@]}" "${classification[@]}" --weights "$run
 stage refine train-joint "${detection[@]}" -c "$imagenet" --weights "$runs/joint/model.safetensors" "${mosaic[@]}" \
     --val "voc:$data/voc-mini:val" --val "$imagenet:val"
 stage zoom train-joint "${detection[@]}" -c "$imagenet" --weights "$runs/refine/model.safetensors" "${mosaic[@]}"
+stage objects train-joint "${detection[@]}" -c "$imagenet" --weights "$runs/zoom/model.safetensors" "${mosaic[@]}"
 yolo9000 evaluate "voc:$data/voc-mini" "coco:$data/coco-mini" "imagenet:$data/imagenet-mini" \
-    --model "$runs/zoom/model.safetensors" --out "$runs/evaluation"
+    --model "$runs/objects/model.safetensors" --out "$runs/evaluation"
