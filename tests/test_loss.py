@@ -134,7 +134,7 @@ def deltas(
             d[3] = scale * (math.log(box[3] * H / ANCHORS[a][1]) - t[3])
             target = iou(decoded(t, a, y, x), box) if options.rescore else 1
             d[4] = options.object_scale * (target - sigmoid(t[4]))
-            if mode == "paper":
+            if mode != "darknet":
                 d[5:] = 0
             write_class_delta(d[5:], t[5:], int(truths.nodes[index]), options)
     return delta
@@ -154,15 +154,15 @@ def image_deltas(raw: np.ndarray, delta: np.ndarray, label: int, options: Region
 
     def value(place: tuple[int, int, int]) -> float:
         a, y, x = place
-        objectness = math.log(sigmoid(raw[a, 4, y, x])) if mode == "darknet" else 0
-        return path_log_prob(raw[a, 5:, y, x], label) + objectness
+        objectness, likelihood = math.log(sigmoid(raw[a, 4, y, x])), path_log_prob(raw[a, 5:, y, x], label)
+        return {"paper": objectness, "likeliest": likelihood, "darknet": objectness + likelihood}[mode]
 
     a, y, x = max(places, key=value)
     if mode == "darknet":
         delta[:, 4] = options.noobject_scale * -1 / (1 + np.exp(-raw[:, 4]))
     write_class_delta(delta[a, 5:, y, x], raw[a, 5:, y, x], label, options)
     objectness = sigmoid(raw[a, 4, y, x])
-    delta[a, 4, y, x] = options.object_scale * max(0.0, 0.3 - objectness) if mode == "paper" else 0
+    delta[a, 4, y, x] = options.object_scale * max(0.0, 0.3 - objectness) if mode != "darknet" else 0
 
 
 def make_truths(generator: np.random.Generator, counts: list[int], labels: list[int]) -> Truths:
@@ -184,8 +184,9 @@ def make_truths(generator: np.random.Generator, counts: list[int], labels: list[
 
 
 def gradients(raw: np.ndarray, truths: Truths, seen: int, options: RegionConfig, mode: str) -> np.ndarray:
-    """The criterion's negative gradients, as `deltas` gives them."""
-    loss = JointLoss(identity_head(), options, LossConfig(mode=mode))  # type: ignore[arg-type]
+    """The criterion's negative gradients, as `deltas` gives them; mode "likeliest" is the paper's own rule."""
+    config = LossConfig(classification_box="likeliest") if mode == "likeliest" else LossConfig(mode=mode)  # type: ignore[arg-type]
+    loss = JointLoss(identity_head(), options, config)
     features = torch.tensor(raw.reshape(len(raw), -1, H, W), requires_grad=True)
     loss.total(loss(features, truths, seen)).backward()
     assert features.grad is not None
@@ -196,7 +197,7 @@ def gradients(raw: np.ndarray, truths: Truths, seen: int, options: RegionConfig,
 @pytest.mark.parametrize(
     "options", [{}, {"rescore": 0}, {"bias_match": 0}, {"object_scale": 2.0, "class_scale": 3.0}]
 )
-@pytest.mark.parametrize("mode", ["paper", "darknet"])
+@pytest.mark.parametrize("mode", ["paper", "likeliest", "darknet"])
 def test_gradients_are_darknets_deltas(seen: int, options: dict[str, float], mode: str) -> None:
     generator = np.random.default_rng(7)
     truths = make_truths(generator, [0, 5, 0, 12, 1], [-1, -1, 4, -1, -1])
@@ -258,9 +259,9 @@ def test_plain_classes_without_softmax_are_sigmoids(mode: str) -> None:
     for b, y, x, nodes in ((0, 1, 2, [4, 7]), (0, 0, 0, [1])):
         expected[b, 0, :, y, x] = -classes[b, 0, :, y, x].sigmoid()
         expected[b, 0, nodes, y, x] += 1
-    score = classes[1, :, 2].sigmoid()
+    score = features.detach().view(2, A, 5 + N, H, W)[1, :, 4].sigmoid()
     if mode == "darknet":
-        score = score * features.detach().view(2, A, 5 + N, H, W)[1, :, 4].sigmoid()
+        score = score * classes[1, :, 2].sigmoid()
     a, y, x = np.unravel_index(int(score.argmax()), score.shape)
     expected[1, a, :, y, x] = -classes[1, a, :, y, x].sigmoid()
     expected[1, a, 2, y, x] += 1
@@ -288,7 +289,8 @@ def test_smoothing_along_the_path_is_that_of_the_dense_rows(smoothing: float) ->
     truths = make_truths(generator, [5, 0], [-1, label])
     truths.nodes[:] = torch.tensor(nodes)
     raw = torch.tensor(generator.normal(0, 1, (2, A, 5 + N, H, W)))
-    loss = JointLoss(identity_head(), region(), LossConfig(smoothing=smoothing))
+    config = LossConfig(smoothing=smoothing, classification_box="likeliest")
+    loss = JointLoss(identity_head(), region(), config)
     features = raw.flatten(1, 2).requires_grad_()
     terms = loss(features, truths)
     (terms["class"] + terms["image_class"]).backward()
@@ -553,7 +555,8 @@ def test_a_tile_teaches_its_class_inside_and_background_outside() -> None:
     features = raw.reshape(1, -1, H, W).requires_grad_()
     left = torch.tensor([[0.25, 0.5, 0.5, 1.0]])  # two of four columns
     truths = Truths(*NONE, torch.tensor([-1]), left, torch.tensor([4]), torch.tensor([0]))
-    terms = JointLoss(identity_head(), region(), LossConfig(whole_scale=1))(features, truths)
+    config = LossConfig(whole_scale=1, classification_box="likeliest")
+    terms = JointLoss(identity_head(), region(), config)(features, truths)
     gradient = {
         name: torch.autograd.grad(term, features, retain_graph=True)[0].view(A, -1, H, W)
         for name, term in terms.items()

@@ -247,4 +247,4 @@ def test_every_arm_is_a_valid_setting(transfer: ModuleType, data: Path, tmp_path
     assert configs["joint"].weights == str(tmp_path / "runs" / "classifier" / "model.safetensors")
     assert configs["scratch"].weights is None
     differing = [config.loss for config in configs.values() if config.loss != configs["joint"].loss]
-    assert len(differing) == 9
+    assert len(differing) == 11

@@ -45,9 +45,10 @@ class LossConfig:
     prior_scale: float = 0.01  # weight of that pull (region_layer.c)
     # weight of the class term of classification images; None: class_scale
     classification_scale: float | None = None
-    # which box of a classification image learns the class; likeliest: that of the highest P(label) (paper,
-    # section 4; in mode "darknet" objectness x P(label)); largest: as in Detic (arXiv 2201.02605)
-    classification_box: Literal["likeliest", "objectness", "largest"] = "likeliest"
+    # which box of a classification image learns the class; objectness: that of the highest objectness;
+    # likeliest: of the highest P(label) (paper, section 4; in mode "darknet" objectness x P(label)); largest:
+    # as in Detic (arXiv 2201.02605); None: objectness (docs/transfer.md), in mode "darknet" likeliest
+    classification_box: Literal["objectness", "likeliest", "largest"] | None = None
     # IoU that the chosen box of a classification image is assumed to have (paper); 0: its objectness is left
     classification_iou: float = 0.3
     # weight of one more class term of classification images, that of their averaged features; 0: none (paper)

@@ -122,8 +122,10 @@ class JointLoss(nn.Module):
     `LossConfig.mode` is "paper" or "darknet". In mode "darknet" the gradients are the deltas of
     `forward_region_layer` in region_layer.c. The two differ in this only:
 
-    - Classification image, which anchor: "paper" takes the one with the highest P(label), "darknet" the one
-      with the highest objectness x P(label). (`classification_box` can choose another rule in both.)
+    - Classification image, which anchor: "paper" takes the one with the highest objectness, "darknet" the one
+      with the highest objectness x P(label). (`classification_box` can choose another rule in both.) The
+      paper's own words are "likeliest", the highest P(label); but then the class is learned where it is
+      easiest to tell, and unknown at the objects that are found (docs/transfer.md).
     - Classification image, objectness: "paper" lifts that of the chosen anchor to `classification_iou` where
       it is below, and leaves all others alone. "darknet" pushes all others to 0 with `noobject_scale` and
       leaves the chosen one alone: the code computes the paper's 0.3 rule, then overwrites it with 0.
@@ -367,7 +369,9 @@ class JointLoss(nn.Module):
         self, features: Tensor, raw: Tensor, nodes: Tensor, cells: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The anchor (a, y, x), in one of its cells, that gets the class loss of a classification image."""
-        rule = self.config.classification_box
+        rule = self.config.classification_box or (
+            "likeliest" if self.config.mode == "darknet" else "objectness"
+        )
         if rule == "likeliest":
             value = self._label_log_probs(features, nodes)  # [B,A,H,W]
             if self.config.mode == "darknet":
