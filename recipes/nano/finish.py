@@ -53,6 +53,12 @@ def main() -> None:
         "--minimum", type=int, default=20, help="labels that a sibling group must be taught by"
     )
     parser.add_argument(
+        "--caution",
+        type=float,
+        default=1.25,
+        help="factor on the fitted temperatures: above 1, labels stop earlier and are less often overconfident",
+    )
+    parser.add_argument(
         "--trained-on",
         default="",
         help="sentence for the card: machine, precision, duration of the trainings",
@@ -64,9 +70,9 @@ def main() -> None:
     network.batchnorm, network.seen = trained.batchnorm, trained.seen
     forgotten = forget(network, arguments.runs, arguments.minimum)
     uncalibrated = evaluate_three(network, arguments.data, arguments.threshold)
-    temperatures = calibrate(network, arguments.data)
+    temperatures = calibrate(network, arguments.data, arguments.caution)
     metadata = {"threshold": f"{arguments.threshold:g}", "licence": "MIT; trained on photos for research use"}
-    metadata["temperatures"] = " ".join(f"{row.temperature:.3g}" for row in temperatures)
+    metadata["temperatures"] = " ".join(f"{arguments.caution * row.temperature:.3g}" for row in temperatures)
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / "trial.safetensors"
         save_model(network, trial, half=True, metadata=metadata)
@@ -77,7 +83,13 @@ def main() -> None:
         shutil.copyfile(trial, MODEL)
     floor = evaluate_three(Network(Cfg.load("yolo9000-nano")).eval(), arguments.data, arguments.threshold)
     CARD.parent.mkdir(parents=True, exist_ok=True)
-    text = card(arguments, results, floor, forgotten, calibration(temperatures, uncalibrated, results))
+    text = card(
+        arguments,
+        results,
+        floor,
+        forgotten,
+        calibration(temperatures, arguments.caution, uncalibrated, results),
+    )
     CARD.write_text(text, encoding="utf-8")
     print(MODEL, CARD, sep="\n")
 
@@ -95,17 +107,17 @@ def forget(network: Network, runs: Path, minimum: int) -> str:
     )
 
 
-def calibrate(network: Network, data: Path) -> Sequence[DepthTemperature]:
-    """Fit a temperature a depth on the val parts and divide it into the class rows."""
+def calibrate(network: Network, data: Path, caution: float) -> Sequence[DepthTemperature]:
+    """Fit a temperature a depth on the val parts; divide it, times `caution`, into the class rows."""
     specs = [f"{kind}:{data / kind}-mini:val" for kind in ("voc", "coco", "imagenet")]
     network.eval()
     steps = join_steps([collect_steps(network, open_dataset(spec, network.tree)) for spec in specs])
     found = fit_temperatures(steps, network.ops.levels)
-    apply_temperatures(network, [row.temperature for row in found])
+    apply_temperatures(network, [caution * row.temperature for row in found])
     return found
 
 
-def calibration(found: Sequence[DepthTemperature], before: Results, after: Results) -> str:
+def calibration(found: Sequence[DepthTemperature], caution: float, before: Results, after: Results) -> str:
     """The card's section about it."""
     rows = "\n".join(
         f"| {row.depth} | {row.steps:,} | {row.temperature:.2f} | {row.nll[0]:.2f} | {row.nll[1]:.2f} | {row.error[0]:.3f} | {row.error[1]:.3f} |"
@@ -116,8 +128,8 @@ def calibration(found: Sequence[DepthTemperature], before: Results, after: Resul
         percent(one.overconfident, one.labels) for one in (before[2].whole.labels, after[2].whole.labels)
     ]
     return f"""The step probabilities are calibrated: logits are divided by one temperature a depth (`yolo9000 calibrate`), fitted on the val parts (few
-numbers, but the same photos that the figures above are of). *Error* is the expected calibration error of the likeliest child. Overconfident labels on ImageNet val went
-from {images[0]} to {images[1]}.
+numbers, but the same photos that the figures above are of), times {caution:g}: a factor of caution, so that labels rather stop too early than go wrong. *Error* is the expected calibration error of the
+likeliest child; the table is of the temperatures as they were fitted. Overconfident labels on ImageNet val (whole photos) went from {images[0]} to {images[1]}.
 
 | depth | labelled steps | temperature | -log P before | after | error before | after |
 |---|---|---|---|---|---|---|
