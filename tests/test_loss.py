@@ -184,9 +184,9 @@ def make_truths(generator: np.random.Generator, counts: list[int], labels: list[
 
 
 def gradients(raw: np.ndarray, truths: Truths, seen: int, options: RegionConfig, mode: str) -> np.ndarray:
-    """The criterion's negative gradients, as `deltas` gives them; mode "likeliest" is the paper's own rule."""
-    config = LossConfig(classification_box="likeliest") if mode == "likeliest" else LossConfig(mode=mode)  # type: ignore[arg-type]
-    loss = JointLoss(identity_head(), options, config)
+    """The criterion's negative gradients, as `deltas` gives them; "likeliest" is the paper's own rule."""
+    chosen: dict[str, Any] = {"classification_box": mode} if mode == "likeliest" else {"mode": mode}
+    loss = JointLoss(identity_head(), options, LossConfig(**chosen))
     features = torch.tensor(raw.reshape(len(raw), -1, H, W), requires_grad=True)
     loss.total(loss(features, truths, seen)).backward()
     assert features.grad is not None

@@ -415,7 +415,7 @@ def test_trees_on_a_larger_grid(libdarknet: Any, tmp_path: Path, seed: int, node
 
 
 def test_the_reference_weighs_image_labels_by_objectness(libdarknet: Any, tmp_path: Path) -> None:
-    """It teaches the anchor of the highest objectness x P(label); our own mode that of the highest objectness.
+    """It teaches the anchor of the highest objectness x P(label); our own mode that of most objectness.
 
     And it pushes all other anchors to be empty, which our own mode does not.
     """
