@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from yolo9000.boxes import xyxy_to_cxcywh
 from yolo9000.datasets.sample import Sample
 from yolo9000.errors import ConfigError
 from yolo9000.letterbox import letterbox
@@ -68,9 +69,8 @@ class _Labels(NamedTuple):
 
     def tensors(self, size: int) -> tuple[Tensor, Tensor]:
         """Boxes cxcywh as fractions of the canvas, and nodes."""
-        low, high = self.boxes[:, :2], self.boxes[:, 2:]
-        fractions = np.concatenate([(low + high) / 2, high - low], axis=1) / size
-        return torch.from_numpy(fractions.astype(np.float32)), torch.from_numpy(self.nodes.copy())
+        boxes = torch.from_numpy(self.boxes.astype(np.float32))
+        return xyxy_to_cxcywh(boxes) / size, torch.from_numpy(self.nodes.copy())
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ truths.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -144,22 +144,31 @@ def inner_cells(boxes: Tensor, grid: Sequence[int]) -> Tensor:
     Returns:
         [R,H,W] bool.
     """
-    spans = []
-    for axis, cells in ((1, grid[0]), (0, grid[1])):
-        middle, side = boxes[:, axis, None] * cells, boxes[:, 2 + axis, None] * cells
-        cell = torch.arange(cells, device=boxes.device)
-        within = (cell + 0.5 - middle).abs() <= side / 2
-        spans.append(within | (cell == middle.long().clamp(0, cells - 1)))
-    return spans[0][:, :, None] & spans[1][:, None, :]
+    return _cells(
+        boxes,
+        grid,
+        lambda cell, middle, side: (
+            ((cell + 0.5 - middle).abs() <= side / 2) | (cell == middle.floor().clamp(0, len(cell) - 1))
+        ),
+    )
 
 
 def touched_cells(boxes: Tensor, grid: Sequence[int]) -> Tensor:
     """Cells of which a box covers any part: [R,H,W] bool. Arguments as those of `inner_cells`."""
-    spans = []
-    for axis, cells in ((1, grid[0]), (0, grid[1])):
-        middle, side = boxes[:, axis, None] * cells, boxes[:, 2 + axis, None] * cells
-        spans.append((torch.arange(cells, device=boxes.device) + 0.5 - middle).abs() < (side + 1) / 2)
-    return spans[0][:, :, None] & spans[1][:, None, :]
+    return _cells(boxes, grid, lambda cell, middle, side: (cell + 0.5 - middle).abs() < (side + 1) / 2)
+
+
+def _cells(boxes: Tensor, grid: Sequence[int], holds: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    """Cells [R,H,W] that `holds` is true of, by row and by column: cells [H or W], middles, sides [R,1]."""
+    rows, columns = (
+        holds(
+            torch.arange(cells, device=boxes.device),
+            boxes[:, axis, None] * cells,
+            boxes[:, 2 + axis, None] * cells,
+        )
+        for axis, cells in ((1, grid[0]), (0, grid[1]))
+    )
+    return rows[:, :, None] & columns[:, None, :]
 
 
 def all_boxes(raw: Tensor, anchors: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from wordtree._files import atomic_write
 from wordtree.tree import WordTree
+from yolo9000.boxes import cxcywh_to_xyxy
 from yolo9000.datasets import Batch
 from yolo9000.draw import annotate
 from yolo9000.results import Detections
@@ -49,10 +50,8 @@ def batch_truths(batch: Batch, index: int, tree: WordTree) -> Detections:
     else:
         own, tiles = batch.image_index == index, batch.tile_index == index
         nodes = torch.cat((batch.nodes[own], batch.tile_nodes[tiles])).numpy()
-        cxcywh = torch.cat((batch.boxes[own], batch.tiles[tiles])).numpy() * np.array(
-            [size[1], size[0], size[1], size[0]], np.float32
-        )
-        boxes = np.hstack((cxcywh[:, :2] - cxcywh[:, 2:] / 2, cxcywh[:, :2] + cxcywh[:, 2:] / 2))
+        corners = cxcywh_to_xyxy(torch.cat((batch.boxes[own], batch.tiles[tiles])))
+        boxes = (corners * torch.tensor([size[1], size[0], size[1], size[0]])).numpy()
     paths = np.full((len(nodes), int(tree.max_depth) + 1), -1, np.int64)
     for row, node in zip(paths, nodes, strict=True):
         path = _to_a_leaf(tree, int(node))
