@@ -27,7 +27,6 @@ from yolo9000.engine import Engine
 from yolo9000.train import joint_trainer
 
 PAPER_FPS, PAPER_SIZE = 40.0, 544  # Titan X, paper, table 3
-BATCHES, SIZES = (1, 8, 64), (416, 544, 608)
 MODES = (("fp32", False), ("bf16", False), ("bf16", True))
 ANCHORS = 20  # a picture
 WARM_STEPS, STEPS = 20, 100
@@ -43,25 +42,31 @@ def matrix_rate(dtype: torch.dtype, device: str, side: int) -> float:
 @torch.inference_mode()
 def detection(report: Report, options: Any) -> None:
     """A line for every mode, batch and size."""
-    batches, sizes = ((1,), (96,)) if options.quick else (BATCHES, SIZES)
+    batches, sizes, compiled_sizes = (
+        [int(number) for number in text.split(",") if number]
+        for text in (options.batches, options.sizes, options.compiled_sizes)
+    )
+    if options.quick:
+        batches, sizes = [1], [96]
     side = 512 if options.quick else 8192
     network = detector(9418).to(options.device)
     for precision, compile in MODES:
         engine = Engine(network, precision, compile=compile and not options.quick)  # type: ignore[arg-type]
         rate = matrix_rate(engine.dtype, options.device, side)
-        for size, batch in itertools.product(sizes, batches):
+        for size, batch in itertools.product(compiled_sizes if engine.compiled else sizes, batches):
             pixels = torch.rand(batch, 3, size, size, device=options.device)
             objectness = engine.boxes(engine.features(pixels))[:, :, 4].sigmoid().flatten()
             least = objectness.sort(descending=True).values
             threshold = float(least[min(ANCHORS * batch, len(least) - 1)])
 
             once = partial(_once, engine, pixels, threshold)
-            once()  # compiles
+            for share in (0.25, 0.5, 0.9, 1.0):  # compiles, for every power of two of anchors
+                _once(engine, pixels, float(least[int(share * ANCHORS * batch)]))
             before = _compilations()
             times = alternate({"once": once}, options.rounds, device=options.device)["once"]
             # Other numbers of anchors, as other photos have: nothing may be compiled for them.
-            for share in (0.25, 0.5, 0.9):
-                engine.candidates(engine.features(pixels), float(least[int(share * ANCHORS * batch)]))
+            for share in (0.3, 0.55, 0.95):
+                _once(engine, pixels, float(least[int(share * ANCHORS * batch)]))
             again = _compilations() - before
             rate_of_images = batch / sorted(times)[options.rounds // 2]
             last = network.describe(size, size).rows[network.last].bflops
@@ -83,7 +88,12 @@ def training(report: Report, options: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         classification = (options.classification,) if options.classification else ()
         data = DataConfig(
-            detection=(options.detection,), classification=classification, workers=options.workers
+            detection=(options.detection,),
+            classification=classification,
+            sizes=(options.train_size,),
+            workers=options.workers,
+            cache=options.cache,
+            draw="device" if options.cache else "loader",
         )
         config = TrainConfig(
             out=folder,
@@ -107,7 +117,8 @@ def training(report: Report, options: Any) -> None:
         _wait(options.device)
         seconds = time.perf_counter() - start
     report.notes.append(
-        f"training, {options.batch} pictures a step, {options.workers} loader processes: "
+        f"training, {options.batch} pictures a step at {options.train_size} pixels, {options.workers} loader "
+        f"processes, pictures drawn by {'the device' if options.cache else 'the loader'}: "
         f"{STEPS * options.batch / seconds:.0f} pictures a second; "
         f"{waited / seconds:.1%} of the time waits for data"
     )
@@ -132,7 +143,15 @@ def main() -> None:
         quick=(False, "one tiny size, nothing compiled"),
         detection=("", "detection data to train on, such as coco:DIR"),
         classification=("", "classification data to train on, such as imagenet:DIR"),
+        sizes=("416,544,608", "inputs of detection in pixels"),
+        compiled_sizes=("416,544,608", "those that are compiled as well, which takes a while"),
+        batches=("1,8,64", "pictures at once"),
         batch=(64, "pictures in a training step"),
+        train_size=(416, "input of training in pixels"),
+        cache=(
+            480,
+            "training draws its pictures on the device, from images of this longest side; 0: the loader does",
+        ),
         workers=(8, "processes of the loader"),
     )
     if options.device.startswith("cuda") and not torch.cuda.is_available():

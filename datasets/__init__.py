@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from yolo9000.datasets.bank import ImageBank, Plan, collate_plans
 from yolo9000.datasets.batch import Batch, Key, collate
 from yolo9000.datasets.cache import CachedDataset, ConcatDataset
 from yolo9000.datasets.check import DataReport, data_check
@@ -114,10 +115,12 @@ __all__ = [
     "DataReport",
     "EvalTransform",
     "Example",
+    "ImageBank",
     "JointDataset",
     "JointSampler",
     "Key",
     "Kind",
+    "Plan",
     "Records",
     "Sample",
     "SampleDataset",
@@ -125,6 +128,7 @@ __all__ = [
     "TrainTransform",
     "balance_weights",
     "collate",
+    "collate_plans",
     "data_check",
     "open_dataset",
     "open_datasets",

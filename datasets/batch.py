@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from yolo9000.datasets.sample import Kind
-from yolo9000.datasets.transforms import Example
+from yolo9000.datasets.transforms import Drawing, Example
 
 _IMAGE = 3  # first number of the seeds of the images' random changes; the sampler's streams have others
 
@@ -94,11 +94,16 @@ class Batch:
 
 def collate(items: Sequence[tuple[Key, Example]]) -> Batch:
     """Put the examples of a batch together."""
-    examples = [example for _, example in items]
+    keys, examples = zip(*items, strict=True)
+    return collate_labels(keys, examples, torch.stack([example.image for example in examples]))
+
+
+def collate_labels(keys: Sequence[Key], examples: Sequence[Example | Drawing], images: Tensor) -> Batch:
+    """A batch of these images with the labels of its examples."""
     every = torch.arange(len(examples))
     counts = torch.tensor([(len(example.nodes), len(example.tile_nodes)) for example in examples])
     return Batch(
-        images=torch.stack([example.image for example in examples]),
+        images=images,
         boxes=torch.cat([example.boxes for example in examples]),
         nodes=torch.cat([example.nodes for example in examples]),
         image_index=torch.repeat_interleave(every, counts[:, 0]),
@@ -107,6 +112,6 @@ def collate(items: Sequence[tuple[Key, Example]]) -> Batch:
         tile_nodes=torch.cat([example.tile_nodes for example in examples]),
         tile_index=torch.repeat_interleave(every, counts[:, 1]),
         sources=[example.source for example in examples],
-        epoch=items[0][0].epoch,
-        index=items[0][0].batch,
+        epoch=keys[0].epoch,
+        index=keys[0].batch,
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +22,8 @@ from yolo9000.errors import DataError
 
 if TYPE_CHECKING:
     from wordtree.tree import WordTree
+
+T = TypeVar("T")
 
 
 class ConcatDataset:
@@ -89,7 +93,7 @@ class CachedDataset:
                 f"cache: expected the longest side of the images in pixels, at least 1, got {longest}"
             )
         self.dataset, self.tree, self.kind = dataset, dataset.tree, dataset.kind
-        self._samples = [_shrink(dataset[index], longest) for index in range(len(dataset))]
+        self._samples = in_threads(lambda index: _shrink(dataset[index], longest), len(dataset))
 
     @property
     def unmatched(self) -> dict[str, int]:
@@ -113,6 +117,20 @@ class CachedDataset:
     def nbytes(self) -> int:
         """Memory of the images in bytes."""
         return sum(image.nbytes for image, *_ in self._samples)
+
+
+def in_threads(work: Callable[[int], T], count: int) -> list[T]:
+    """`work` of 0 to `count` - 1, by as many threads as cores: decoding leaves the interpreter free.
+
+    Each computes by itself: threads of torch beneath each of them would stand in one another's way.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(work, range(count)))
+    finally:
+        torch.set_num_threads(before)
 
 
 _Stored = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_], str]

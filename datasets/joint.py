@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, Sampler
 
 from yolo9000.datasets.batch import Batch, Key
 from yolo9000.datasets.sample import Kind, Sample, SampleDataset
-from yolo9000.datasets.transforms import Example, TrainTransform
+from yolo9000.datasets.transforms import Drawing, Example, TrainTransform
 from yolo9000.errors import ConfigError, DataError
 
 SIZE_EVERY = 10  # batches with the same input size (paper, section 2, "Multi-Scale Training")
@@ -24,17 +24,18 @@ _DETECTION, _CLASSIFICATION, _SIZE = range(3)
 
 
 Transform = Callable[
-    [Sample, int, np.random.Generator, Callable[[np.random.Generator], Sample] | None], Example
+    [Sample, int, np.random.Generator, Callable[[np.random.Generator], Sample] | None], Example | Drawing
 ]
 
 
-class JointDataset(Dataset[tuple[Key, Example]]):
+class JointDataset(Dataset[tuple[Key, Example | Drawing]]):
     """Images of both kinds by the keys of a `JointSampler`.
 
     Args:
         detection: Images with boxes, or None.
         classification: Images with one label each, or None.
-        transform: From a sample, a size and random numbers to an `Example`.
+        transform: From a sample, a size and random numbers to an `Example`, or to a `Drawing` of images that
+            are in a bank.
         mosaic: Images with boxes that only fill mosaics: half of the tiles beside the image that the sampler
             asks for. Without them all tiles are images of `detection`.
         classification_tiles: Share of those tiles that are classification images instead.
@@ -76,7 +77,7 @@ class JointDataset(Dataset[tuple[Key, Example]]):
             dataset = self._mosaic
         return dataset[int(rng.integers(len(dataset)))]
 
-    def __getitem__(self, key: Key) -> tuple[Key, Example]:
+    def __getitem__(self, key: Key) -> tuple[Key, Example | Drawing]:
         sample = self._sets[key.kind][key.image]
         more = self._more if key.kind == "detection" else None
         return key, self.transform(sample, key.size, key.generator(), more)

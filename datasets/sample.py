@@ -35,6 +35,7 @@ class Sample:
         source: File the image came from, for messages.
         ignored: bool [M], true where a box is not to be trained or scored on (VOC difficult, COCO crowd);
             left out: none is.
+        stored: Position in an `ImageBank` that holds the pixels; of `image` then only the shape counts.
     """
 
     image: tv_tensors.Image
@@ -43,6 +44,7 @@ class Sample:
     kind: Kind
     source: str
     ignored: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))
+    stored: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.ignored) == 0:

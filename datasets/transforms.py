@@ -1,13 +1,15 @@
 """From a `Sample` to the network's input: random window, flip and colour, or the plain letterbox.
 
-Legend: `S` side of the square input in pixels, `M` boxes. Geometry runs on uint8, once an image: the
-visible part of the window is cut out and resized straight to its place; colour runs on the small result.
+Legend: `S` side of the square input in pixels, `M` boxes. What is random is decided first, as a `Drawing`
+that knows where every part of the picture comes from; then it is drawn: here, by the loader's processes, or
+on the training device (`yolo9000.datasets.bank`). Here geometry runs on uint8, once an image: the visible
+part of the window is cut out and resized straight to its place; colour runs on the small result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil, floor
 from typing import NamedTuple
 
@@ -47,6 +49,70 @@ class Example:
     source: str
     tiles: Tensor
     tile_nodes: Tensor
+
+
+class Paste(NamedTuple):
+    """Part of an image that fills a part of the picture, both XYXY in whole pixels.
+
+    Attributes:
+        image: uint8 [3, H, W].
+        stored: Position in an `ImageBank`, where the image is from one.
+        part: What is shown of it.
+        area: Where in the picture, before a flip.
+    """
+
+    image: Tensor
+    stored: int | None
+    part: tuple[int, int, int, int]
+    area: tuple[int, int, int, int]
+
+
+class Colours(NamedTuple):
+    """Shift of the hue in turns, factors on saturation and value; see `distort`."""
+
+    hue: float
+    saturation: float
+    exposure: float
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One image as the network will see it, yet to be drawn on grey.
+
+    Attributes:
+        size: Side of the picture, S.
+        pastes: What it shows; no two overlap.
+        flip: Whether left and right are exchanged in the end. The boxes are where they are after that.
+        colours: The change of its colours.
+        boxes: As in `Example`.
+        nodes: As in `Example`.
+        label: As in `Example`.
+        source: As in `Example`.
+        tiles: As in `Example`.
+        tile_nodes: As in `Example`.
+    """
+
+    size: int
+    pastes: tuple[Paste, ...]
+    flip: bool
+    colours: Colours
+    boxes: Tensor
+    nodes: Tensor
+    label: int
+    source: str
+    tiles: Tensor
+    tile_nodes: Tensor
+
+    def draw(self) -> Example:
+        """The picture."""
+        canvas = torch.full((3, self.size, self.size), GREY, dtype=torch.uint8)
+        for image, _, (sx0, sy0, sx1, sy1), (cx0, cy0, cx1, cy1) in self.pastes:
+            part = image.as_subclass(torch.Tensor)[:, sy0:sy1, sx0:sx1]
+            canvas[:, cy0:cy1, cx0:cx1] = F.resize(part, [cy1 - cy0, cx1 - cx0], antialias=True)
+        if self.flip:
+            canvas = F.horizontal_flip(canvas)
+        image = distort(canvas.to(torch.float32).mul_(1 / 255), *self.colours)
+        return Example(image, self.boxes, self.nodes, self.label, self.source, self.tiles, self.tile_nodes)
 
 
 class _Labels(NamedTuple):
@@ -161,7 +227,17 @@ class TrainTransform:
         rng: np.random.Generator,
         more: Callable[[np.random.Generator], Sample] | None = None,
     ) -> Example:
-        """Transform one image.
+        """Transform one image; arguments as those of `plan`."""
+        return self.plan(sample, size, rng, more).draw()
+
+    def plan(
+        self,
+        sample: Sample,
+        size: int,
+        rng: np.random.Generator,
+        more: Callable[[np.random.Generator], Sample] | None = None,
+    ) -> Drawing:
+        """Decide how one image is transformed. Of the images' pixels only the shape is looked at.
 
         Args:
             sample: The image with its labels.
@@ -169,7 +245,7 @@ class TrainTransform:
             rng: All randomness comes from here.
             more: Gives further images for a mosaic, of either kind; None: no mosaic.
         """
-        canvas = torch.full((3, size, size), GREY, dtype=torch.uint8)
+        canvas = _Canvas((0, 0, size, size))
         boxes, tiles = _Labels.none(), _Labels.none()
         if sample.kind == "classification" and self.crop is not None:
             self._place_crop(sample, canvas, rng)
@@ -177,17 +253,25 @@ class TrainTransform:
             boxes, tiles = self._place_mosaic([sample, *(more(rng) for _ in range(3))], canvas, rng)
         else:
             boxes, _ = self._place_window(sample, canvas, rng)
-        if rng.random() < self.flip:
-            canvas = F.horizontal_flip(canvas)
+        flip = bool(rng.random() < self.flip)
+        if flip:
             boxes, tiles = boxes.flipped(size), tiles.flipped(size)
-        image = canvas.to(torch.float32).mul_(1 / 255)
-        distort(image, *self._colour(rng))
-        return _example(image, boxes, tiles, sample, size)
+        label = _label(sample)
+        return Drawing(
+            size,
+            tuple(canvas.pastes),
+            flip,
+            self._colours(rng),
+            *boxes.tensors(size),
+            label,
+            sample.source,
+            *tiles.tensors(size),
+        )
 
-    def _colour(self, rng: np.random.Generator) -> tuple[float, float, float]:
-        """Shift of the hue and factors on saturation and value (image.c, random_distort_image)."""
+    def _colours(self, rng: np.random.Generator) -> Colours:
+        """A random change (image.c, random_distort_image)."""
         factors = [rng.uniform(1, s) ** rng.choice((-1, 1)) for s in (self.saturation, self.exposure)]
-        return float(rng.uniform(-self.hue, self.hue)), float(factors[0]), float(factors[1])
+        return Colours(float(rng.uniform(-self.hue, self.hue)), float(factors[0]), float(factors[1]))
 
     def _window(self, sample: Sample, rng: np.random.Generator) -> tuple[float, float, float, float]:
         height, width = sample.image.shape[-2:]
@@ -195,45 +279,45 @@ class TrainTransform:
         return left * width, top * height, (1 - right) * width, (1 - bottom) * height
 
     def _place_window(
-        self, sample: Sample, canvas: Tensor, rng: np.random.Generator, *, cover: bool = False
+        self, sample: Sample, canvas: _Canvas, rng: np.random.Generator, *, cover: bool = False
     ) -> tuple[_Labels, _Labels]:
         """Draw a window of the image; its boxes, and where it shows a classification image."""
         x0, y0, x1, y1 = self._window(sample, rng)
-        (height, width), (image_h, image_w) = canvas.shape[-2:], sample.image.shape[-2:]
+        (width, height), (image_h, image_w) = canvas.sides, sample.image.shape[-2:]
         fit = max if cover else min
         ratio = fit(width / image_w, height / image_h) * float(rng.uniform(*self.scale))
         scale = (ratio * image_w / (x1 - x0), ratio * image_h / (y1 - y0))
         room_x, room_y = width - ratio * image_w, height - ratio * image_h
         shift = (rng.random() * room_x - scale[0] * x0, rng.random() * room_y - scale[1] * y0)
-        placement = _paste(sample.image, canvas, scale, shift)
+        placement = canvas.paste(sample, scale, shift)
         tile = _Labels.none()
         if sample.kind == "classification":
             tile = _Labels(np.asarray([placement.area], np.float32), sample.nodes.numpy())
         return _clip(_moved(sample, placement), placement, self.min_visible), tile
 
     def _place_mosaic(
-        self, samples: list[Sample], canvas: Tensor, rng: np.random.Generator
+        self, samples: list[Sample], canvas: _Canvas, rng: np.random.Generator
     ) -> tuple[_Labels, _Labels]:
-        size = canvas.shape[-1]
+        size = canvas.sides[0]
         x, y = (int(value) for value in rng.integers(size // 4, size - size // 4 + 1, 2))
         quarters = ((0, 0, x, y), (x, 0, size, y), (0, y, x, size), (x, y, size, size))
         found = []
-        for sample, (x0, y0, x1, y1) in zip(samples, quarters, strict=True):
-            labels = self._place_window(sample, canvas[:, y0:y1, x0:x1], rng, cover=True)
-            found.append([part.shifted(x0, y0) for part in labels])
+        for sample, quarter in zip(samples, quarters, strict=True):
+            labels = self._place_window(sample, canvas.inside(quarter), rng, cover=True)
+            found.append([part.shifted(*quarter[:2]) for part in labels])
         boxes, tiles = (
             _Labels(*map(np.concatenate, zip(*parts, strict=True))) for parts in zip(*found, strict=True)
         )
         return boxes, tiles
 
-    def _place_crop(self, sample: Sample, canvas: Tensor, rng: np.random.Generator) -> None:
+    def _place_crop(self, sample: Sample, canvas: _Canvas, rng: np.random.Generator) -> None:
         assert self.crop is not None
         height, width = sample.image.shape[-2:]
         area, aspect = rng.uniform(*self.crop), np.exp(rng.uniform(-1, 1) * np.log(4 / 3))
         w, h = width * min(1.0, (area * aspect) ** 0.5), height * min(1.0, (area / aspect) ** 0.5)
         x0, y0 = rng.random() * (width - w), rng.random() * (height - h)
-        scale = (canvas.shape[-1] / w, canvas.shape[-2] / h)
-        _paste(sample.image, canvas, scale, (-x0 * scale[0], -y0 * scale[1]))
+        scale = (canvas.sides[0] / w, canvas.sides[1] / h)
+        canvas.paste(sample, scale, (-x0 * scale[0], -y0 * scale[1]))
 
 
 class EvalTransform:
@@ -256,21 +340,40 @@ class EvalTransform:
         placement = _Placement(
             (new_w / width, new_h / height), (left, top), (left, top, left + new_w, top + new_h)
         )
-        return _example(image, _clip(_moved(sample, placement), placement, 0.0), _Labels.none(), sample, size)
+        boxes = _clip(_moved(sample, placement), placement, 0.0)
+        label = _label(sample)
+        return Example(image, *boxes.tensors(size), label, sample.source, *_Labels.none().tensors(size))
 
 
-def _paste(
-    image: Tensor, canvas: Tensor, scale: tuple[float, float], shift: tuple[float, float]
-) -> _Placement:
-    """Draw `image` at x' = scale·x + shift, in whole pixels of both, and say where exactly."""
-    spans = [
-        _span(image.shape[-1 - axis], canvas.shape[-1 - axis], scale[axis], shift[axis]) for axis in (0, 1)
-    ]
-    (sx0, sx1, cx0, cx1), (sy0, sy1, cy0, cy1) = spans
-    part = image.as_subclass(torch.Tensor)[:, sy0:sy1, sx0:sx1]
-    canvas[:, cy0:cy1, cx0:cx1] = F.resize(part, [cy1 - cy0, cx1 - cx0], antialias=True)
-    exact = ((cx1 - cx0) / (sx1 - sx0), (cy1 - cy0) / (sy1 - sy0))
-    return _Placement(exact, (cx0 - exact[0] * sx0, cy0 - exact[1] * sy0), (cx0, cy0, cx1, cy1))
+@dataclass
+class _Canvas:
+    """An area of a picture (XYXY in whole pixels), and what is pasted into the picture."""
+
+    area: tuple[int, int, int, int]
+    pastes: list[Paste] = field(default_factory=list)
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Width and height."""
+        x0, y0, x1, y1 = self.area
+        return x1 - x0, y1 - y0
+
+    def inside(self, area: tuple[int, int, int, int]) -> _Canvas:
+        """An area of the same picture."""
+        return _Canvas(area, self.pastes)
+
+    def paste(self, sample: Sample, scale: tuple[float, float], shift: tuple[float, float]) -> _Placement:
+        """Put an image at x' = scale·x + shift, in whole pixels of both, and say where exactly it is."""
+        spans = [
+            _span(sample.image.shape[-1 - axis], self.sides[axis], scale[axis], shift[axis])
+            for axis in (0, 1)
+        ]
+        (sx0, sx1, cx0, cx1), (sy0, sy1, cy0, cy1) = spans
+        left, top = self.area[:2]
+        area = (left + cx0, top + cy0, left + cx1, top + cy1)
+        self.pastes.append(Paste(sample.image, sample.stored, (sx0, sy0, sx1, sy1), area))
+        exact = ((cx1 - cx0) / (sx1 - sx0), (cy1 - cy0) / (sy1 - sy0))
+        return _Placement(exact, (cx0 - exact[0] * sx0, cy0 - exact[1] * sy0), (cx0, cy0, cx1, cy1))
 
 
 def _span(source: int, target: int, scale: float, shift: float) -> tuple[int, int, int, int]:
@@ -304,12 +407,13 @@ def _clip(labels: _Labels, placement: _Placement, min_visible: float) -> _Labels
     return _Labels(cut[keep], labels.nodes[keep])
 
 
-def _example(image: Tensor, boxes: _Labels, tiles: _Labels, sample: Sample, size: int) -> Example:
-    label = int(sample.nodes[0]) if sample.kind == "classification" else -1
-    return Example(image, *boxes.tensors(size), label, sample.source, *tiles.tensors(size))
+def _label(sample: Sample) -> int:
+    return int(sample.nodes[0]) if sample.kind == "classification" else -1
 
 
-def distort(image: Tensor, hue: float, saturation: float, exposure: float) -> Tensor:
+def distort(
+    image: Tensor, hue: float | Tensor, saturation: float | Tensor, exposure: float | Tensor
+) -> Tensor:
     """Change hue, saturation and value in place (darknet: image.c, distort_image), by closed formulas.
 
     With V the largest and m the smallest channel, chroma C = V − m, and the hue angle h in sixths of a turn
@@ -318,25 +422,27 @@ def distort(image: Tensor, hue: float, saturation: float, exposure: float) -> Te
     most V) and V · exposure.
 
     Args:
-        image: float32 [3, H, W] in 0..1, RGB, contiguous.
-        hue: Shift in turns, −1/3 to 1/3 (beyond, the distance on the circle would have to be wrapped twice).
-        saturation: Factor.
-        exposure: Factor; the result is cut off at 1.
+        image: float32 [..., 3, H, W] in 0..1, RGB.
+        hue: Shift in turns, −1/3 to 1/3 (beyond, the distance on the circle would have to be wrapped twice);
+            one for all images, or [..., 1, 1].
+        saturation: Factor, or factors as `hue`.
+        exposure: Factor, or factors as `hue`; the result is cut off at 1.
 
     Returns:
         `image`.
     """
-    red, green, blue = image
+    red, green, blue = image.unbind(-3)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
     from_green, from_blue = (blue - red).add_(chroma, alpha=2), (red - green).add_(chroma, alpha=4)
     angle = torch.where(red == value, green - blue, torch.where(green == value, from_green, from_blue))
     angle.div_(chroma.clamp(min=1e-6)).add_(6 * hue)  # -3 to 7
     chroma = torch.minimum(chroma.mul_(saturation), value)
-    torch.sub(angle, torch.tensor([0.0, 2.0, 4.0]).view(3, 1, 1), out=image)
+    own = torch.arange(0.0, 6.0, 2.0, device=image.device).view(3, 1, 1)
+    torch.sub(angle.unsqueeze(-3), own, out=image)
     image.abs_().sub_(3).abs_().sub_(2).clamp_(-1, 0)  # 1 - distance around the circle of 6, cut off
-    image.mul_(chroma).add_(value)
-    return image.mul_(exposure).clamp_(0, 1)
+    image.mul_(chroma.unsqueeze(-3)).add_(value.unsqueeze(-3))
+    return image.mul_(exposure.unsqueeze(-3) if isinstance(exposure, Tensor) else exposure).clamp_(0, 1)
 
 
-__all__ = ["EvalTransform", "Example", "TrainTransform", "distort"]
+__all__ = ["Drawing", "EvalTransform", "Example", "Paste", "TrainTransform", "distort"]

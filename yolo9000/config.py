@@ -94,6 +94,9 @@ class AugmentConfig:
     # range of the area of a classification crop, as a share of the image; None: as detection images
     crop: tuple[float, ...] | None = None
     min_visible: float = 0.25  # a box of which less is left in the picture is dropped
+    # train-classifier: probability that a batch's pictures get a rectangle of one another, with its share of
+    # the label (CutMix, arXiv 1905.04899)
+    cutmix: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,9 @@ class DataConfig:
     sizes: tuple[int, ...] = ()
     workers: int = 2  # loader processes; 0: in this process
     cache: int = 0  # longest side in pixels of decoded images kept in memory; 0: read from disk every time
+    # where the pictures are drawn that the network sees: by the loader's processes; or on the training
+    # device, in whose memory all images then lie, as `cache` makes them: many times as fast on a GPU
+    draw: Literal["loader", "device"] = "loader"
 
 
 @dataclass(frozen=True)
@@ -207,6 +213,11 @@ class TrainConfig:
                 f"data.mosaic_classification: expected 0 to 1, got {self.data.mosaic_classification}": (
                     0 <= self.data.mosaic_classification <= 1
                 )
+            }
+            | {
+                f"augment.cutmix: expected 0 to 1, got {self.augment.cutmix}": 0 <= self.augment.cutmix <= 1,
+                "data.draw=device keeps all images in the device's memory; set data.cache to their longest "
+                "side in pixels": self.data.draw == "loader" or self.data.cache > 0,
             }
             | {
                 "val.patience: nothing is measured; name val.data (--val voc:DIR:val), too": (

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 
-from yolo9000.datasets import collate
 from yolo9000.train import Trainer
 
 _STEPS = 3  # timed at each of two sizes, after one that warms up
@@ -86,8 +85,9 @@ def dry_run(trainer: Trainer, opened: float = 0.0, steps: int = _STEPS) -> DryRu
 def _time(trainer: Trainer, size: int, steps: int) -> Timing:
     keys = [key._replace(size=size) for key in next(iter(trainer.sampler))]
     start = time.perf_counter()
-    batch = collate([trainer.dataset[key] for key in keys])
+    loaded = trainer.loader.collate_fn([trainer.dataset[key] for key in keys])
     read = (time.perf_counter() - start) / len(keys)
+    batch = trainer.ready(loaded)
     trainer.train_mode()
     trainer.check(trainer.train_step([batch]))
     _wait(trainer)

@@ -38,7 +38,7 @@ def evaluate(
         data: A description such as `voc:DIR`, `coco:DIR:val` or `imagenet:DIR`; see
             `yolo9000.datasets.open_dataset`.
         config: Thresholds, size and cuts; by default those of `EvaluateConfig`, and of a model its own
-            threshold.
+            thresholds.
         split: The split where the description names none.
         map_file: Darknet map file (line i: the node of class i) instead of matching labels by id and name.
         progress: Called after each batch with the pictures just done and those in all.
@@ -54,7 +54,7 @@ def evaluate(
     if config is None:
         config = EvaluateConfig()
         if not isinstance(model, Network):
-            config = replace(config, confident=model.threshold)
+            config = replace(config, confident=model.threshold, hier_threshold=model.hier_threshold)
     dataset = open_dataset(data, network.tree, split, map_file=map_file)
     return evaluate_opened(network, dataset, data, config, progress=progress)
 

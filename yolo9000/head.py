@@ -81,8 +81,13 @@ class RegionHead(nn.Module):
         Returns:
             [B, A, 5, H, W], before any sigmoid or exponential.
         """
-        weight = self.box_weight.reshape(-1, self.in_channels, 1, 1)
-        raw = F.conv2d(features, weight, self.box_bias.reshape(-1))
+        weight, bias = self.box_weight.reshape(-1, self.in_channels), self.box_bias.reshape(-1)
+        if (
+            features.is_cuda
+        ):  # cuDNN would round a float32 convolution to TF32; products of matrices are exact
+            raw = F.linear(features.movedim(1, -1), weight, bias).movedim(-1, 1)
+        else:
+            raw = F.conv2d(features, weight[:, :, None, None], bias)
         return raw.reshape(raw.shape[0], self.num_anchors, BOX_CHANNELS, *raw.shape[2:])
 
     def class_logits(self, features: Tensor, b: Tensor, a: Tensor, y: Tensor, x: Tensor) -> Tensor:

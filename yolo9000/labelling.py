@@ -28,6 +28,14 @@ DEFAULT_HIER_THRESHOLD = 0.5  # probability; darknet's -hier
 DEFAULT_NMS = 0.45  # intersection over union; darknet's -nms
 
 
+def own_number(metadata: Mapping[str, str], name: str, default: float) -> float:
+    """A model's own default of a setting, as its file's metadata have it, else `default`."""
+    try:
+        return float(metadata.get(name, default))
+    except ValueError:
+        return default
+
+
 @dataclass(frozen=True, eq=False)
 class Candidates:
     """Everything in one picture that could become a detection, at whatever depth.

@@ -27,7 +27,16 @@ from yolo9000.errors import ConfigError, WeightsError
 from yolo9000.export.program import Program, is_program
 from yolo9000.hub import PUBLISHED, load_published
 from yolo9000.image import ImageSource, Letterbox, LetterboxMode, letterbox, read_image, source_name
-from yolo9000.labelling import DEFAULT_NMS, DEFAULT_THRESHOLD, EVERYWHERE, Candidates, Labelling, Threshold
+from yolo9000.labelling import (
+    DEFAULT_HIER_THRESHOLD,
+    DEFAULT_NMS,
+    DEFAULT_THRESHOLD,
+    EVERYWHERE,
+    Candidates,
+    Labelling,
+    Threshold,
+    own_number,
+)
 from yolo9000.network import Network
 from yolo9000.results import Detections
 from yolo9000.sources import Frame
@@ -181,10 +190,12 @@ class YOLO9000:
     @property
     def threshold(self) -> float:
         """Default score threshold: the model's own, else 0.24."""
-        try:
-            return float(self.metadata.get("threshold", DEFAULT_THRESHOLD))
-        except ValueError:
-            return DEFAULT_THRESHOLD
+        return own_number(self.metadata, "threshold", DEFAULT_THRESHOLD)
+
+    @property
+    def hier_threshold(self) -> float:
+        """How sure labels are by default: the model's own threshold, else 0.5."""
+        return own_number(self.metadata, "hier_threshold", DEFAULT_HIER_THRESHOLD)
 
     @overload
     def detect(
@@ -241,7 +252,8 @@ class YOLO9000:
                 `hier_threshold` can differ within the tree, `{"animal": 0.1}`: see
                 `yolo9000.labelling.Labelling`.
             hier_threshold: How sure the walk down the tree must stay, 0..1. High: "animal". Low: the breed.
-                By default 0.5, or no limit where `depth` or `leaves` is given.
+                By default the model's own (in its metadata), else 0.5; no limit where `depth` or `leaves` is
+                given.
             depth: Go no deeper than this, 0 is the top of the tree.
             leaves: Always go down to a leaf.
             under: Only labels at or below this node, or one of these.
@@ -260,9 +272,10 @@ class YOLO9000:
             TreeError: A node that the tree does not have.
             ImageError: A picture cannot be read.
         """
+        free = hier_threshold is None and (leaves or depth is not None)
         labelling = Labelling(
-            threshold=self._threshold(threshold),
-            hier_threshold=hier_threshold,
+            threshold=_with_own(threshold, self.threshold),
+            hier_threshold=None if free else _with_own(hier_threshold, self.hier_threshold),
             depth=depth,
             leaves=leaves,
             under=(under,) if isinstance(under, str) else tuple(under),
@@ -286,11 +299,6 @@ class YOLO9000:
         iterator = iter(sources)
         while chunk := list(islice(iterator, batch)):
             yield from self._run([_frame(source) for source in chunk], settings)
-
-    def _threshold(self, threshold: Threshold | None) -> Threshold:
-        if isinstance(threshold, Mapping):
-            return {EVERYWHERE: self.threshold, **threshold}
-        return self.threshold if threshold is None else threshold
 
     def input_size(self, size: Size | None) -> tuple[int, int]:
         """Height and width of the network input that `detect` uses for `size`, pixels.
@@ -422,6 +430,13 @@ def pick_device(device: str | torch.device | None) -> torch.device:
             f"device {str(device)!r} cannot be used: {reason} Without it, the best is taken."
         ) from error
     return chosen
+
+
+def _with_own(threshold: Threshold | None, own: float) -> Threshold:
+    """A threshold, and the model's own wherever it says nothing."""
+    if threshold is None:
+        return own
+    return {EVERYWHERE: own, **threshold} if isinstance(threshold, Mapping) else threshold
 
 
 def _is_one(source: object) -> bool:

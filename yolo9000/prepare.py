@@ -22,12 +22,14 @@ from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import DarknetBatchNorm
 from yolo9000.darknet.weights import load_weights
 from yolo9000.datasets import (
+    ImageBank,
     JointDataset,
     JointSampler,
     SampleDataset,
     TrainTransform,
     balance_weights,
     collate,
+    collate_plans,
     open_datasets,
 )
 from yolo9000.errors import ConfigError
@@ -120,8 +122,8 @@ def share_batchnorm(network: Network) -> None:
 
 def build_data(
     config: TrainConfig, network: Network, fabric: Fabric, console: Console
-) -> tuple[JointDataset, JointSampler]:
-    """The images of both kinds, and the order they come in for this process."""
+) -> tuple[JointDataset, JointSampler, ImageBank | None]:
+    """The images of both kinds, the order they come in for this process, and the bank that holds them."""
     data, tree = config.data, network.tree
     detection = open_datasets(data.detection, tree, map_file=data.map, cache=data.cache)
     classification = open_datasets(data.classification, tree, cache=data.cache)
@@ -139,8 +141,18 @@ def build_data(
         world_size=fabric.world_size,
         classification_weights=balance_weights(classification) if data.balance and classification else None,
     )
-    transform = build_transform(config.augment)
-    return JointDataset(detection, classification, transform, mosaic, data.mosaic_classification), sampler
+    transform, bank = build_transform(config.augment), None
+    if data.draw == "device":
+        bank = ImageBank((detection, classification, mosaic), fabric.device)
+        detection, classification, mosaic = bank.datasets
+    dataset = JointDataset(
+        detection,
+        classification,
+        transform if bank is None else transform.plan,
+        mosaic,
+        data.mosaic_classification,
+    )
+    return dataset, sampler, bank
 
 
 def _report_unmatched(source: SampleDataset | None, console: Console) -> None:
@@ -157,7 +169,7 @@ def build_loader(
         dataset,
         batch_sampler=sampler,
         num_workers=config.workers,
-        collate_fn=collate,
+        collate_fn=collate if config.draw == "loader" else collate_plans,
         persistent_workers=config.workers > 0,
         pin_memory=device.type == "cuda",
     )
@@ -165,7 +177,9 @@ def build_loader(
 
 def build_transform(config: AugmentConfig) -> TrainTransform:
     """The images' random changes that `config` describes."""
-    return TrainTransform(**dataclasses.asdict(config))
+    settings = dataclasses.asdict(config)
+    del settings["cutmix"]  # of whole batches, not of one image
+    return TrainTransform(**settings)
 
 
 def training_sizes(network: Network) -> tuple[int, ...]:

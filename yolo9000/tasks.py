@@ -5,6 +5,7 @@ Letters: B images of a batch.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from yolo9000.config import TrainConfig
@@ -48,7 +49,7 @@ class ClassifierTask(nn.Module):
     def __init__(self, network: Network, config: TrainConfig) -> None:
         super().__init__()
         self.network = network
-        self.smoothing = config.loss.smoothing
+        self.smoothing, self.cutmix = config.loss.smoothing, config.augment.cutmix
 
     @property
     def weights(self) -> dict[str, float]:
@@ -57,14 +58,42 @@ class ClassifierTask(nn.Module):
 
     def forward(self, batch: Batch, seen: int) -> dict[str, Tensor]:
         """The mean negative log probability of the labels."""
-        network, nodes = self.network, batch.labels
-        features = network.features(batch.images)
+        if self.cutmix and float(torch.rand(())) < self.cutmix:
+            images, other = cut_and_mix(batch.images)
+            features = self.network.features(images)
+            loss = (1 - other) * self._loss(features, batch.labels)
+            return {"image_class": loss + other * self._loss(features, batch.labels.flip(0))}
+        return {"image_class": self._loss(self.network.features(batch.images), batch.labels)}
+
+    def _loss(self, features: Tensor, nodes: Tensor) -> Tensor:
+        network = self.network
         if network.head is None:
-            loss = network.ops.path_nll(network.class_logits(features), nodes, self.smoothing)
-        else:
-            loss = network.head.whole_nll(features, nodes, self.smoothing)
-        return {"image_class": loss.mean()}
+            logits = network.class_logits(features)
+            return network.ops.path_nll(logits, nodes, self.smoothing).mean()
+        return network.head.whole_nll(features, nodes, self.smoothing).mean()
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
         """The only term."""
         return terms["image_class"]
+
+
+def cut_and_mix(images: Tensor) -> tuple[Tensor, float]:
+    """Put a rectangle of each image's partner in its place (CutMix, arXiv 1905.04899).
+
+    Partners are first and last of the batch, second and last but one, and so on; the rectangle is the same
+    for all, its share of the picture uniform before it is cut off at the border.
+
+    Args:
+        images: [B, 3, H, W].
+
+    Returns:
+        The new images, and the rectangle's share of them.
+    """
+    height, width = images.shape[-2:]
+    share, across, down = torch.rand(3).tolist()
+    half_h, half_w = height * share**0.5 / 2, width * share**0.5 / 2
+    top, bottom = max(0, round(down * height - half_h)), min(height, round(down * height + half_h))
+    left, right = max(0, round(across * width - half_w)), min(width, round(across * width + half_w))
+    mixed = images.clone(memory_format=torch.preserve_format)
+    mixed[:, :, top:bottom, left:right] = images.flip(0)[:, :, top:bottom, left:right]
+    return mixed, (bottom - top) * (right - left) / (height * width)

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from yolo9000.checkpoint import save_model
 from yolo9000.config import TrainConfig, save_config
-from yolo9000.datasets import Batch
+from yolo9000.datasets import Batch, Plan
 from yolo9000.errors import ConfigError, TrainingError
 from yolo9000.memory import keep_freed_memory
 from yolo9000.network import Network
@@ -144,7 +144,7 @@ class Trainer:
         first = self.fabric.is_global_zero  # what the first process says is enough
         self.console = (console or Console(stderr=True)) if first else Console(quiet=True)
         self.network = build_network(config, self.console)
-        self.dataset, self.sampler = build_data(config, self.network, self.fabric, self.console)
+        self.dataset, self.sampler, self.bank = build_data(config, self.network, self.fabric, self.console)
         self.loader = build_loader(self.dataset, self.sampler, config.data, self.fabric.device)
         accumulate = config.optim.accumulate
         self.total_steps = config.max_steps or -(-config.epochs * len(self.sampler) // accumulate)
@@ -245,13 +245,21 @@ class Trainer:
     def _batches(self) -> Iterator[Batch]:
         """Batches without end; the sampler notes which have been used and starts each next epoch."""
         while True:
-            for batch in self.loader:
+            for loaded in self.loader:
+                batch = self.ready(loaded)
                 self.sampler.consumed(batch)
                 if self._to_draw:
                     number = self.config.pictures - self._to_draw + 1
-                    save_batch(batch, self.network.tree, self.out / f"batch-{number}.jpg")
+                    save_batch(batch.to("cpu"), self.network.tree, self.out / f"batch-{number}.jpg")
                     self._to_draw -= 1
                 yield batch
+
+    def ready(self, loaded: Batch | Plan) -> Batch:
+        """A batch of the loader with its pictures."""
+        if isinstance(loaded, Batch):
+            return loaded
+        assert self.bank is not None
+        return self.bank.draw(loaded)
 
     def train_step(self, batches: list[Batch]) -> Step:
         """Do one optimiser step on the gradients of some batches; whether it went well, `check` says."""
@@ -278,7 +286,7 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
-            self.average.update_parameters(self.network)
+            self.average.update()
         self.step += 1
         if world > 1:
             values, present = values / world, present.to(values.device)
@@ -369,7 +377,7 @@ class Trainer:
 
     def _result(self) -> Network:
         """The network that a run is for: the average where there is one."""
-        network = self.network if self.average is None else cast(Network, self.average.module)
+        network = self.network if self.average is None else self.average.module
         network.seen = self.seen
         return network
 

@@ -36,7 +36,7 @@ HierThreshold = Annotated[
         help="How sure a label must be: high gives 'animal', low gives the breed. For a part of the tree: "
         "dog=0.2. Repeatable.",
         metavar="P|NODE=P",
-        show_default="0.5; no limit with --depth or --leaves",
+        show_default="the model's own, else 0.5; no limit with --depth or --leaves",
         rich_help_panel=_LABELS,
     ),
 ]

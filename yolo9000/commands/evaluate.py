@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from yolo9000.evaluation.detection import DetectionResult
     from yolo9000.network import Network
 
-DEFAULT_CONFIDENT = 0.24  # score; as in `detect`
-
 
 def evaluate(
     data: Annotated[
@@ -60,8 +58,14 @@ def evaluate(
         ),
     ] = None,
     hier_threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="How sure a label must be, as in detect.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="How sure a label must be, as in detect.",
+            show_default="the model's own, else 0.5",
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Only so many pictures, evenly spread; 0: all.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Pictures run together.")] = 16,
     device: Device = None,
@@ -90,6 +94,7 @@ def evaluate(
     from yolo9000.errors import ConfigError
     from yolo9000.evaluate import evaluate as run
     from yolo9000.evaluation.options import EvaluateConfig
+    from yolo9000.labelling import own_number
     from yolo9000.optional import optional
 
     if plots and out is None:
@@ -101,12 +106,15 @@ def evaluate(
         batch_size=batch,
         limit=limit,
         iou=iou,
-        hier_threshold=hier_threshold,
         cuts=tuple(cut or ()),
         boxes=None if boxes is None else tuple(boxes),
     )
-    network, own = _load(model, weights, cfg, device)
-    config = replace(config, confident=own if confident is None else confident)
+    network, metadata = _load(model, weights, cfg, device)
+    if confident is None:
+        confident = own_number(metadata, "threshold", config.confident)
+    if hier_threshold is None:
+        hier_threshold = own_number(metadata, "hier_threshold", config.hier_threshold)
+    config = replace(config, confident=confident, hier_threshold=hier_threshold)
     for number, spec in enumerate(data, start=1):
         with _Bar(spec) as bar:
             result = run(network, spec, config, split=split, map_file=map_file, progress=bar.update)
@@ -117,8 +125,8 @@ def evaluate(
 
 def _load(
     model: str | None, weights: Path | None, cfg: str | None, device: str | None
-) -> tuple[Network, float]:
-    """A network, which unlike a `YOLO9000` may be a classifier, and its own threshold."""
+) -> tuple[Network, dict[str, str]]:
+    """A network, which unlike a `YOLO9000` may be a classifier, and its file's metadata."""
     from yolo9000.checkpoint import load_darknet
     from yolo9000.errors import ConfigError
     from yolo9000.model import DEFAULT_MODEL, load_any, pick_device
@@ -130,11 +138,7 @@ def _load(
         network = load_darknet(cfg, weights)
     else:
         network, metadata = load_any(model or DEFAULT_MODEL)
-    try:
-        own = float(metadata.get("threshold", DEFAULT_CONFIDENT))
-    except ValueError:
-        own = DEFAULT_CONFIDENT
-    return network.to(pick_device(device)), own
+    return network.to(pick_device(device)), metadata
 
 
 def _show(result: DetectionResult | ClassificationResult, *, json: bool, per_class: bool) -> None:
