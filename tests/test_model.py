@@ -257,6 +257,23 @@ def test_save_and_load(model: YOLO9000, tmp_path: Path) -> None:
     assert YOLO9000.load(str(path)).metadata["threshold"] == "0.9"
 
 
+def test_a_model_may_say_how_sure_labels_are(model: YOLO9000, tmp_path: Path) -> None:
+    image, path = spot(64, 96, 32, 64, 32), tmp_path / "m.safetensors"
+    assert model.hier_threshold == 0.5
+    model.metadata["hier_threshold"] = "0.85"
+    model.save(path)
+    again = YOLO9000.load(path, device="cpu")
+    assert again.hier_threshold == 0.85
+    assert again.detect(image).labels == ["animal"]
+    assert again.detect(image, hier_threshold=0.5).labels == ["pug"]
+    assert again.detect(image, hier_threshold={"dog": 0.5}).labels == ["pug"]  # of the animal it is sure
+    assert again.detect(image, hier_threshold={"*": 0.9, "dog": 0.5}).labels == ["animal"]
+    for rule in ({"depth": 1}, {"leaves": True}):
+        assert again.detect(image, **rule).labels == model.detect(image, **rule).labels
+    model.metadata["hier_threshold"] = "very"
+    assert model.hier_threshold == 0.5
+
+
 def test_load_cfg_and_weights_as_darknet_would(tmp_path: Path) -> None:
     tree = tmp_path / "toy.tree"
     tree.write_text("n0 -1\nn1 -1\nn2 0\nn3 0\nn4 3\n")

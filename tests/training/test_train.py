@@ -11,18 +11,24 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 import yolo9000
 from wordtree.tree import WordTree
 from yolo9000.config import TrainConfig, from_mapping, load_config, to_yaml
+from yolo9000.darknet.cfg import Cfg
 from yolo9000.datasets import Batch
 from yolo9000.errors import ConfigError, DataError, TrainingError, YOLO9000Error
-from yolo9000.optim import build_optimizer, learning_rate
+from yolo9000.network import Network
+from yolo9000.optim import build_optimizer, learning_rate, weight_average
 from yolo9000.prepare import pick_precision
+from yolo9000.tasks import ClassifierTask, cut_and_mix
 from yolo9000.train import (
     JointTask,
     Step,
@@ -151,11 +157,18 @@ def test_killed_and_resumed_runs_end_in_the_same_weights(settings: Settings, tmp
     assert read_log(out) == read_log(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "changes"),
+    [
+        (signal.SIGINT, {}),
+        (signal.SIGTERM, {}),
+        (signal.SIGTERM, {"data__draw": "device", "data__cache": 160, "augment__mosaic": 0.5}),
+    ],
+)
 def test_a_signal_lets_the_step_be_finished_and_saved(
-    settings: Settings, tmp_path: Path, number: signal.Signals
+    settings: Settings, tmp_path: Path, number: signal.Signals, changes: dict[str, Any]
 ) -> None:
-    config = settings(tmp_path / "cut", max_steps=6)
+    config = settings(tmp_path / "cut", max_steps=6, **changes)
     trainer = Trainer(config, JointTask)
     done = trainer.train_step
 
@@ -170,7 +183,7 @@ def test_a_signal_lets_the_step_be_finished_and_saved(
     assert [row["step"] for row in read_log(tmp_path / "cut")] == ["1", "2", "3"]
     assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
     train_joint(config, resume=True)
-    train_joint(settings(tmp_path / "whole", max_steps=6))
+    train_joint(settings(tmp_path / "whole", max_steps=6, **changes))
     files = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("cut", "whole")]
     assert files[0] == files[1]
 
@@ -181,6 +194,56 @@ def test_number_of_workers_does_not_change_the_run(settings: Settings, tmp_path:
         train_joint(settings(tmp_path / str(workers), max_steps=3, data__workers=workers))
         logs.append([row["loss"] for row in read_log(tmp_path / str(workers))])
     assert logs[0] == logs[1]
+
+
+def test_drawn_by_the_device_a_run_is_nearly_the_same(settings: Settings, tmp_path: Path) -> None:
+    """Only the filter differs; and the device draws the same whatever the number of workers."""
+    losses = {}
+    for name, draw, workers in (("loader", "loader", 0), ("device", "device", 0), ("workers", "device", 2)):
+        out = tmp_path / name
+        changes = {"data__cache": 200, "data__draw": draw, "data__workers": workers, "pictures": 1}
+        train_joint(settings(out, max_steps=4, **changes))
+        losses[name] = [float(row["loss"]) for row in read_log(out)]
+        assert (out / "batch-1.jpg").exists()
+    assert losses["workers"] == losses["device"]
+    assert losses["device"] != losses["loader"]
+    assert losses["device"] == pytest.approx(losses["loader"], rel=0.05)
+
+
+def test_cut_and_mix_says_how_much_is_of_whom() -> None:
+    torch.manual_seed(0)
+    images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 20, 30).contiguous()
+    shares = []
+    for _ in range(50):
+        mixed, share = cut_and_mix(images)
+        assert mixed.mean((1, 2, 3)).tolist() == pytest.approx(
+            [(1 - share) * own + share * (3 - own) for own in range(4)], abs=1e-5
+        )
+        shares.append(share)
+    assert images.unique().tolist() == [0, 1, 2, 3]
+    assert min(shares) < 0.1
+    assert max(shares) > 0.5
+
+
+def test_a_classifier_with_cutmix_resumes_exactly(settings: Settings, tmp_path: Path) -> None:
+    changes = {"data__detection": [], "augment__cutmix": 0.7}
+    train_classifier(settings(tmp_path / "plain", max_steps=6, data__detection=[]))
+    train_classifier(settings(tmp_path / "whole", max_steps=6, **changes))
+    trainer = Trainer(settings(tmp_path / "cut", max_steps=6, **changes), ClassifierTask)
+    done = trainer.train_step
+
+    def step(batches: list[Batch]) -> Step:
+        if trainer.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return done(batches)
+
+    trainer.train_step = step  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    train_classifier(settings(tmp_path / "cut", max_steps=6, **changes), resume=True)
+    logs = {run: [row["loss"] for row in read_log(tmp_path / run)] for run in ("plain", "whole", "cut")}
+    assert logs["whole"] == logs["cut"]
+    assert logs["whole"] != logs["plain"]
 
 
 def test_a_classifier_starts_a_detector(settings: Settings, tmp_path: Path) -> None:
@@ -334,6 +397,30 @@ def test_learning_rate_follows_the_schedules() -> None:
     assert learning_rate(poly, 50, 100) == pytest.approx(0.1 * 0.5**4)
     cosine = from_mapping(TrainConfig, {"optim": {"lr": 1.0, "burn_in": 0, "schedule": "cosine"}}).optim
     assert learning_rate(cosine, 100, 100) == pytest.approx(0.01)
+
+
+def test_the_weight_average_is_that_of_torch() -> None:
+    torch.manual_seed(0)
+    network = Network(Cfg.load("yolov2-tiny"))
+
+    def update(averages: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        now = min(0.6, (1 + int(count)) / (10 + int(count)))
+        for average, new in zip(averages, current, strict=True):
+            average.lerp_(new, 1 - now) if average.is_floating_point() else average.copy_(new)
+
+    ours, theirs = weight_average(network, 0.6), AveragedModel(network, multi_avg_fn=update, use_buffers=True)
+    assert ours is not None
+    assert weight_average(network, 0.0) is None
+    for _ in range(20):
+        for tensor in [*network.parameters(), *network.buffers()]:
+            if tensor.is_floating_point():
+                tensor.data.add_(torch.randn_like(tensor))
+        ours.update()
+        theirs.update_parameters(network)
+    found, expected = ours.state_dict(), theirs.state_dict()
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=1e-6)
 
 
 def test_weight_decay_spares_biases_and_norms() -> None:
