@@ -172,7 +172,13 @@ def build_loader(
         collate_fn=collate if config.draw == "loader" else collate_plans,
         persistent_workers=config.workers > 0,
         pin_memory=device.type == "cuda",
+        worker_init_fn=_leave_group,
     )
+
+
+def _leave_group(worker: int) -> None:
+    """Keep Ctrl-C, which a terminal sends to the whole group, from a loader's process: the run ends it."""
+    os.setpgid(0, 0)
 
 
 def build_transform(config: AugmentConfig) -> TrainTransform:

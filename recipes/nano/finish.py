@@ -37,7 +37,7 @@ Results = tuple[DetectionResult, DetectionResult, ClassificationResult]
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 MODEL = ROOT / "yolo9000" / "weights" / "yolo9000-nano.safetensors"
-STAGES = ("classifier", "joint", "refine", "zoom", "objects")
+STAGES = ("classifier", "joint", "settle")
 SIZE = Cfg.load("yolo9000-nano").width
 CARD = ROOT / "docs" / "models" / "yolo9000-nano.md"
 
@@ -53,10 +53,10 @@ def main() -> None:
         "--minimum", type=int, default=20, help="labels that a sibling group must be taught by"
     )
     parser.add_argument(
-        "--caution",
+        "--hier-threshold",
         type=float,
-        default=1.25,
-        help="factor on the fitted temperatures: above 1, labels stop earlier and are less often overconfident",
+        default=0.6,
+        help="how sure labels must be by default: higher, they stop earlier and are less often overconfident",
     )
     parser.add_argument(
         "--trained-on",
@@ -69,26 +69,30 @@ def main() -> None:
     network.load_state_dict(trained.state_dict())
     network.batchnorm, network.seen = trained.batchnorm, trained.seen
     forgotten = forget(network, arguments.runs, arguments.minimum)
-    uncalibrated = evaluate_three(network, arguments.data, arguments.threshold)
-    temperatures = calibrate(network, arguments.data, arguments.caution)
-    metadata = {"threshold": f"{arguments.threshold:g}", "licence": "MIT; trained on photos for research use"}
-    metadata["temperatures"] = " ".join(f"{arguments.caution * row.temperature:.3g}" for row in temperatures)
+    config = EvaluateConfig(
+        confident=arguments.threshold, hier_threshold=arguments.hier_threshold, cuts=("4", "8")
+    )
+    uncalibrated = evaluate_three(network, arguments.data, config)
+    temperatures = calibrate(network, arguments.data)
+    metadata = {"threshold": f"{arguments.threshold:g}", "hier_threshold": f"{arguments.hier_threshold:g}"}
+    metadata["licence"] = "MIT; trained on photos for research use"
+    metadata["temperatures"] = " ".join(f"{row.temperature:.3g}" for row in temperatures)
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / "trial.safetensors"
         save_model(network, trial, half=True, metadata=metadata)
-        results = measure(trial, arguments.data, arguments.threshold)
+        results = measure(trial, arguments.data, config)
         metadata |= figures(*results)
         save_model(network, trial, half=True, metadata=metadata)
         MODEL.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(trial, MODEL)
-    floor = evaluate_three(Network(Cfg.load("yolo9000-nano")).eval(), arguments.data, arguments.threshold)
+    floor = evaluate_three(Network(Cfg.load("yolo9000-nano")).eval(), arguments.data, config)
     CARD.parent.mkdir(parents=True, exist_ok=True)
     text = card(
         arguments,
         results,
         floor,
         forgotten,
-        calibration(temperatures, arguments.caution, uncalibrated, results),
+        calibration(temperatures, uncalibrated, results),
     )
     CARD.write_text(text, encoding="utf-8")
     print(MODEL, CARD, sep="\n")
@@ -96,8 +100,8 @@ def main() -> None:
 
 def forget(network: Network, runs: Path, minimum: int) -> str:
     """Make untaught sibling groups uniform; says what was done."""
-    data = load_config(runs / STAGES[-1] / "config.yaml").data
-    specs = (*data.detection, *data.classification, *data.mosaic)
+    taught = [load_config(runs / stage / "config.yaml").data for stage in STAGES[1:]]
+    specs = {spec for data in taught for spec in (*data.detection, *data.classification, *data.mosaic)}
     sets = [open_dataset(spec, network.tree) for spec in specs]
     counts = label_counts(network.tree, sets)
     groups = forget_untaught(network, counts, minimum)
@@ -107,17 +111,17 @@ def forget(network: Network, runs: Path, minimum: int) -> str:
     )
 
 
-def calibrate(network: Network, data: Path, caution: float) -> Sequence[DepthTemperature]:
-    """Fit a temperature a depth on the val parts; divide it, times `caution`, into the class rows."""
+def calibrate(network: Network, data: Path) -> Sequence[DepthTemperature]:
+    """Fit a temperature a depth on the val parts; divide it into the class rows."""
     specs = [f"{kind}:{data / kind}-mini:val" for kind in ("voc", "coco", "imagenet")]
     network.eval()
     steps = join_steps([collect_steps(network, open_dataset(spec, network.tree)) for spec in specs])
     found = fit_temperatures(steps, network.ops.levels)
-    apply_temperatures(network, [caution * row.temperature for row in found])
+    apply_temperatures(network, [row.temperature for row in found])
     return found
 
 
-def calibration(found: Sequence[DepthTemperature], caution: float, before: Results, after: Results) -> str:
+def calibration(found: Sequence[DepthTemperature], before: Results, after: Results) -> str:
     """The card's section about it."""
     rows = "\n".join(
         f"| {row.depth} | {row.steps:,} | {row.temperature:.2f} | {row.nll[0]:.2f} | {row.nll[1]:.2f} | {row.error[0]:.3f} | {row.error[1]:.3f} |"
@@ -128,22 +132,20 @@ def calibration(found: Sequence[DepthTemperature], caution: float, before: Resul
         percent(one.overconfident, one.labels) for one in (before[2].whole.labels, after[2].whole.labels)
     ]
     return f"""The step probabilities are calibrated: logits are divided by one temperature a depth (`yolo9000 calibrate`), fitted on the val parts (few
-numbers, but the same photos that the figures above are of), times {caution:g}: a factor of caution, so that labels rather stop too early than go wrong. *Error* is the expected calibration error of the
-likeliest child; the table is of the temperatures as they were fitted. Overconfident labels on ImageNet val (whole photos) went from {images[0]} to {images[1]}.
+numbers, but the same photos that the figures above are of). *Error* is the expected calibration error of the likeliest child. Overconfident labels on ImageNet val (whole photos) went from {images[0]} to {images[1]}.
 
 | depth | labelled steps | temperature | -log P before | after | error before | after |
 |---|---|---|---|---|---|---|
 {rows}"""
 
 
-def measure(path: Path, data: Path, threshold: float) -> Results:
+def measure(path: Path, data: Path, config: EvaluateConfig) -> Results:
     """VOC, COCO and ImageNet val results of a model file."""
-    return evaluate_three(YOLO9000.load(path, device="cpu").network, data, threshold)
+    return evaluate_three(YOLO9000.load(path, device="cpu").network, data, config)
 
 
-def evaluate_three(network: Network, data: Path, threshold: float) -> Results:
+def evaluate_three(network: Network, data: Path, config: EvaluateConfig) -> Results:
     """VOC, COCO and ImageNet val results of a network."""
-    config = EvaluateConfig(confident=threshold, cuts=("4", "8"))
     voc, coco = (evaluate(network, f"{kind}:{data / kind}-mini:val", config) for kind in ("voc", "coco"))
     imagenet = evaluate(network, f"imagenet:{data / 'imagenet-mini'}:val", config)
     assert isinstance(voc, DetectionResult)
@@ -176,7 +178,7 @@ def card(
     """The model card as Markdown."""
     threshold, trained_on = arguments.threshold, arguments.trained_on
     voc, coco, imagenet = results
-    classifier, joint, refine, zoom, objects = (load_config(HERE / f"{name}.yaml") for name in STAGES)
+    classifier, joint, settle = (load_config(HERE / f"{name}.yaml") for name in STAGES)
     anchors = imagenet.best_anchor
     assert anchors is not None
     depths = "\n".join(
@@ -202,9 +204,9 @@ def card(
 The model that comes with the package: a small network of the YOLOv2 family over the full 9,418-node WordTree
 ([cfg](../../yolo9000/cfgs/yolo9000-nano.cfg)). This card is written by `recipes/nano/finish.py` from a trained run.
 
-- **Parameters** 8.2 million, {MODEL.stat().st_size / 1e6:.1f} MB in half precision with cfg, tree and names inside.
+- **Parameters** 9.3 million, {MODEL.stat().st_size / 1e6:.1f} MB in half precision with cfg, tree and names inside.
 - **Input** {SIZE} × {SIZE} pixels by default; any multiple of 32. Class rows are shared by all five anchors.
-- **Default score threshold** {threshold:g}.
+- **Default thresholds** score {threshold:g}, `--hier-threshold` {arguments.hier_threshold:g}.
 - **Licence** MIT for the weights as a work of this project. The photos it was trained on are not part of it; their terms (COCO,
   PASCAL VOC, ImageNet, Tiny ImageNet) allow research use.
 
@@ -212,20 +214,17 @@ The model that comes with the package: a small network of the YOLOv2 family over
 
 <!-- not run: needs data, trains for hours -->
 ```bash
-recipes/nano/train.sh DATA runs/nano          # five trainings; resumes after an interruption
+recipes/nano/train.sh DATA runs/nano          # three trainings; resumes after an interruption
 python recipes/nano/finish.py DATA runs/nano  # measures, writes the model file and this card
 ```
 
-1. `train-classifier` ([settings](../../recipes/nano/classifier.yaml)): {classifier.epochs} epochs over 3,000 ImageNet photos (one of each ILSVRC
-   class, 100 more of each of 20 synsets) and 12,120 Tiny ImageNet photos, at 96 and 128 pixels.
-2. `train-joint` ([settings](../../recipes/nano/joint.yaml)): {joint.max_steps:,} steps of {joint.batch_size} images: 414 COCO and 459 VOC photos with boxes, and the
-   classification photos of the first stage, {joint.data.ratio:g} to 1, at {pixels(joint)} pixels. Half of the photos with boxes become mosaics
-   of four, whose further tiles are half the time boxed photos of Tiny ImageNet.
-3. `train-joint` again ([settings](../../recipes/nano/refine.yaml)): {refine.max_steps:,} steps of {refine.batch_size} images at {pixels(refine)} pixels, ImageNet
-   photos {refine.data.ratio:g} to 1. Every prior of a cell whose shape overlaps a box by {refine.loss.match_iou:g} learns from it, and the averaged features of classification photos learn the class, too.
-4. `train-joint` again ([settings](../../recipes/nano/zoom.yaml)): {zoom.max_steps:,} steps that also show photos at up to {zoom.augment.scale[1]:g} times the size of the input, so that the network knows objects that fill a large one.
-5. `train-joint` again ([settings](../../recipes/nano/objects.yaml)): {objects.max_steps:,} steps in which a photo without boxes teaches its class at the anchor of most objectness, not where the class is easiest to see; a third of the
-   further tiles of mosaics are such photos ([why](../transfer.md)).
+1. `train-classifier` ([settings](../../recipes/nano/classifier.yaml)): {classifier.max_steps:,} steps of {classifier.batch_size} images, which are 3,000 ImageNet photos
+   (one of each ILSVRC class, 100 more of each of 20 synsets) and 12,120 of Tiny ImageNet, at {pixels(classifier)} pixels; half of the batches with CutMix.
+2. `train-joint` ([settings](../../recipes/nano/joint.yaml)): {joint.max_steps:,} steps of {joint.batch_size} images, 414 COCO and 459 VOC photos with boxes and the ImageNet photos
+   {joint.data.ratio:g} to 1, at {pixels(joint)} pixels. {100 * joint.augment.mosaic:.0f} % of the photos with boxes become mosaics of four; a third of their further tiles are labelled photos, half of
+   the others boxed photos of Tiny ImageNet. Every prior of a cell whose shape overlaps a box by {joint.loss.match_iou:g} learns from it. A photo without boxes teaches its class at
+   the anchor of most objectness, not where the class is easiest to see ([why](../transfer.md)), and with its averaged features.
+3. `train-joint` again ([settings](../../recipes/nano/settle.yaml)): {settle.max_steps:,} steps of {settle.batch_size} images of the same kind with a smaller rate.
 
 {trained_on} No photo of a val part was trained on.
 
@@ -252,7 +251,7 @@ Is the likeliest path right at each depth? ImageNet val, in percent: of the aver
 |---|---|---|---|
 {depths}
 
-How honest are the labels at `--hier-threshold 0.5`? Of the labels given with a score above the threshold (ImageNet, whole photo: of all): *exact*; *finer*
+How honest are the labels at `--hier-threshold {arguments.hier_threshold:g}`? Of the labels given with a score above the threshold (ImageNet, whole photo: of all): *exact*; *finer*
 than the data set says; right but *unspecific*, such as `animal` for a dog; *overconfident*: another branch, where an ancestor would
 have been right; *wrong* altogether.
 

@@ -2,8 +2,8 @@
 
     python recipes/nano/rival.py DATA [--minutes 120] [--out runs/rival]
 
-From random weights, with the changes of the photos, the batch size and the optimiser of `refine.yaml`, at 320
-pixels; every label of the boxes is a class of its own. Trains for so many minutes, with the rate falling to 0,
+From random weights, with the changes of the photos, the batch size and the optimiser of `settle.yaml`, at 320
+pixels and twice its rate; every label of the boxes is a class of its own. Trains for so many minutes, with the rate falling to 0,
 and is scored on the val parts by the code that scores ours.
 """
 
@@ -38,7 +38,7 @@ from yolo9000.optim import build_optimizer
 from yolo9000.prepare import build_loader, build_transform
 
 SIZE = 320
-SETTINGS = load_config(Path(__file__).resolve().parent / "refine.yaml")
+SETTINGS = load_config(Path(__file__).resolve().parent / "settle.yaml")
 BURN_IN = 0.03  # share of the time over which the rate rises
 
 
@@ -96,7 +96,9 @@ def train(
         share = (time.perf_counter() - start) / (60 * options.minutes)
         if share >= 1:
             break
-        rate = SETTINGS.optim.lr * min(1, (share + 1e-6) / BURN_IN) * 0.5 * (1 + math.cos(math.pi * share))
+        rate = (
+            2 * SETTINGS.optim.lr * min(1, (share + 1e-6) / BURN_IN) * 0.5 * (1 + math.cos(math.pi * share))
+        )
         for group in optimizer.param_groups:
             group["lr"] = rate
         targets = [truth_of(batch, i, nodes, options.device) for i in range(len(batch))]

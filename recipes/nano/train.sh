@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From data to yolo9000-nano: trains the classifier, then the detector in four stages, and measures it.
+# From data to yolo9000-nano: trains the classifier, then the detector in two stages, and measures it.
 #
 #   recipes/nano/train.sh DATA [RUNS]
 #
@@ -14,20 +14,21 @@ classification=(-c "$imagenet" -c "tiny-imagenet:$data/tiny-imagenet-200-part.ta
 mosaic=(--set "data.mosaic=tiny-imagenet-boxes:$data/tiny-imagenet-200-part.tar")
 detection=(-d "coco:$data/coco-mini" -d "voc:$data/voc-mini")
 
+# Without a GPU the loader draws the pictures, and a process more than there are cores would only wait.
+loader=()
+python -c 'import sys, torch; sys.exit(torch.cuda.is_available())' && loader=(--set data.draw=loader --set data.workers=2)
+
 stage() { # stage NAME COMMAND...: runs a training unless its model is there, and goes on with a checkpoint that is
     local name=$1
     shift
     [ -e "$runs/$name/model.safetensors" ] && return
     local resume=()
     [ -e "$runs/$name/last.ckpt" ] && resume=(--resume)
-    yolo9000 "$@" --config "$here/$name.yaml" --out "$runs/$name" "${resume[@]}"
+    yolo9000 "$@" --config "$here/$name.yaml" --out "$runs/$name" "${loader[@]}" "${resume[@]}"
 }
 
 stage classifier train-classifier "${classification[@]}"
-stage joint train-joint "${detection[@]}" "${classification[@]}" --weights "$runs/classifier/model.safetensors" "${mosaic[@]}"
-stage refine train-joint "${detection[@]}" -c "$imagenet" --weights "$runs/joint/model.safetensors" "${mosaic[@]}" \
-    --val "voc:$data/voc-mini:val" --val "$imagenet:val"
-stage zoom train-joint "${detection[@]}" -c "$imagenet" --weights "$runs/refine/model.safetensors" "${mosaic[@]}"
-stage objects train-joint "${detection[@]}" -c "$imagenet" --weights "$runs/zoom/model.safetensors" "${mosaic[@]}"
+stage joint train-joint "${detection[@]}" -c "$imagenet" --weights "$runs/classifier/model.safetensors" "${mosaic[@]}"
+stage settle train-joint "${detection[@]}" -c "$imagenet" --weights "$runs/joint/model.safetensors" "${mosaic[@]}"
 yolo9000 evaluate "voc:$data/voc-mini" "coco:$data/coco-mini" "imagenet:$data/imagenet-mini" \
-    --model "$runs/objects/model.safetensors" --out "$runs/evaluation"
+    --model "$runs/settle/model.safetensors" --out "$runs/evaluation"

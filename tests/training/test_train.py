@@ -188,6 +188,29 @@ def test_a_signal_lets_the_step_be_finished_and_saved(
     assert files[0] == files[1]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_terminal_stops_a_run_with_its_workers(
+    settings: Settings, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Ctrl-C reaches every process of the group, at whatever moment; the step is finished and saved all the
+    same."""
+    config = settings(tmp_path / "run", max_steps=10_000, checkpoint_steps=10_000, data__workers=2)
+    (tmp_path / "run.yaml").write_text(to_yaml(config))
+    log = tmp_path / "run" / "metrics.csv"
+    run = start(tmp_path / "run.yaml", "fresh")
+    deadline = time.monotonic() + 240
+    while not log.exists() or len(log.read_text().splitlines()) < 3:
+        assert run.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(run.pid, number)
+    assert run.wait(120) == -signal.SIGINT  # a KeyboardInterrupt that nobody catches
+    assert (tmp_path / "run" / "last.ckpt").exists()
+    trainer = Trainer(config, JointTask)
+    trainer._load(tmp_path / "run" / "last.ckpt")
+    assert trainer.step == int(read_log(tmp_path / "run")[-1]["step"])
+
+
 def test_number_of_workers_does_not_change_the_run(settings: Settings, tmp_path: Path) -> None:
     logs = []
     for workers in (0, 2):
