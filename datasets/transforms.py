@@ -302,8 +302,8 @@ class TrainTransform:
         x, y = (int(value) for value in rng.integers(size // 4, size - size // 4 + 1, 2))
         quarters = ((0, 0, x, y), (x, 0, size, y), (0, y, x, size), (x, y, size, size))
         found = []
-        for sample, quarter in zip(samples, quarters, strict=True):
-            labels = self._place_window(sample, canvas.inside(quarter), rng, cover=True)
+        for index, quarter in zip(rng.permutation(4), quarters, strict=True):
+            labels = self._place_window(samples[index], canvas.inside(quarter), rng, cover=True)
             found.append([part.shifted(*quarter[:2]) for part in labels])
         boxes, tiles = (
             _Labels(*map(np.concatenate, zip(*parts, strict=True))) for parts in zip(*found, strict=True)

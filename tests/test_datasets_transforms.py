@@ -148,6 +148,15 @@ def test_a_mosaic_says_where_classification_images_are(seed: int) -> None:
     assert float((green & marked).sum() / marked.sum()) > 0.9
 
 
+def test_the_image_asked_for_can_stand_in_any_quarter() -> None:
+    sample, other = rectangle((20, 20, 180, 130)), rectangle((20, 20, 180, 130), colour=GREEN)
+    rng, transform = np.random.default_rng(0), TrainTransform(mosaic=1.0)
+    plans = [transform.plan(sample, SIZE, rng, lambda _: other) for _ in range(60)]
+    shown = [[paste.image is sample.image for paste in plan.pastes] for plan in plans]
+    assert all(sum(places) == 1 for places in shown)
+    assert min(np.bincount([places.index(True) for places in shown], minlength=4)) > 5
+
+
 def test_no_mosaic_for_classification_images() -> None:
     def never(rng: np.random.Generator) -> Sample:
         raise AssertionError
