@@ -19,7 +19,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from yolo9000.datasets.batch import Batch, Key, collate_labels
-from yolo9000.datasets.cache import in_threads
+from yolo9000.datasets.cache import Derived, in_threads
 from yolo9000.datasets.sample import Sample, SampleDataset
 from yolo9000.datasets.transforms import GREY, Drawing, distort
 from yolo9000.errors import DataError
@@ -74,26 +74,15 @@ def collate_plans(items: Sequence[tuple[Key, Drawing]]) -> Plan:
     return Plan(batch, size, torch.from_numpy(pastes), torch.tensor(changes, dtype=torch.float32))
 
 
-class _Stored:
+class _Stored(Derived):
     """The labels of images that are in a bank, in memory. Implements `SampleDataset`."""
 
     def __init__(self, dataset: SampleDataset, samples: list[Sample]) -> None:
-        self.dataset, self.tree, self.kind, self._samples = dataset, dataset.tree, dataset.kind, samples
-
-    @property
-    def unmatched(self) -> dict[str, int]:
-        """Unmatched labels of the data set."""
-        return dict(self.dataset.unmatched)
-
-    def __len__(self) -> int:
-        return len(self._samples)
+        super().__init__(dataset)
+        self._samples = samples
 
     def __getitem__(self, index: int) -> Sample:
         return self._samples[index]
-
-    def nodes(self, index: int) -> list[int]:
-        """See `SampleDataset`."""
-        return self.dataset.nodes(index)
 
 
 class ImageBank:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from yolo9000.datasets.sample import Kind
-from yolo9000.datasets.transforms import Drawing, Example
+from yolo9000.datasets.transforms import Example, Taught
 
 _IMAGE = 3  # first number of the seeds of the images' random changes; the sampler's streams have others
 
@@ -98,7 +98,7 @@ def collate(items: Sequence[tuple[Key, Example]]) -> Batch:
     return collate_labels(keys, examples, torch.stack([example.image for example in examples]))
 
 
-def collate_labels(keys: Sequence[Key], examples: Sequence[Example | Drawing], images: Tensor) -> Batch:
+def collate_labels(keys: Sequence[Key], examples: Sequence[Taught], images: Tensor) -> Batch:
     """A batch of these images with the labels of its examples."""
     every = torch.arange(len(examples))
     counts = torch.tensor([(len(example.nodes), len(example.tile_nodes)) for example in examples])

@@ -9,9 +9,9 @@ part of the window is cut out and resized straight to its place; colour runs on 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import ceil, floor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,12 +28,11 @@ GREY = 127  # fill around the image: darknet's 0.5 (image.c, letterbox_image)
 MIN_SIDE = 1.0  # pixels of the input; a thinner box carries nothing to learn
 
 
-@dataclass(frozen=True)
-class Example:
-    """One image as the network sees it.
+@dataclass(frozen=True, kw_only=True)
+class Taught:
+    """What a picture teaches.
 
     Attributes:
-        image: float32 [3, S, S] in 0..1, RGB.
         boxes: float32 [M, 4] centre x, centre y, width, height as fractions of the input, inside it.
         nodes: int64 [M].
         label: Node of a classification image, -1 for a detection image.
@@ -42,13 +41,23 @@ class Example:
         tile_nodes: int64 [R] their nodes.
     """
 
-    image: Tensor
     boxes: Tensor
     nodes: Tensor
     label: int
     source: str
     tiles: Tensor
     tile_nodes: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example(Taught):
+    """One image as the network sees it.
+
+    Attributes:
+        image: float32 [3, S, S] in 0..1, RGB.
+    """
+
+    image: Tensor
 
 
 class Paste(NamedTuple):
@@ -75,8 +84,8 @@ class Colours(NamedTuple):
     exposure: float
 
 
-@dataclass(frozen=True)
-class Drawing:
+@dataclass(frozen=True, kw_only=True)
+class Drawing(Taught):
     """One image as the network will see it, yet to be drawn on grey.
 
     Attributes:
@@ -84,24 +93,12 @@ class Drawing:
         pastes: What it shows; no two overlap.
         flip: Whether left and right are exchanged in the end. The boxes are where they are after that.
         colours: The change of its colours.
-        boxes: As in `Example`.
-        nodes: As in `Example`.
-        label: As in `Example`.
-        source: As in `Example`.
-        tiles: As in `Example`.
-        tile_nodes: As in `Example`.
     """
 
     size: int
     pastes: tuple[Paste, ...]
     flip: bool
     colours: Colours
-    boxes: Tensor
-    nodes: Tensor
-    label: int
-    source: str
-    tiles: Tensor
-    tile_nodes: Tensor
 
     def draw(self) -> Example:
         """The picture."""
@@ -112,7 +109,8 @@ class Drawing:
         if self.flip:
             canvas = F.horizontal_flip(canvas)
         image = distort(canvas.to(torch.float32).mul_(1 / 255), *self.colours)
-        return Example(image, self.boxes, self.nodes, self.label, self.source, self.tiles, self.tile_nodes)
+        taught = {each.name: getattr(self, each.name) for each in fields(Taught)}
+        return Example(image=image, **taught)
 
 
 class _Labels(NamedTuple):
@@ -137,6 +135,19 @@ class _Labels(NamedTuple):
         """Boxes cxcywh as fractions of the canvas, and nodes."""
         boxes = torch.from_numpy(self.boxes.astype(np.float32))
         return xyxy_to_cxcywh(boxes) / size, torch.from_numpy(self.nodes.copy())
+
+
+def _taught(sample: Sample, size: int, boxes: _Labels, tiles: _Labels) -> dict[str, Any]:
+    """The fields of `Taught`, of a picture of `sample` and maybe others."""
+    (cxcywh, nodes), (places, tile_nodes) = boxes.tensors(size), tiles.tensors(size)
+    return {
+        "boxes": cxcywh,
+        "nodes": nodes,
+        "label": int(sample.nodes[0]) if sample.kind == "classification" else -1,
+        "source": sample.source,
+        "tiles": places,
+        "tile_nodes": tile_nodes,
+    }
 
 
 @dataclass(frozen=True)
@@ -256,16 +267,12 @@ class TrainTransform:
         flip = bool(rng.random() < self.flip)
         if flip:
             boxes, tiles = boxes.flipped(size), tiles.flipped(size)
-        label = _label(sample)
         return Drawing(
-            size,
-            tuple(canvas.pastes),
-            flip,
-            self._colours(rng),
-            *boxes.tensors(size),
-            label,
-            sample.source,
-            *tiles.tensors(size),
+            size=size,
+            pastes=tuple(canvas.pastes),
+            flip=flip,
+            colours=self._colours(rng),
+            **_taught(sample, size, boxes, tiles),
         )
 
     def _colours(self, rng: np.random.Generator) -> Colours:
@@ -341,8 +348,7 @@ class EvalTransform:
             (new_w / width, new_h / height), (left, top), (left, top, left + new_w, top + new_h)
         )
         boxes = _clip(_moved(sample, placement), placement, 0.0)
-        label = _label(sample)
-        return Example(image, *boxes.tensors(size), label, sample.source, *_Labels.none().tensors(size))
+        return Example(image=image, **_taught(sample, size, boxes, _Labels.none()))
 
 
 @dataclass
@@ -407,10 +413,6 @@ def _clip(labels: _Labels, placement: _Placement, min_visible: float) -> _Labels
     return _Labels(cut[keep], labels.nodes[keep])
 
 
-def _label(sample: Sample) -> int:
-    return int(sample.nodes[0]) if sample.kind == "classification" else -1
-
-
 def distort(
     image: Tensor, hue: float | Tensor, saturation: float | Tensor, exposure: float | Tensor
 ) -> Tensor:
@@ -445,4 +447,4 @@ def distort(
     return image.mul_(exposure.unsqueeze(-3) if isinstance(exposure, Tensor) else exposure).clamp_(0, 1)
 
 
-__all__ = ["Drawing", "EvalTransform", "Example", "Paste", "TrainTransform", "distort"]
+__all__ = ["Drawing", "EvalTransform", "Example", "Paste", "Taught", "TrainTransform", "distort"]
