@@ -44,7 +44,7 @@ from yolo9000.network import Network
 from yolo9000.train import train_classifier, train_joint
 
 SETTINGS = Path(__file__).resolve().parent / "transfer.yaml"
-CLASSIFIER = Path(__file__).resolve().parent.parent / "recipes" / "nano" / "classifier.yaml"
+CLASSIFIER = SETTINGS.with_name("transfer-classifier.yaml")
 TAUGHT = 20  # labelled images from which a class without boxes counts as taught
 WITHHELD = ("bird", "boat", "bottle", "cat", "cow", "dog", "horse", "sheep", "sofa", "train")
 # What the experiment itself decides.

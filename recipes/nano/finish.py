@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from yolo9000.calibrate import (
     DepthTemperature,
     apply_temperatures,
@@ -64,10 +66,7 @@ def main() -> None:
         help="sentence for the card: machine, precision, duration of the trainings",
     )
     arguments = parser.parse_args()
-    trained, _ = load_model(arguments.runs / STAGES[-1] / "model.safetensors")
-    network = Network(Cfg.load("yolo9000-nano"))  # its input size was chosen after training
-    network.load_state_dict(trained.state_dict())
-    network.batchnorm, network.seen = trained.batchnorm, trained.seen
+    network = mean([load_model(arguments.runs / stage / "model.safetensors")[0] for stage in STAGES[1:]])
     forgotten = forget(network, arguments.runs, arguments.minimum)
     config = EvaluateConfig(
         confident=arguments.threshold, hier_threshold=arguments.hier_threshold, cuts=("4", "8")
@@ -96,6 +95,21 @@ def main() -> None:
     )
     CARD.write_text(text, encoding="utf-8")
     print(MODEL, CARD, sep="\n")
+
+
+def mean(stages: Sequence[Network]) -> Network:
+    """The mean of the stages' weights, under the package's cfg: its input size was chosen after training."""
+    network, states = Network(Cfg.load("yolo9000-nano")), [stage.state_dict() for stage in stages]
+    network.load_state_dict(
+        {
+            name: torch.stack([state[name] for state in states]).mean(0)
+            if value.is_floating_point()
+            else value
+            for name, value in states[-1].items()
+        }
+    )
+    network.batchnorm, network.seen = stages[-1].batchnorm, stages[-1].seen
+    return network
 
 
 def forget(network: Network, runs: Path, minimum: int) -> str:
@@ -224,7 +238,7 @@ python recipes/nano/finish.py DATA runs/nano  # measures, writes the model file 
    {joint.data.ratio:g} to 1, at {pixels(joint)} pixels. {100 * joint.augment.mosaic:.0f} % of the photos with boxes become mosaics of four; a third of their further tiles are labelled photos, half of
    the others boxed photos of Tiny ImageNet. Every prior of a cell whose shape overlaps a box by {joint.loss.match_iou:g} learns from it. A photo without boxes teaches its class at
    the anchor of most objectness, not where the class is easiest to see ([why](../transfer.md)), and with its averaged features.
-3. `train-joint` again ([settings](../../recipes/nano/settle.yaml)): {settle.max_steps:,} steps of {settle.batch_size} images of the same kind with a smaller rate.
+3. `train-joint` again ([settings](../../recipes/nano/settle.yaml)): {settle.max_steps:,} steps of {settle.batch_size} images of the same kind with a smaller rate. The model is the mean of the weights of both stages.
 
 {trained_on} No photo of a val part was trained on.
 
