@@ -19,7 +19,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from yolo9000.datasets.batch import Batch, Key, collate_labels
-from yolo9000.datasets.cache import Derived, in_threads
+from yolo9000.datasets.cache import in_threads
 from yolo9000.datasets.sample import Sample, SampleDataset
 from yolo9000.datasets.transforms import GREY, Drawing, distort
 from yolo9000.errors import DataError
@@ -74,15 +74,25 @@ def collate_plans(items: Sequence[tuple[Key, Drawing]]) -> Plan:
     return Plan(batch, size, torch.from_numpy(pastes), torch.tensor(changes, dtype=torch.float32))
 
 
-class _Stored(Derived):
-    """The labels of images that are in a bank, in memory. Implements `SampleDataset`."""
+class _Stored:
+    """The labels of images that are in a bank. Implements `SampleDataset`.
+
+    Nothing of the data set that they come from is kept, so that its decoded images can go.
+    """
 
     def __init__(self, dataset: SampleDataset, samples: list[Sample]) -> None:
-        super().__init__(dataset)
-        self._samples = samples
+        self.tree, self.kind, self.unmatched = dataset.tree, dataset.kind, dict(dataset.unmatched)
+        self._samples, self._nodes = samples, [dataset.nodes(index) for index in range(len(dataset))]
+
+    def __len__(self) -> int:
+        return len(self._samples)
 
     def __getitem__(self, index: int) -> Sample:
         return self._samples[index]
+
+    def nodes(self, index: int) -> list[int]:
+        """See `SampleDataset`."""
+        return self._nodes[index]
 
 
 class ImageBank:

@@ -72,26 +72,7 @@ class ConcatDataset:
         return part.nodes(place)
 
 
-class Derived:
-    """The labels of another data set, whose images are kept in some other way."""
-
-    def __init__(self, dataset: SampleDataset) -> None:
-        self.dataset, self.tree, self.kind = dataset, dataset.tree, dataset.kind
-
-    @property
-    def unmatched(self) -> dict[str, int]:
-        """Unmatched labels of the data set."""
-        return dict(self.dataset.unmatched)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def nodes(self, index: int) -> list[int]:
-        """See `SampleDataset`."""
-        return self.dataset.nodes(index)
-
-
-class CachedDataset(Derived):
+class CachedDataset:
     """All images decoded once, made smaller, and kept in memory. Implements `SampleDataset`.
 
     Made before a loader forks its workers, the memory is shared by them all. An image takes 3 bytes a pixel:
@@ -111,14 +92,26 @@ class CachedDataset(Derived):
             raise DataError(
                 f"cache: expected the longest side of the images in pixels, at least 1, got {longest}"
             )
-        super().__init__(dataset)
+        self.dataset, self.tree, self.kind = dataset, dataset.tree, dataset.kind
         self._samples = in_threads(lambda index: _shrink(dataset[index], longest), len(dataset))
+
+    @property
+    def unmatched(self) -> dict[str, int]:
+        """Unmatched labels of the data set."""
+        return dict(self.dataset.unmatched)
+
+    def __len__(self) -> int:
+        return len(self._samples)
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of a data set of {len(self)}")
         image, boxes, nodes, ignored, source = self._samples[index]
         return make_sample(torch.from_numpy(image), boxes, nodes, self.kind, source, ignored)
+
+    def nodes(self, index: int) -> list[int]:
+        """See `SampleDataset`."""
+        return self.dataset.nodes(index)
 
     @property
     def nbytes(self) -> int:

@@ -193,6 +193,7 @@ def card(
     threshold, trained_on = arguments.threshold, arguments.trained_on
     voc, coco, imagenet = results
     classifier, joint, settle = (load_config(HERE / f"{name}.yaml") for name in STAGES)
+    parameters = sum(p.numel() for p in Network(Cfg.load("yolo9000-nano"), initialise=False).parameters())
     anchors = imagenet.best_anchor
     assert anchors is not None
     depths = "\n".join(
@@ -218,7 +219,7 @@ def card(
 The model that comes with the package: a small network of the YOLOv2 family over the full 9,418-node WordTree
 ([cfg](../../yolo9000/cfgs/yolo9000-nano.cfg)). This card is written by `recipes/nano/finish.py` from a trained run.
 
-- **Parameters** 9.3 million, {MODEL.stat().st_size / 1e6:.1f} MB in half precision with cfg, tree and names inside.
+- **Parameters** {parameters / 1e6:.1f} million, {MODEL.stat().st_size / 1e6:.1f} MB in half precision with cfg, tree and names inside.
 - **Input** {SIZE} × {SIZE} pixels by default; any multiple of 32. Class rows are shared by all five anchors.
 - **Default thresholds** score {threshold:g}, `--hier-threshold` {arguments.hier_threshold:g}.
 - **Licence** MIT for the weights as a work of this project. The photos it was trained on are not part of it; their terms (COCO,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from yolo9000.evaluation.classification import ClassificationResult
     from yolo9000.evaluation.detection import DetectionResult
     from yolo9000.network import Network
+
+
+def _own_threshold(about: str, otherwise: float) -> Any:
+    """An option whose default a model file can bring."""
+    return typer.Option(min=0, max=1, help=about, show_default=f"the model's own, else {otherwise:g}")
 
 
 def evaluate(
@@ -48,23 +53,9 @@ def evaluate(
         ),
     ] = None,
     iou: Annotated[float, typer.Option(min=0, max=1, help="Overlap that counts as found.")] = 0.5,
-    confident: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Score above which labels are judged.",
-            show_default="the model's own, else 0.24",
-        ),
-    ] = None,
+    confident: Annotated[float | None, _own_threshold("Score above which labels are judged.", 0.24)] = None,
     hier_threshold: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="How sure a label must be, as in detect.",
-            show_default="the model's own, else 0.5",
-        ),
+        float | None, _own_threshold("How sure a label must be, as in detect.", 0.5)
     ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Only so many pictures, evenly spread; 0: all.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Pictures run together.")] = 16,
