@@ -210,6 +210,18 @@ def test_walk_over_rows_is_the_walk_over_logits(seed: int, count: int) -> None:
     torch.testing.assert_close(steps, expected_steps)
 
 
+@pytest.mark.parametrize("count", [1024, 1025, 2500])
+def test_walk_over_rows_of_many_boxes_is_the_walk_over_logits(count: int) -> None:
+    tree = random_tree(3)
+    ops = TreeOps(tree)
+    vectors, weight = (torch.randn(rows, 5, dtype=torch.float64) for rows in (count, len(tree)))
+    bias = torch.randn(len(tree), dtype=torch.float64)
+    paths, steps = ops.descend_rows(vectors, weight, bias)
+    expected_paths, expected_steps = ops.descend(vectors @ weight.t() + bias)
+    assert torch.equal(paths, expected_paths)
+    torch.testing.assert_close(steps, expected_steps)
+
+
 def test_walk_over_rows_takes_the_first_of_equals() -> None:
     ops = TreeOps(TOY)
     walks = (
