@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 
@@ -129,16 +129,24 @@ def _show_warning(
 
 
 def main() -> None:
-    """Run the command line; errors of ours become one red line and exit code 1."""
+    """Run the command line; errors of ours and of files become one red line and exit code 1."""
     warnings.showwarning = _show_warning
     keep_freed_memory()
     try:
         app()
     except YOLO9000Error as error:
-        if os.environ.get(_DEBUG) == "1":
+        _fail(str(error), error)
+    except OSError as error:
+        if error.filename is None:
             raise
-        typer.secho(f"Error: {error}", fg="red", err=True)
-        sys.exit(1)
+        _fail(f"{os.fsdecode(error.filename)}: {error.strerror or error}", error)
+
+
+def _fail(message: str, error: Exception) -> NoReturn:
+    if os.environ.get(_DEBUG) == "1":
+        raise error
+    typer.secho(f"Error: {message}", fg="red", err=True)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

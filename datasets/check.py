@@ -57,8 +57,9 @@ class DataReport:
 
     @property
     def ok(self) -> bool:
-        """Nothing is unmatched, degenerate, outside or unreadable."""
-        return not (self.unmatched or self.degenerate or self.outside or self.unreadable)
+        """Something is labelled, and nothing is unmatched, degenerate, outside or unreadable."""
+        wrong = self.unmatched or self.degenerate or self.outside or self.unreadable
+        return bool(self.counts) and not wrong
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain values for JSON."""

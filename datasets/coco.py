@@ -13,6 +13,7 @@ from yolo9000.datasets.store import FolderStore
 from yolo9000.errors import DataError
 
 _LARGEST = 2**53  # whole numbers beyond this are no pixels, and no floats either
+_FLAGS = {"0": False, "false": False, "none": False, "": False, "1": True, "true": True}
 YEARS = ("", "2017", "2014")  # suffixes of COCO's folders and files, `train2017`
 
 
@@ -35,6 +36,13 @@ def read_coco(root: str | Path, split: str = "train") -> Records:
     categories = _entries(content, "categories", ("id", "name"), path)
     pictures = _entries(content, "images", ("id", "file_name"), path)
     position = {category["id"]: i for i, category in enumerate(categories)}
+    if len(position) != len(categories):
+        i, twice = next((i, c) for i, c in enumerate(categories) if position[c["id"]] != i)
+        other = categories[position[twice["id"]]]
+        raise DataError(
+            f"{path}: categories[{i}]: {twice['name']!r} and {other['name']!r} share the id {twice['id']}; "
+            "give each its own"
+        )
     by_image: dict[Any, list[Mapping[str, Any]]] = {picture["id"]: [] for picture in pictures}
     if len(by_image) != len(pictures):
         raise DataError(f"{path}: images: ids are not unique ({len(pictures)} images, {len(by_image)} ids)")
@@ -64,9 +72,10 @@ def _add(
         raise DataError(f"{where}: category_id {annotation['category_id']} is not among the categories")
     x, y, width, height = box
     corners = (x, y, x + width, y + height)
-    builder.box(
-        position[annotation["category_id"]], corners, where, ignored=bool(annotation.get("iscrowd", 0))
-    )
+    crowd = str(annotation.get("iscrowd", 0)).lower()
+    if crowd not in _FLAGS:
+        raise DataError(f"{where}: iscrowd: expected 0 or 1, got {annotation['iscrowd']!r}")
+    builder.box(position[annotation["category_id"]], corners, where, ignored=_FLAGS[crowd])
 
 
 def _is_number(value: object) -> bool:

@@ -26,6 +26,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -89,12 +90,19 @@ def pack(
     if target.exists() and not overwrite:
         raise DataError(f"{target}: exists already; remove it or pack with overwrite")
     records = concat_records(list(_records_of(dataset)))
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=target.parent):  # a lock that cannot be made would look like one that is held
+            pass
+    except OSError as error:
+        raise DataError(f"{target}: cannot be written: {error.strerror or error}") from error
     lock = FileLock(target.with_name(target.name + ".partial.lock"), timeout=0)
     try:
         with lock:
-            _pack(records, target, progress, journal_bytes)
-            Path(lock.lock_file).unlink(missing_ok=True)
+            try:
+                _pack(records, target, progress, journal_bytes)
+            finally:
+                Path(lock.lock_file).unlink(missing_ok=True)
     except Timeout as error:
         raise DataError(f"{target}: another process is packing into it; wait for that one") from error
     return target
@@ -107,10 +115,10 @@ def _pack(
     partial = target.with_name(target.name + ".partial")
     journal = _Journal(target.with_name(target.name + ".partial.json"), _fingerprint(records, sizes))
     done = journal.read() if partial.exists() else 0
-    if not done:
-        journal.path.unlink(missing_ok=True)
-        _create(partial, records, sizes)
     try:
+        if not done:
+            journal.path.unlink(missing_ok=True)
+            _create(partial, records, sizes)
         _copy(partial, records, sizes, done, journal, progress, journal_bytes)
     except OSError as error:
         raise DataError(
@@ -194,9 +202,13 @@ def _create(path: Path, records: Records, sizes: NDArray[np.int64]) -> None:
             records.ignored,
             records.normalised,
         )
-        file.create_dataset("label_names", data=[label.name for label in records.labels], dtype=text)
-        file.create_dataset("label_wnids", data=[label.wnid for label in records.labels], dtype=text)
-        file.create_dataset("issues", data=list(records.issues), dtype=text)
+        texts = {
+            "label_names": [label.name for label in records.labels],
+            "label_wnids": [label.wnid for label in records.labels],
+            "issues": records.issues,
+        }
+        for name, values in texts.items():  # fsencode: folder names need not be UTF-8
+            file.create_dataset(name, data=[os.fsencode(value) for value in values], dtype=text)
 
 
 def _copy(
@@ -260,17 +272,19 @@ def read_pack(path: str | Path, split: str = "train") -> Records:
             _check_datasets(file, source)
             starts = file["starts"][:] + int(file["images"].id.get_offset())
             store = RangeStore(source, map(os.fsdecode, file["names"][:]), starts, file["sizes"][:])
-            names, wnids = file["label_names"].asstr()[:], file["label_wnids"].asstr()[:]
+            names, wnids, issues = (
+                map(os.fsdecode, file[name][:]) for name in ("label_names", "label_wnids", "issues")
+            )
             return Records(
                 source,
                 file.attrs["kind"],
                 store,
-                tuple(Label(str(name), str(wnid)) for name, wnid in zip(names, wnids, strict=True)),
+                tuple(Label(name, wnid) for name, wnid in zip(names, wnids, strict=True)),
                 file["offsets"][:],
                 file["label_ids"][:],
                 file["boxes"][:],
                 file["ignored"][:].astype(np.bool_),
-                tuple(map(str, file["issues"].asstr()[:])),
+                tuple(issues),
                 file["normalised"][:].astype(np.bool_),
             )
     except _DAMAGE as error:

@@ -6,6 +6,7 @@ Legend: `R` images, `T` labels of all images, `M` labels of one image.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -228,8 +229,10 @@ class TableDataset:
     def unmatched(self) -> dict[str, int]:
         """Labels without a node -> number of annotations left out for it, most frequent first."""
         lost = np.bincount(self.records.label_ids[self._nodes < 0], minlength=len(self.records.labels))
-        order = np.argsort(-lost, kind="stable")
-        return {self.records.labels[i].name: int(lost[i]) for i in order if lost[i]}
+        by_name: Counter[str] = Counter()  # several labels can have one name
+        for i in lost.nonzero()[0]:
+            by_name[self.records.labels[i].name] += int(lost[i])
+        return dict(by_name.most_common())
 
     @property
     def issues(self) -> tuple[str, ...]:

@@ -134,6 +134,18 @@ def test_tree_shows_the_path_and_where_it_stops(run: Run) -> None:
     assert lines[2:] == ["animal  0.88", "└── dog  0.55  not sure enough"]
 
 
+@pytest.mark.parametrize("target", ["/proc/x.tree", "file/x.tree", "folder.tree"])
+def test_a_file_that_cannot_be_written_is_told_by_its_name(run: Run, home: Path, target: str) -> None:
+    (home / "file").write_text("no folder")
+    (home / "folder.tree").mkdir()
+    (home / "own.csv").write_text("animal,\ndog,animal\n")
+    code, _, err = run("build-tree", "--from", "own.csv", "-o", target)
+    assert code == 1
+    assert err.startswith(f"Error: {target}: ")
+    assert len(err.splitlines()) == 1
+    assert not list(home.glob(".*"))
+
+
 def test_json_is_all_of_standard_output(run: Run, home: Path) -> None:
     code, out, err = run("detect", "spot.png", "dark.jpg", "-m", "m.safetensors", "--json")
     rows = [json.loads(line) for line in out.splitlines()]

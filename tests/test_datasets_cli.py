@@ -238,6 +238,32 @@ def test_what_is_wrong_is_told(run: Run, tmp_path: Path, problem: str, title: st
     assert out.splitlines()[-1] == "see above"
 
 
+def test_boxes_that_teach_nothing_are_told(run: Run, tmp_path: Path) -> None:
+    spec = coco(Scene(), tmp_path / "c")
+    path = tmp_path / "c" / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+    path.write_text(json.dumps(content))
+    code, out, _ = run("data", "check", spec)
+    assert code == 1
+    assert "0 boxes, 3 ignored" in out
+    assert "not one box to learn from" in out
+
+
+def test_labels_of_one_name_are_counted_together(run: Run, tmp_path: Path) -> None:
+    spec = coco(Scene().changed(label=UNKNOWN), tmp_path / "c")
+    path = tmp_path / "c" / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    (unknown,) = (c for c in content["categories"] if UNKNOWN in c.values())
+    content["categories"].append({**unknown, "id": 77})
+    annotation = content["annotations"][0]
+    content["annotations"] += [{**annotation, "id": 100 + i, "category_id": 77} for i in range(2)]
+    path.write_text(json.dumps(content))
+    _, out, _ = run("data", "check", spec)
+    assert f"{UNKNOWN}: 3 annotations" in out
+
+
 def test_json_has_every_node_by_name(run: Run, tmp_path: Path) -> None:
     code, out, _ = run(
         "data", "check", coco(Scene(), tmp_path / "c"), imagenet(Scene(), tmp_path / "i"), "--json"

@@ -233,6 +233,27 @@ def test_errors(tmp_path: Path, detection: TableDataset) -> None:
         pack(detection, tmp_path / "y.h5")
 
 
+def test_class_folders_need_not_be_utf8(tmp_path: Path) -> None:
+    folder = os.fsdecode(b"caf\xe9")
+    for label in ("n02110185", folder):
+        write_photo(tmp_path / "imagenet" / "train" / label / "0.JPEG", 1)
+    records = read_records(f"imagenet:{tmp_path / 'imagenet'}")
+    again = read_records(f"pack:{pack(records, tmp_path / 'p.h5')}")
+    assert again.labels == records.labels
+    assert folder in {label.name for label in again.labels}
+
+
+def test_pack_that_cannot_be_written(tmp_path: Path, detection: TableDataset) -> None:
+    (tmp_path / "file").write_text("no folder")
+    for place in (tmp_path / "file", Path("/proc")):  # root may write anywhere else
+        with pytest.raises(DataError, match=r"d\.h5: cannot be written: "):
+            pack(detection, place / "d.h5")
+    (tmp_path / "coco" / "train" / "2.jpg").unlink()
+    with pytest.raises(DataError, match=r"2\.jpg"):
+        pack(detection, tmp_path / "y.h5")
+    assert not list(tmp_path.glob("y.h5*"))
+
+
 def test_many_workers_read_one_pack(tmp_path: Path, classification: TableDataset) -> None:
     packed = opened(pack(classification, tmp_path / "c.h5"))
     first = packed[0]  # opens the file before the workers fork

@@ -135,6 +135,11 @@ def _broken(key: str, index: int, **changes: object) -> dict[str, list[dict[str,
         ({"info": 1}, r"expected a list 'categories'.*\['info'\]"),
         (_broken("images", 1, file_name=None), r"images\[1\] \(id 3\): has no 'file_name'"),
         (_broken("images", 1, id=7), "ids are not unique"),
+        (
+            _broken("categories", 1, id=18),
+            r"categories\[\d\]: '.*' and '.*' share the id 18; give each its own",
+        ),
+        (_broken("annotations", 0, iscrowd="maybe"), "annotation 1: iscrowd: expected 0 or 1, got 'maybe'"),
         (_broken("annotations", 2, bbox=None), r"annotations\[2\] \(id 3\): has no 'bbox'"),
         (_broken("annotations", 2, bbox=[1, 2, 3]), "annotation 3: bbox: expected"),
         (_broken("annotations", 2, bbox=[1, 2, 3, "x"]), "annotation 3: bbox: expected"),
@@ -148,6 +153,15 @@ def test_coco_errors(tmp_path: Path, tree: WordTree, content: object, message: s
     with pytest.raises(DataError, match=message) as caught:
         open_dataset(f"coco:{write_coco(tmp_path, content)}", tree)
     assert "instances_train.json" in str(caught.value)
+
+
+@pytest.mark.parametrize(("value", "crowd"), [("0", False), (False, False), ("1", True), (None, False)])
+def test_coco_crowds_as_text(tmp_path: Path, value: object, crowd: bool) -> None:
+    content = coco_content()
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = value
+    records = read_records(f"coco:{write_coco(tmp_path, content)}")
+    assert set(records.ignored.tolist()) == {crowd}
 
 
 def test_coco_missing_files(tmp_path: Path, tree: WordTree) -> None:

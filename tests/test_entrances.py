@@ -133,7 +133,7 @@ DAMAGES: dict[str, tuple[type[YOLO9000Error], str, Damage]] = {
     "left over": (WeightsError, "2 are left over after layer 2", lambda c, w: (c, w + bytes(8))),
     "a picture": (
         WeightsError,
-        "is not between 0.0 and 999.999; is this a .weights file?",
+        "expected a .weights file of darknet, got a PNG picture",
         lambda c, w: (c, b"\x89PNG\r\n\x1a\n" + w),
     ),
     "transposed": (

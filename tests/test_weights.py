@@ -175,7 +175,11 @@ def test_bytes_that_are_no_value(tmp_path: Path, tail: int) -> None:
         (b"", "0 bytes, but a .weights header alone has 16 or 20; truncated"),
         (struct.pack("<3i", 0, 2, 0), "12 bytes, but a"),
         (struct.pack("<3iI", 0, 2, 0, 1), "16 bytes, but a"),
-        (b"\x89PNG\r\n\x1a\n" + b"x" * 40, "is not between 0.0 and 999.999; is this a .weights file"),
+        (b"\x89PNG\r\n\x1a\n" + b"x" * 40, "expected a .weights file of darknet, got a PNG picture"),
+        (b"<!DOCTYPE html><title>Quota exceeded</title>", "got a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS pointer (`git lfs pull` fetches"),
+        (struct.pack("<Q", 64) + b'{"__metadata__":{}}', "got a safetensors file"),
+        (b"GGUF" + b"x" * 40, "is not between 0.0 and 999.999; is this a .weights file"),
         (struct.pack("<3iI", 1000, 2, 0, 1) + b"x" * 40, "hold transposed kernels"),
     ],
 )

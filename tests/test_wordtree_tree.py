@@ -191,6 +191,13 @@ def test_any_networkx_forest_is_laid_out() -> None:
     assert tree.parent.tolist() == [-1, 0, 0, 1, 1, 2]
 
 
+def test_names_of_a_graph_are_its_names_or_labels() -> None:
+    graph = nx.DiGraph([("n0", "n1"), ("n0", "n2")])
+    graph.nodes["n0"]["label"] = "animal"  # as yEd writes them
+    graph.nodes["n1"].update(label="Hund", name="dog")
+    assert WordTree.from_networkx(graph).names == ("animal", "dog", "n2")
+
+
 @pytest.mark.parametrize(
     ("graph", "message"),
     [

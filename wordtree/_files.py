@@ -27,12 +27,16 @@ def atomic_write(path: str | Path, *, text: bool = False) -> Iterator[IO[Any]]:
 
     Yields:
         The open file.
+
+    Raises:
+        OSError: It cannot be written; its `filename` is `path`.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    temporary = Path(name)
+    temporary: Path | None = None
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        temporary = Path(name)
         # mkstemp makes files for the owner alone; give the result the mode any new file would have.
         mask = os.umask(0)
         os.umask(mask)
@@ -46,11 +50,43 @@ def atomic_write(path: str | Path, *, text: bool = False) -> Iterator[IO[Any]]:
                 yield stream_bytes
                 _sync(stream_bytes)
         temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and _about(error, temporary):
+            raise OSError(error.errno, error.strerror, str(target)) from error
         raise
+
+
+def _about(error: OSError, temporary: Path | None) -> bool:
+    """Whether an error comes from writing the file: then it should name that one, not the temporary one."""
+    return temporary is None or error.filename is None or str(error.filename) == str(temporary)
 
 
 def _sync(stream: IO[Any]) -> None:
     stream.flush()
     os.fsync(stream.fileno())
+
+
+_KINDS = {
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"\x89PNG": "a PNG picture",
+    b"PK\x03\x04": "a ZIP archive (PyTorch's own checkpoints are such)",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x89HDF": "an HDF5 file",
+    b"version https://git-lfs": "a Git LFS pointer (`git lfs pull` fetches the file itself)",
+    b"<!doctype": "a web page",
+    b"<html": "a web page",
+    b"[net]": "a darknet cfg",
+}
+SAFETENSORS = "a safetensors file"
+KIND_BYTES = 24  # of the start of a file, enough for `known_kind`
+
+
+def known_kind(start: bytes) -> str | None:
+    """What a file is that people take for another, by its first `KIND_BYTES`; None: nothing known."""
+    if start[8:10] == b'{"':
+        return SAFETENSORS
+    return next(
+        (kind for magic, kind in _KINDS.items() if start[: len(magic)].lower() == magic.lower()), None
+    )

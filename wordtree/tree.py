@@ -341,7 +341,9 @@ class WordTree:
 
     @classmethod
     def from_networkx(cls, graph: nx.DiGraph[Any]) -> WordTree:
-        """The reverse of `to_networkx`; node order gives sibling order, the attribute `name` is optional.
+        """The reverse of `to_networkx`; node order gives sibling order.
+
+        Names are the attribute `name`, else `label` (yEd's), else the node itself.
 
         Raises:
             TreeError: The graph is undirected, or no forest (a node with two parents, a cycle).
@@ -355,7 +357,7 @@ class WordTree:
                 several = f"{node!r} has {len(above)} parents ({above[0]!r}, {above[1]!r}, ...)"
                 raise NodeError(len(parents), f"{several}; a tree's node has one: keep one edge.")
             parents.append(str(above[0]) if above else None)
-        names = [str(data.get("name", node)) for node, data in graph.nodes(data=True)]
+        names = [str(data.get("name") or data.get("label") or node) for node, data in graph.nodes(data=True)]
         return cls.from_edges([str(node) for node in graph], parents, names)
 
     @classmethod

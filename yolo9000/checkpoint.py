@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from wordtree._files import atomic_write
+from wordtree._files import KIND_BYTES, SAFETENSORS, atomic_write, known_kind
 from wordtree.tree import WordTree
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import DarknetBatchNorm
@@ -184,6 +184,10 @@ def _read(path: Path, *, tensors: bool) -> tuple[dict[str, str], dict[str, Tenso
     if not path.is_file():
         raise WeightsError(f"{path}: no such model file.")
     try:
+        with path.open("rb") as stream:
+            kind = known_kind(stream.read(KIND_BYTES))
+        if kind not in (None, SAFETENSORS):
+            raise WeightsError(f"{path}: expected a model file (safetensors), got {kind}.")
         with safe_open(str(path), framework="pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
             _check_format(path, metadata)

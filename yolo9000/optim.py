@@ -23,7 +23,20 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optim
     fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
     if config.name == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=fused)
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
+    sgd = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, fused=fused)
+    sgd.register_step_pre_hook(_start_momentum)
+    return sgd
+
+
+def _start_momentum(sgd: torch.optim.Optimizer, *_: object) -> None:
+    """Momentum 0 where there is none yet: torch's fused kernel refuses some with and some without.
+
+    That is so when the first batches hold no box, and the class rows get no gradient until later.
+    """
+    for group in sgd.param_groups:
+        for parameter in group["params"] if group["momentum"] else ():
+            if parameter.grad is not None and sgd.state[parameter].get("momentum_buffer") is None:
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def learning_rate(config: OptimConfig, step: int, total: int) -> float:

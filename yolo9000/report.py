@@ -169,7 +169,7 @@ def print_data_report(console: Console, report: DataReport, tree: WordTree, top:
     """
     boxes = (
         f"  {report.boxes:,} boxes, {report.ignored:,} ignored, {report.empty:,} images without"
-        if report.boxes
+        if report.kind == "detection"
         else ""
     )
     console.print(Text.assemble((report.spec, "bold"), f"  {report.images:,} {report.kind} images{boxes}"))
@@ -182,6 +182,9 @@ def print_data_report(console: Console, report: DataReport, tree: WordTree, top:
         console.print(f"  and {len(report.counts) - top:,} more nodes", style="dim")
     for label, ancestor in report.fallbacks.items():
         console.print(f"  {label}: not in the tree, stands at {ancestor}", style="dim")
+    if not report.counts:
+        what = "box" if report.kind == "detection" else "label"
+        console.print(f"not one {what} to learn from", style="bold red")
     wrong = {
         "labels without a node": [
             f"{label}: {count} annotations" for label, count in report.unmatched.items()

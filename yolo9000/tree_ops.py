@@ -251,7 +251,7 @@ class TreeOps(nn.Module):
         walker = torch.arange(len(vectors), device=vectors.device)  # those not yet at a leaf
         group = torch.zeros_like(walker)
         for level in range(self.levels if len(vectors) else 0):
-            parts = zip(walker.split(_WALKERS), group.split(_WALKERS), strict=True)
+            parts = zip(torch.split(walker, _WALKERS), torch.split(group, _WALKERS), strict=True)
             steps = [self._step(vectors.index_select(0, who), at, weight, bias) for who, at in parts]
             node, log_prob = (torch.cat(found) for found in zip(*steps, strict=True))
             paths[walker, level], log_probs[walker, level] = node, log_prob

@@ -422,6 +422,24 @@ def test_learning_rate_follows_the_schedules() -> None:
     assert learning_rate(cosine, 100, 100) == pytest.approx(0.01)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_parameters_may_get_their_first_gradient_later(name: str) -> None:
+    """As class rows do that no box of the first batches teaches."""
+    config = from_mapping(TrainConfig, {"optim": {"name": name, "lr": 0.1, "momentum": 0.5}}).optim
+    module = torch.nn.ModuleList([torch.nn.Linear(2, 2, bias=False) for _ in range(2)])
+    before = [layer.weight.detach().clone() for layer in module]
+    optimizer = build_optimizer(module, config)
+    for late in (False, True):
+        for layer in module if late else module[:1]:
+            layer.weight.grad = torch.ones(2, 2)
+        optimizer.step()
+    for layer, start in zip(module, before, strict=True):
+        assert (layer.weight < start).all()
+    if name == "sgd":  # steps of 1 and 1.5, and of 1, times 0.1; no weight decay to speak of
+        moved = [(start - layer.weight).mean().item() for layer, start in zip(module, before, strict=True)]
+        assert moved == pytest.approx([0.25, 0.1], abs=1e-3)
+
+
 def test_the_weight_average_is_that_of_torch() -> None:
     torch.manual_seed(0)
     network = Network(Cfg.load("yolov2-tiny"))

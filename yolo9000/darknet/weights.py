@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wordtree._files import atomic_write
+from wordtree._files import KIND_BYTES, atomic_write, known_kind
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import Convolution
 from yolo9000.darknet.plan import LayerPlan, plan_layers
@@ -197,14 +197,16 @@ def read_header(path: str | Path) -> Header:
     """Read the header of a .weights file.
 
     Raises:
-        WeightsError: The file is missing, or shorter than a header.
+        WeightsError: The file is missing, shorter than a header, or evidently of another kind.
     """
     try:
         with Path(path).open("rb") as stream:
-            start = stream.read(_VERSION.size + 8)
+            start = stream.read(KIND_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a path that no file can have
         reason = getattr(error, "strerror", None) or error
         raise WeightsError(f"{path}: cannot be read ({reason})") from error
+    if kind := known_kind(start):
+        raise WeightsError(f"{path}: expected a .weights file of darknet, got {kind}")
     if len(start) >= _VERSION.size:
         major, minor, revision = _VERSION.unpack_from(start)
         header = Header((major, minor, revision), 0)
