@@ -24,9 +24,6 @@ from wordtree.tree import WordTree
 # 137, 32 rows 133, 16 rows 132. Tried instead: autograd through scatter_reduce / index_add on the last axis
 # 405, segment_reduce on the transpose 404 (163 in chunks), padded blocks of groups of like width 660.
 _CPU_ROWS = 32
-# Walkers that are gathered at a time and multiplied by the rows of all their groups. Of 10,000 walkers, 1,024
-# features, one core (ms of processor time): all at once 100, 2,048 43, 1,024 43, 256 52.
-_WALKERS = 1024
 
 
 @dataclass(frozen=True)
@@ -234,9 +231,8 @@ class TreeOps(nn.Module):
     def descend_rows(self, vectors: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """`descend(vectors @ weight.T + bias)`, to rounding, from the rows of the groups on the way alone.
 
-        A walk passes some hundred of the N rows. `_WALKERS` walks at a time, neighbours by where they are,
-        share the rows of the groups that they pass; at most N rows are multiplied. Shapes depend on the
-        walks: for CPU; `descend` suits GPUs better.
+        A walk passes some hundred of the N rows, and walks that pass the same groups share them. At most the
+        N rows are multiplied, each once. Shapes depend on the walks: for CPU; `descend` suits GPUs better.
 
         Args:
             vectors: [K, D].
@@ -251,33 +247,27 @@ class TreeOps(nn.Module):
         walker = torch.arange(len(vectors), device=vectors.device)  # those not yet at a leaf
         group = torch.zeros_like(walker)
         for level in range(self.levels if len(vectors) else 0):
-            parts = zip(torch.split(walker, _WALKERS), torch.split(group, _WALKERS), strict=True)
-            steps = [self._step(vectors.index_select(0, who), at, weight, bias) for who, at in parts]
-            node, log_prob = (torch.cat(found) for found in zip(*steps, strict=True))
-            paths[walker, level], log_probs[walker, level] = node, log_prob
+            groups, place = torch.unique(group, return_inverse=True)
+            start, size = self.group_start[groups], self.group_size[groups]
+            first = size.cumsum(0) - size  # where each group begins among the rows
+            rows = (start - first).repeat_interleave(size)
+            rows += torch.arange(len(rows), device=rows.device)
+            logits = F.linear(vectors, weight.index_select(0, rows), bias[rows])
+            offsets = torch.arange(int(size.max()), device=rows.device)
+            outside = offsets >= size[place][:, None]
+            columns = (first[place][:, None] + offsets).masked_fill_(outside, 0)
+            children = _at_least_float32(logits.gather(1, columns)).masked_fill_(outside, -torch.inf)
+            log_probs[walker, level], best = children.log_softmax(1).max(1)
+            node = start[place] + best
+            paths[walker, level] = node
             group = self.child_group[node]
-            # Walkers of one group side by side, so that few groups meet in a part; leaves, -1, come first.
-            group, order = group.sort(stable=True)
-            leaves = int((group < 0).sum())
-            group, walker = group[leaves:], walker[order[leaves:]]
-            if not len(walker):
+            active = (group >= 0).nonzero().squeeze(1)
+            if not len(active):
                 break
+            if len(active) < len(group):
+                vectors = vectors.index_select(0, active)
+                walker, group = walker[active], group[active]
         return paths, log_probs
-
-    def _step(self, vectors: Tensor, group: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """One step down: the likeliest node of each vector's own group, and its log P(node | parent); [K]."""
-        groups, place = torch.unique(group, return_inverse=True)
-        start, size = self.group_start[groups], self.group_size[groups]
-        first = size.cumsum(0) - size  # where each group begins among the rows
-        rows = (start - first).repeat_interleave(size)
-        rows += torch.arange(len(rows), device=rows.device)
-        logits = F.linear(vectors, weight.index_select(0, rows), bias[rows])
-        offsets = torch.arange(int(size.max()), device=rows.device)
-        outside = offsets >= size[place][:, None]
-        columns = (first[place][:, None] + offsets).masked_fill_(outside, 0)
-        children = _at_least_float32(logits.gather(1, columns)).masked_fill_(outside, -torch.inf)
-        log_prob, best = children.log_softmax(1).max(1)
-        return start[place] + best, log_prob
 
 
 class _GroupLogSoftmax(torch.autograd.Function):
