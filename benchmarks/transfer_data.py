@@ -92,7 +92,7 @@ def without(records: Records, drop: NDArray[np.bool_]) -> Records:
 
 def joined(first: Records, second: Records) -> Records:
     """Two data sets of the same classes as one."""
-    assert first.labels == second.labels
+    assert (first.labels, first.rules) == (second.labels, second.rules)
     pairs = {name: (getattr(first, name), getattr(second, name)) for name in _COLUMNS}
     return replace(
         first,

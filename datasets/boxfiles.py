@@ -111,7 +111,7 @@ def read_box_files(
         FormatError: A line breaks the format; names file and line.
         DataError: Not one image has a box file, or a file cannot be read.
     """
-    builder = RecordsBuilder(root, "detection", normalised=True)
+    builder = RecordsBuilder(root, "detection", normalised=True, rules="voc")
     classes, highest, found = len(labels) if labels is not None else _CLASSES, -1, 0
     first: Sequence[str] = ()
     for places in box_files:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from yolo9000.datasets.records import make_sample
-from yolo9000.datasets.sample import Kind, Sample, SampleDataset
+from yolo9000.datasets.sample import Kind, Sample, SampleDataset, ScoreRules, joint_rules
 from yolo9000.errors import DataError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class ConcatDataset:
         self.parts = tuple(parts)
         self.tree: WordTree = parts[0].tree
         self.kind: Kind = parts[0].kind
+        self.rules: ScoreRules = joint_rules(part.rules for part in parts)
         if any(part.kind != self.kind or part.tree != self.tree for part in parts):
             raise DataError(
                 "data sets that are joined must be of one kind, detection or classification, on one tree"
@@ -92,7 +93,7 @@ class CachedDataset:
             raise DataError(
                 f"cache: expected the longest side of the images in pixels, at least 1, got {longest}"
             )
-        self.dataset, self.tree, self.kind = dataset, dataset.tree, dataset.kind
+        self.dataset, self.tree, self.kind, self.rules = dataset, dataset.tree, dataset.kind, dataset.rules
         self._samples = in_threads(lambda index: _shrink(dataset[index], longest), len(dataset))
 
     @property

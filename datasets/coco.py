@@ -52,7 +52,7 @@ def read_coco(root: str | Path, split: str = "train") -> Records:
                 f"{path}: annotation {annotation['id']}: no image has the id {annotation['image_id']}"
             )
         by_image[annotation["image_id"]].append(annotation)
-    builder = RecordsBuilder(path, "detection")
+    builder = RecordsBuilder(path, "detection", rules="coco")
     for picture in pictures:
         builder.image()
         for annotation in by_image[picture["id"]]:

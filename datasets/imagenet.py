@@ -113,7 +113,7 @@ def read_tiny_imagenet(root: str | Path, split: str = "train", *, boxes: bool = 
     if not boxes:
         return classification_records(Path(root), store, labels, ids)
     table = _boxes(files, split)
-    builder = RecordsBuilder(Path(root), "detection")
+    builder = RecordsBuilder(Path(root), "detection", rules="voc")
     for (path, _), label in zip(found, ids, strict=True):
         builder.image()
         for box, where in table.get(PurePosixPath(path).name, ()):

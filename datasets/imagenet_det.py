@@ -37,7 +37,7 @@ def read_imagenet_det(root: str | Path, split: str = "val") -> Records:
         objects.append(read_annotation(path)[1] if path.exists() else [])
     labels = _labels({name for found in objects for name, *_ in found})
     position = {label.name: i for i, label in enumerate(labels)}
-    builder = RecordsBuilder(base, "detection")
+    builder = RecordsBuilder(base, "detection", rules="imagenet-det")
     for found in objects:
         builder.image()
         for name, (x0, y0, x1, y1), difficult, where in found:

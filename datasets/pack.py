@@ -1,6 +1,6 @@
 """Any data set in one HDF5 file: the encoded images as they are, boxes, and labels as WordNet ids and names.
 
-Layout (attributes `format`, `kind`; R images, T labels of all images, L classes):
+Layout (attributes `format`, `kind`, `rules`; R images, T labels of all images, L classes):
 
     images      uint8 [bytes]       the encoded images, one after the other, in one piece of the file
     starts      int64 [R]           first byte of each image in `images`
@@ -10,9 +10,12 @@ Layout (attributes `format`, `kind`; R images, T labels of all images, L classes
     label_ids   int32 [T]           class of each label
     boxes       float32 [T, 4]      XYXY in pixels, or as shares of the sides; [0, 4] for classification
     normalised  bool [R]            the image's boxes are shares
-    ignored     bool [T]            VOC's difficult objects, COCO's crowds
+    ignored     bool [T]            difficult objects or crowds, as `rules` says
     label_names, label_wnids [L]    the classes; no nodes, so that a pack serves every tree
     issues                          annotations that the reader left out
+
+`rules` is whose rules boxes are scored by: `voc`, `coco`, `imagenet-det`, or `mixed` where data sets of
+several are in the pack. Packs from before there was this attribute are read as `voc`.
 
 The space of `images` is reserved when the file is made, so its place in the file is known: images are
 written and read with plain positioned I/O, and the file's structure is never touched again. A pack that is
@@ -37,7 +40,7 @@ from wordtree._files import atomic_write
 from yolo9000.datasets.cache import CachedDataset, ConcatDataset
 from yolo9000.datasets.labels import Label
 from yolo9000.datasets.records import Records, TableDataset, concat_records
-from yolo9000.datasets.sample import SampleDataset
+from yolo9000.datasets.sample import SCORE_RULES, SampleDataset
 from yolo9000.datasets.store import RangeStore
 from yolo9000.errors import DataError
 
@@ -163,8 +166,8 @@ class _Journal:
 
 
 def _fingerprint(records: Records, sizes: NDArray[np.int64]) -> str:
-    """Changes with the images' names and sizes and with every label."""
-    digest = hashlib.sha256(repr((FORMAT, records.kind, records.labels)).encode())
+    """Changes with the images' names and sizes, with every label and with the rules."""
+    digest = hashlib.sha256(repr((FORMAT, records.kind, records.rules, records.labels)).encode())
     for array in (
         sizes,
         records.offsets,
@@ -192,7 +195,7 @@ def _create(path: Path, records: Records, sizes: NDArray[np.int64]) -> None:
     names = [os.fsencode(records.store.inner_name(i)) for i in range(len(records.store))]
     text = h5py.string_dtype()
     with h5py.File(path, "w") as file:
-        file.attrs["format"], file.attrs["kind"] = FORMAT, records.kind
+        file.attrs["format"], file.attrs["kind"], file.attrs["rules"] = FORMAT, records.kind, records.rules
         h5py.h5d.create(file.id, b"images", h5py.h5t.STD_U8LE, space, reserved)
         file["starts"], file["sizes"] = np.cumsum(sizes) - sizes, sizes
         file["names"] = np.asarray(names, dtype=np.bytes_)
@@ -286,6 +289,7 @@ def read_pack(path: str | Path, split: str = "train") -> Records:
                 file["ignored"][:].astype(np.bool_),
                 tuple(issues),
                 file["normalised"][:].astype(np.bool_),
+                file.attrs.get("rules", "voc"),
             )
     except _DAMAGE as error:
         raise DataError(
@@ -302,6 +306,8 @@ def _check_datasets(file: Any, source: Path) -> None:
     """
     if (kind := file.attrs["kind"]) not in ("detection", "classification"):
         raise DataError(f"{source}: kind {kind!r}: expected detection or classification; pack it again")
+    if (rules := file.attrs.get("rules", "voc")) not in SCORE_RULES:
+        raise DataError(f"{source}: rules {rules!r}: expected one of {', '.join(SCORE_RULES)}; pack it again")
     images, labels = len(file["names"]), len(file["label_ids"])
     shapes = {
         "starts": ((images,), "iu"),

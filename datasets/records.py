@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from yolo9000.datasets.labels import Label, map_labels
-from yolo9000.datasets.sample import Kind, Sample, decode_image
+from yolo9000.datasets.sample import Kind, Sample, ScoreRules, decode_image, joint_rules
 from yolo9000.datasets.store import ConcatStore, Store
 from yolo9000.errors import DataError
 
@@ -42,10 +42,11 @@ class Records:
         offsets: int64 [R + 1]; the labels of image i are `offsets[i]:offsets[i + 1]`.
         label_ids: int32 [T], positions in `labels`.
         boxes: float32 [T, 4] XYXY in pixels, or as shares of width and height; [0, 4] for classification.
-        ignored: bool [T]: VOC's difficult objects, COCO's crowds.
+        ignored: bool [T]: difficult objects or crowds, as `rules` says.
         issues: Annotations that were left out, each as file, annotation and reason.
         normalised: bool [R]: the boxes of these images are shares (YOLO's and darknet's text files); left
             out: none is.
+        rules: Whose rules boxes are scored by.
     """
 
     root: Path
@@ -58,6 +59,7 @@ class Records:
     ignored: NDArray[np.bool_]
     issues: tuple[str, ...] = ()
     normalised: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    rules: ScoreRules = "voc"
 
     def __post_init__(self) -> None:
         if len(self.normalised) == 0:
@@ -84,11 +86,13 @@ class RecordsBuilder:
         root: See `Records`.
         kind: See `Records`.
         normalised: The boxes are shares of width and height, not pixels.
+        rules: See `Records`.
     """
 
     root: Path
     kind: Kind
     normalised: bool = False
+    rules: ScoreRules = "voc"
     issues: list[str] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     label_ids: list[int] = field(default_factory=list)
@@ -130,6 +134,7 @@ class RecordsBuilder:
             np.asarray(self.ignored, dtype=np.bool_),
             tuple(self.issues),
             np.full(len(self.counts), self.normalised, dtype=np.bool_),
+            self.rules,
         )
 
 
@@ -177,6 +182,7 @@ def concat_records(parts: Sequence[Records]) -> Records:
         np.concatenate([part.ignored for part in parts]),
         tuple(issue for part in parts for issue in part.issues),
         np.concatenate([part.normalised for part in parts]),
+        joint_rules(part.rules for part in parts),
     )
 
 
@@ -209,7 +215,8 @@ class TableDataset:
         map_file: str | Path | None = None,
         on_error: OnError = "raise",
     ) -> None:
-        self.records, self.tree, self.kind, self.on_error = records, tree, records.kind, on_error
+        self.records, self.tree, self.on_error = records, tree, on_error
+        self.kind, self.rules = records.kind, records.rules
         if len(records.store) == 0:
             raise DataError(f"{records.root}: holds no images")
         mapping = map_labels(records.labels, tree, map_file)

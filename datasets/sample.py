@@ -6,9 +6,9 @@ Shapes: `M` boxes of one image, `H`, `W` pixels.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -21,6 +21,17 @@ if TYPE_CHECKING:
     from wordtree.tree import WordTree
 
 Kind = Literal["detection", "classification"]
+
+# Whose rules boxes are scored by, and so what an ignored box is: `voc` a difficult object; `coco` a crowd;
+# `imagenet-det` a difficult object, with the challenge's own overlaps; `mixed`: data of several were joined
+ScoreRules = Literal["voc", "coco", "imagenet-det", "mixed"]
+SCORE_RULES: tuple[ScoreRules, ...] = get_args(ScoreRules)
+
+
+def joint_rules(parts: Iterable[ScoreRules]) -> ScoreRules:
+    """The rules of data sets that are joined: their common ones, or `mixed`."""
+    found = set(parts)
+    return found.pop() if len(found) == 1 else "mixed"
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,7 @@ class SampleDataset(Protocol):
 
     tree: WordTree
     kind: Kind
+    rules: ScoreRules
 
     @property
     def unmatched(self) -> Mapping[str, int]:

@@ -44,7 +44,7 @@ def read_voc(root: str | Path, split: str = "train") -> Records:
             objects.append(found)
     labels = _labels({name for found in objects for name, *_ in found})
     position = {label.name: i for i, label in enumerate(labels)}
-    builder = RecordsBuilder(base, "detection")
+    builder = RecordsBuilder(base, "detection", rules="voc")
     for found in objects:
         builder.image()
         for name, corners, difficult, where in found:

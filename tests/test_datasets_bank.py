@@ -13,7 +13,7 @@ from yolo9000.datasets import ImageBank, JointDataset, JointSampler, Sample, Tra
 from yolo9000.datasets.bank import collate_plans
 from yolo9000.datasets.batch import Batch, collate
 from yolo9000.datasets.records import make_sample
-from yolo9000.datasets.sample import Kind
+from yolo9000.datasets.sample import Kind, ScoreRules
 from yolo9000.errors import DataError
 
 TREE = WordTree([-1, -1, -1], ["a", "b", "c"])
@@ -28,6 +28,7 @@ class Waves:
     def __init__(self, n: int, kind: Kind) -> None:
         self.n, self.kind, self.tree = n, kind, TREE
         self.unmatched: dict[str, int] = {}
+        self.rules: ScoreRules = "voc"
 
     def __len__(self) -> int:
         return self.n

@@ -24,6 +24,7 @@ from yolo9000.datasets import (
 )
 from yolo9000.datasets.batch import Key
 from yolo9000.datasets.records import make_sample
+from yolo9000.datasets.sample import ScoreRules
 from yolo9000.errors import ConfigError, DataError
 
 TREE = WordTree([-1, -1, -1], ["a", "b", "c"])
@@ -36,6 +37,7 @@ class Numbers:
         self.n, self.kind, self.tree = n, kind, TREE
         self._nodes = nodes or [i % 3 for i in range(n)]
         self.unmatched: dict[str, int] = {}
+        self.rules: ScoreRules = "voc"
 
     def __len__(self) -> int:
         return self.n

@@ -78,7 +78,7 @@ def same(a: TableDataset, b: TableDataset) -> bool:
         and all(stores[0].read(i) == stores[1].read(i) for i in range(len(stores[0])))
         and all(
             np.array_equal(getattr(a.records, name), getattr(b.records, name))
-            for name in ("kind", "offsets", "label_ids", "boxes", "ignored", "labels", "issues")
+            for name in ("kind", "rules", "offsets", "label_ids", "boxes", "ignored", "labels", "issues")
         )
     )
 
@@ -120,6 +120,20 @@ def test_other_programs_can_read_it(tmp_path: Path, detection: TableDataset) -> 
         assert file["images"][start : start + size].tobytes() == detection.records.store.read(3)
         assert file["label_names"].asstr()[:].tolist() == ["dog", "cat", "gizmo"]
         assert file["names"][3] == b"3.jpg"
+
+
+def test_rules(tmp_path: Path, detection: TableDataset) -> None:
+    """Whose rules boxes are scored by; older packs do not say it."""
+    path = pack(detection, tmp_path / "d.h5")
+    assert (detection.rules, opened(path).rules) == ("coco", "coco")
+    with h5py.File(path, "r+") as file:
+        file.attrs["rules"] = "golf"
+    with pytest.raises(DataError, match=r"rules 'golf': expected one of voc, coco, .*; pack it again"):
+        opened(path)
+    with h5py.File(path, "r+") as file:
+        del file.attrs["rules"]
+    assert opened(path).rules == "voc"
+    assert opened(path).records.ignored.tolist() == detection.records.ignored.tolist()
 
 
 def test_joined_data_sets(tmp_path: Path, classification: TableDataset) -> None:

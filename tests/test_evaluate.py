@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from wordtree.tree import WordTree
+from yolo9000.config import ValConfig
 from yolo9000.darknet.cfg import Cfg
-from yolo9000.datasets import open_dataset
+from yolo9000.datasets import ConcatDataset, ImageBank, TableDataset, open_dataset, pack, read_records
+from yolo9000.datasets.records import concat_records
 from yolo9000.errors import ConfigError, DataError
 from yolo9000.evaluate import evaluate
 from yolo9000.evaluation.ap import Predictions, Truths
 from yolo9000.evaluation.classification import ClassificationResult
 from yolo9000.evaluation.coco import coco_scores
-from yolo9000.evaluation.detection import DetectionResult, scored_nodes
+from yolo9000.evaluation.detection import DetectionResult, evaluate_detection, scored_nodes
 from yolo9000.evaluation.hierarchy import Cut
 from yolo9000.evaluation.options import EvaluateConfig
 from yolo9000.evaluation.plots import save_curves
@@ -31,6 +35,7 @@ from yolo9000.evaluation.predict import NodePredictor, chosen_images, load_batch
 from yolo9000.evaluation.report import tables
 from yolo9000.evaluation.scores import score_ancestors, score_cut
 from yolo9000.network import Network
+from yolo9000.validation import Validator
 
 # animal ─┬─ dog ─┬─ husky        vehicle ─┬─ car
 #         │       └─ pug                   └─ boat
@@ -299,6 +304,61 @@ def test_nothing_to_find(network: Network, tmp_path: Path) -> None:
         evaluate(network, coco(tmp_path, [({(0, 0): RED}, [])]))
 
 
+def crowd_of_two(root: Path) -> str:
+    """A cat, and two brighter ones in a crowd of four cells, which no prediction overlaps by half."""
+    data = coco(
+        root, [({(0, 0): (0, 200, 0), (2, 2): GREEN, (3, 3): GREEN}, [("cat", 0, 0), ("cat*", 2, 2)])]
+    )
+    path = root / "annotations" / "instances_val.json"
+    content = json.loads(path.read_text())
+    content["annotations"][1]["bbox"] = [128, 128, 128, 128]
+    path.write_text(json.dumps(content))
+    return data
+
+
+def without_rules(pack_file: Path) -> None:
+    """As packs were before they said whose rules they are scored by."""
+    with h5py.File(pack_file, "r+") as file:
+        del file.attrs["rules"]
+
+
+def test_a_pack_is_scored_as_the_loose_data(network: Network, tmp_path: Path) -> None:
+    data = crowd_of_two(tmp_path)
+    path = pack(read_records(data, "val"), tmp_path / "x.h5")
+    loose, packed = (detect(network, spec, score=0.01) for spec in (data, f"pack:{path}"))
+    assert ap(loose) == ap(packed) == {"cat": 1.0}
+    assert loose.coco.ap == packed.coco.ap == pytest.approx(1.0)
+    assert (loose.truths, loose.excused) == (packed.truths, packed.excused) == (1, 1)
+    without_rules(path)
+    old = detect(network, f"pack:{path}", score=0.01)
+    assert ap(old) == pytest.approx({"cat": 1 / 3})  # its ignored boxes are difficult objects
+
+
+def test_caches_and_banks_keep_the_rules(network: Network, tmp_path: Path) -> None:
+    cached = open_dataset(crowd_of_two(tmp_path), TREE, "val", cache=SIDE)
+    (stored,) = ImageBank([cached], "cpu").datasets
+    assert stored is not None
+    assert cached.rules == stored.rules == "coco"
+    result = evaluate_detection(network, cached, EvaluateConfig(score=0.01))
+    assert ap(result) == {"cat": 1.0}
+
+
+def test_a_mix_of_rules_is_refused(network: Network, tmp_path: Path) -> None:
+    crowded = read_records(crowd_of_two(tmp_path), "val")
+    plain = replace(crowded, rules="voc")
+    mixed = f"pack:{pack(concat_records([crowded, plain]), tmp_path / 'mixed.h5')}"
+    assert len(open_dataset(mixed, TREE)) == 2  # it can be trained on
+    with pytest.raises(DataError, match=r"mixed\.h5: expected data that are scored by one .* by itself"):
+        evaluate(network, mixed)
+    with pytest.raises(DataError, match=r"mixed\.h5: expected data that are scored by one"):
+        Validator(ValConfig(data=(mixed,)), TREE)
+    both = ConcatDataset([TableDataset(records, TREE) for records in (crowded, plain)])
+    with pytest.raises(DataError, match="the data set: expected data that are scored by one"):
+        evaluate_detection(network, both)
+    alike = ConcatDataset([TableDataset(crowded, TREE)] * 2)
+    assert ap(evaluate_detection(network, alike, EvaluateConfig(score=0.01))) == {"cat": 1.0}
+
+
 def test_coco_scores_against_the_annotation_file(network: Network, tmp_path: Path) -> None:
     """The same boxes judged by pycocotools from the file itself: ids, classes and crowds are right."""
     from pycocotools.coco import COCO
@@ -397,7 +457,6 @@ def test_settings_are_checked_at_once() -> None:
 
 def test_other_trees_are_refused(network: Network, tmp_path: Path) -> None:
     from yolo9000.evaluation.classification import evaluate_classification
-    from yolo9000.evaluation.detection import evaluate_detection
 
     data = open_dataset(coco(tmp_path, [({}, [("cat", 0, 0)])]), WordTree.flat(NAMES[1:]), "val")
     with pytest.raises(ConfigError, match="tree of 8 nodes, got detection data on a tree of 7"):

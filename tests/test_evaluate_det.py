@@ -18,7 +18,7 @@ from PIL import Image
 from wordtree import class_list
 from wordtree.tree import WordTree
 from yolo9000.darknet.cfg import Cfg
-from yolo9000.datasets import open_dataset, read_records
+from yolo9000.datasets import open_dataset, pack, read_records
 from yolo9000.errors import DataError, FormatError
 from yolo9000.evaluate import evaluate
 from yolo9000.evaluation.ap import Predictions, Truths, class_curve, match_imagenet
@@ -258,6 +258,10 @@ def test_three_means(network: Network, tmp_path: Path) -> None:
     every, boxed, same, unseen = result.groups
     assert (every.classes, boxed.classes, same.classes, unseen.classes) == (3, 2, 2, 1)
     assert (every.map, boxed.map, unseen.map) == pytest.approx((2 / 3, 0.75, 0.5))
+    path = pack(read_records(f"imagenet-det:{tmp_path}", "val"), tmp_path / "x.h5")
+    packed = evaluate(network, f"pack:{path}", EvaluateConfig(score=0.01))
+    assert isinstance(packed, DetectionResult)
+    assert (packed.rule, packed.groups) == (result.rule, result.groups)
     content = json.loads(result.to_json())
     assert [group["name"] for group in content["groups"]][3] == "without boxes"
     other = evaluate(network, f"imagenet-det:{tmp_path}", EvaluateConfig(boxes=(), rule="voc"))

@@ -590,7 +590,7 @@ def test_tars(tmp_path: Path, data: st.DataObject) -> None:
 
 def spoil(path: Path, name: str, value: object) -> None:
     with h5py.File(path, "r+") as file:
-        if name in ("format", "kind"):
+        if name in ("format", "kind", "rules"):
             file.attrs[name] = value
             return
         del file[name]
@@ -616,9 +616,9 @@ def test_packs(coco: Path, value: object) -> None:
     (coco / "annotations" / "instances_train.json").write_text(json.dumps(COCO))
     good = pack(read_records(f"coco:{coco}"), coco / "good.h5").read_bytes()
     with h5py.File(coco / "good.h5") as file:
-        names = ["format", "kind", *file]
+        names = ["format", "kind", "rules", *file]
     for name in names:
-        if name in ("format", "kind") and value is None:
+        if name in ("format", "kind", "rules") and value is None:
             continue
         path = coco / "bad.h5"
         path.write_bytes(good)

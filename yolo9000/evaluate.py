@@ -70,14 +70,4 @@ def evaluate_opened(
     """`evaluate` on a data set that is open already; `data` is its description."""
     if dataset.kind == "classification":
         return evaluate_classification(network, dataset, config, name=data, progress=progress)
-    config = resolve(config, data)
-    crowds = data.startswith("coco:")  # COCO's ignored boxes are crowds, others' are difficult objects
-    return evaluate_detection(network, dataset, config, name=data, crowds=crowds, progress=progress)
-
-
-def resolve(config: EvaluateConfig, data: str) -> EvaluateConfig:
-    """The settings with those answered that depend on the data set: the rule, and who had boxes."""
-    det = data.startswith("imagenet-det:")
-    boxes = config.boxes if config.boxes is not None else (("coco",) if det else ())
-    rule = config.rule if config.rule != "auto" else ("imagenet" if det else "voc")
-    return replace(config, boxes=boxes, rule=rule)
+    return evaluate_detection(network, dataset, config, name=data, progress=progress)

@@ -12,7 +12,7 @@ from yolo9000.config import ValConfig
 from yolo9000.datasets import SampleDataset, open_dataset
 from yolo9000.evaluate import evaluate_opened
 from yolo9000.evaluation.detection import DetectionResult
-from yolo9000.evaluation.options import EvaluateConfig
+from yolo9000.evaluation.options import EvaluateConfig, resolve
 from yolo9000.network import Network
 
 MAP50, TOP1 = "val_map50", "val_top1"  # columns of the log; the first that is there decides what is best
@@ -26,6 +26,9 @@ class Validator:
         tree: The tree of the labels.
         map_file: Darknet map file for the boxes' classes.
         cache: Longest side of decoded images kept in memory; 0: read from disk every time.
+
+    Raises:
+        DataError: A data set cannot be opened, or is joined of some that are scored by different rules.
     """
 
     def __init__(
@@ -35,6 +38,8 @@ class Validator:
         self.sets: list[tuple[str, SampleDataset]] = []
         for spec in config.data:
             dataset = open_dataset(spec, tree, "val", map_file=map_file, cache=cache)
+            if dataset.kind == "detection":
+                resolve(self.options, dataset.rules, spec)  # what cannot be scored is refused now
             self.sets.append((spec, dataset))
 
     def measure(self, network: Network) -> dict[str, float]:

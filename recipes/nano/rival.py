@@ -71,7 +71,7 @@ def main() -> None:
     result: dict[str, Any] = {"minutes": options.minutes, "steps": steps, "parameters": parameters}
     for kind in ("voc", "coco"):
         dataset = open_dataset(f"{kind}:{options.data / kind}-mini", tree, "val")
-        result[kind] = score(network.eval(), dataset, nodes, crowds=kind == "coco")
+        result[kind] = score(network.eval(), dataset, nodes)
     options.out.mkdir(parents=True, exist_ok=True)
     with atomic_write(options.out / "rival.json", text=True) as stream:
         stream.write(json.dumps(result, indent=2) + "\n")
@@ -129,9 +129,7 @@ def truth_of(batch: Batch, image: int, nodes: NDArray[np.int64], device: str) ->
 
 
 @torch.inference_mode()
-def score(
-    network: nn.Module, dataset: SampleDataset, nodes: NDArray[np.int64], *, crowds: bool
-) -> dict[str, float]:
+def score(network: nn.Module, dataset: SampleDataset, nodes: NDArray[np.int64]) -> dict[str, float]:
     """Average precision of the data set's classes; a class of the rival counts as the one at or above it."""
     tree = dataset.tree
     wanted = np.unique([node for i in range(len(dataset)) for node in dataset.nodes(i)])
@@ -146,7 +144,7 @@ def score(
         classes = of_label[found["labels"].numpy() - 1]
         boxes = fit.unmap(xyxy_to_cxcywh(found["boxes"] / SIZE))
         parts.append((boxes.numpy(), classes, np.full(len(classes), index), found["scores"].numpy()))
-        truths.append(sample_truths(sample, index, crowds))
+        truths.append(sample_truths(sample, index, dataset.rules == "coco"))
     predictions = Predictions.of(*(np.concatenate(column) for column in zip(*parts, strict=True)))
     predictions, every = predictions[predictions.classes >= 0], join_truths(truths)
     coco = coco_scores(predictions, every, len(dataset))

@@ -26,7 +26,7 @@ from yolo9000.evaluation.coco import CocoScores, coco_scores
 from yolo9000.evaluation.confusion import Confusion
 from yolo9000.evaluation.credit import score_labels
 from yolo9000.evaluation.hierarchy import Cut, LabelQuality
-from yolo9000.evaluation.options import EvaluateConfig
+from yolo9000.evaluation.options import EvaluateConfig, resolve
 from yolo9000.evaluation.predict import (
     Loaded,
     NodePredictor,
@@ -102,7 +102,6 @@ def evaluate_detection(
     config: EvaluateConfig | None = None,
     *,
     name: str = "",
-    crowds: bool = False,
     progress: Progress | None = None,
 ) -> DetectionResult:
     """Score a detector.
@@ -115,12 +114,11 @@ def evaluate_detection(
         dataset: Detection samples whose labels are nodes of the network's tree.
         config: Thresholds and cuts.
         name: The data set's name for the result.
-        crowds: Ignored boxes are COCO's crowd regions, not VOC's difficult objects.
         progress: Called after each batch with the pictures just done and those in all.
 
     Raises:
         ConfigError: The network is a classifier, or the data set has no boxes or another tree.
-        DataError: A picture cannot be read.
+        DataError: A picture cannot be read, or the data set is joined of some with different rules.
     """
     config = config or EvaluateConfig()
     if network.head is None:
@@ -130,13 +128,14 @@ def evaluate_detection(
             f"expected detection data on the network's tree of {len(network.tree)} nodes, got {dataset.kind} "
             f"data on a tree of {len(dataset.tree)}; open the data set with the network's tree"
         )
+    config = resolve(config, dataset.rules, name)
     start = time.perf_counter()
     tree, iou = network.tree, config.iou
     cuts = [Cut.parse(tree, text) for text in config.cuts]
     lists = config.boxes or ()
     if lists:
         boxed_nodes(tree, lists)  # an unknown list is refused now, not after hours
-    at_nodes, every, confident, truths = _run(network.fuse(), dataset, config, cuts, crowds, progress)
+    at_nodes, every, confident, truths = _run(network.fuse(), dataset, config, cuts, progress)
     rule = match_imagenet if config.rule == "imagenet" else match
     nodes = score_classes(tree, at_nodes, truths, iou, "mapped nodes", rule=rule)
     return DetectionResult(
@@ -166,7 +165,6 @@ def _run(
     dataset: SampleDataset,
     config: EvaluateConfig,
     cuts: list[Cut],
-    crowds: bool,
     progress: Progress | None,
 ) -> tuple[Predictions, Predictions, Predictions, Truths]:
     """One pass: predictions at nodes, detections with their labels, the confident ones of them, truths."""
@@ -184,7 +182,7 @@ def _run(
             every.append(_labelled(found, batch, network.tree, config, config.score))
             confident.append(_labelled(found, batch, network.tree, config, config.confident))
             truths += [
-                sample_truths(sample, i, crowds)
+                sample_truths(sample, i, dataset.rules == "coco")
                 for i, sample in zip(batch.indices, batch.samples, strict=True)
             ]
     return _concatenate(at_nodes), _concatenate(every), _concatenate(confident), join_truths(truths)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
-from yolo9000.errors import ConfigError
+from yolo9000.errors import ConfigError, DataError
 from yolo9000.letterbox import LetterboxMode
+
+if TYPE_CHECKING:
+    from yolo9000.datasets.sample import ScoreRules
 
 
 @dataclass(frozen=True)
@@ -61,3 +64,26 @@ class EvaluateConfig:
                 f"settings out of range: {', '.join(bad)}. Fractions lie in 0..1, the size is a multiple of "
                 "32, batch size, threads and per_image are at least 1, the rule is auto, voc or imagenet."
             )
+
+
+def resolve(config: EvaluateConfig, rules: ScoreRules, name: str = "") -> EvaluateConfig:
+    """The settings with those answered that depend on the data set: the rule, and who had boxes.
+
+    Args:
+        config: The settings as they were given.
+        rules: Whose rules the data set is scored by.
+        name: The data set, for the message.
+
+    Raises:
+        DataError: The data set is joined of some that are scored by different rules.
+    """
+    if rules == "mixed":
+        raise DataError(
+            f"{name or 'the data set'}: expected data that are scored by one benchmark's rules, got "
+            "data sets of several in one (COCO's crowds, VOC's difficult objects, ImageNet DET's overlaps); "
+            "evaluate each of them by itself, and pack them apart for that"
+        )
+    det = rules == "imagenet-det"
+    boxes = config.boxes if config.boxes is not None else (("coco",) if det else ())
+    rule = config.rule if config.rule != "auto" else ("imagenet" if det else "voc")
+    return replace(config, boxes=boxes, rule=rule)
