@@ -58,7 +58,9 @@ def read_coco(root: str | Path, split: str = "train") -> Records:
         for annotation in by_image[picture["id"]]:
             _add(builder, annotation, position, path)
     labels = [Label(str(c["name"]), str(c.get("wnid", ""))) for c in categories]
-    return builder.build(FolderStore(images, (str(picture["file_name"]) for picture in pictures)), labels)
+    return builder.build(
+        FolderStore(images, (str(picture["file_name"]).replace("\\", "/") for picture in pictures)), labels
+    )
 
 
 def _add(
