@@ -22,7 +22,7 @@ from yolo9000.datasets.tars import Member, tar_members
 from yolo9000.errors import DataError
 
 _READERS = 8  # threads that read headers: the wait is for the disk, or for the network behind it
-_INDEX = "yolo9000-tar-index-1"
+_INDEX = "yolo9000-tar-index-2"  # 2: with the links in tar files
 
 
 def read_imagenet_tar(root: str | Path, split: str = "train") -> Records:
