@@ -319,6 +319,28 @@ def test_tiny_imagenet(tmp_path: Path, tree: WordTree, form: str) -> None:
     assert torch.equal(pickle.loads(pickle.dumps(dataset))[1].image, dataset[1].image)
 
 
+@pytest.mark.parametrize("form", ["folder", "tar"])
+def test_tiny_imagenet_with_hidden_files(tmp_path: Path, form: str) -> None:
+    """macOS leaves `._x` beside x on other systems' disks, and in tar files."""
+    base = write_tiny(tmp_path / "data")
+    (base / "train" / "n02110185" / "._n02110185_boxes.txt").write_bytes(b"\0\5\x16\7\xff")
+    (base / "val" / "._val_annotations.txt").write_bytes(b"\0\5\x16\7\xff")
+    place = base if form == "folder" else as_tar(base, tmp_path / "t.tar")
+    assert read_records(f"tiny-imagenet-boxes:{place}").boxes.tolist() == [[1, 2, 31, 21], [0, 0, 40, 30]]
+    assert read_records(f"tiny-imagenet-boxes:{place}:val").boxes.tolist() == [[3, 4, 10, 10]]
+
+
+def test_imagenet_det_with_hidden_files_and_capitals(tmp_path: Path) -> None:
+    folder = tmp_path / "ILSVRC" / "Annotations" / "DET" / "train"
+    folder.mkdir(parents=True)
+    (folder / "a.xml").write_text(voc_xml(("n02084071", (1, 2, 3, 4), 0)))
+    (folder / "b.XML").write_text(voc_xml(("n02084071", (5, 6, 7, 8), 0)))
+    (folder / "._a.xml").write_bytes(b"\0\5\x16\7")
+    records = read_records(f"imagenet-det:{tmp_path}:train")
+    assert [Path(records.store.name(i)).name for i in range(len(records.store))] == ["a.JPEG", "b.JPEG"]
+    assert records.boxes.tolist() == [[1, 2, 4, 5], [5, 6, 8, 9]]
+
+
 def test_tiny_imagenet_errors(tmp_path: Path, tree: WordTree) -> None:
     base = write_tiny(tmp_path)
     with pytest.raises(DataError, match=r"not an uncompressed tar file.*tar cf"):

@@ -318,3 +318,17 @@ def test_links_out_of_a_tar(tmp_path: Path, kind: bytes, target: str) -> None:
     path = add_links(write_tar(tmp_path / "x.tar", [("a.jpg", b"abc")]), [(kind, "link.jpg", target)])
     with pytest.raises(DataError, match=r"x\.tar: link\.jpg is a link, and what it leads to.*tar chf"):
         tar_members(path)
+
+
+def test_hidden_files_beside_the_tars(tmp_path: Path) -> None:
+    """macOS leaves `._x` beside x on other systems' disks, and in tar files."""
+    folder = synset_tars(tmp_path / "tars")
+    (folder / "n02084071.tar").rename(folder / "n02084071.TAR")
+    expected = read_records(f"imagenet-tar:{folder}")
+    assert np.bincount(expected.label_ids).tolist() == list(COUNTS.values())
+    (folder / "._n02084071.TAR").write_bytes(b"\0\5\x16\7" + bytes(600))
+    again = read_records(f"imagenet-tar:{folder}")
+    assert again.label_ids.tolist() == expected.label_ids.tolist()
+    files = [(path.name, path.read_bytes()) for path in sorted(folder.iterdir())]
+    whole = read_records(f"imagenet-tar:{write_tar(tmp_path / 'whole.tar', files)}")
+    assert whole.label_ids.tolist() == expected.label_ids.tolist()
