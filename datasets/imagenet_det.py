@@ -62,7 +62,8 @@ def _annotations(base: Path, annotations: Path, split: str) -> list[tuple[str, P
     listed = base / "ImageSets" / "DET" / f"{split}.txt"
     files: dict[str, Path] = {}
     if listed.is_file():
-        ids = [image_id.removeprefix(f"{split}/") for image_id in image_ids(listed)]
+        # a second column, where there is one, numbers the images
+        ids = [line.split()[0].removeprefix(f"{split}/") for line in image_ids(listed)]
     else:
         paths = (Path(d, name) for d, names in walk(annotations) for name in names)
         found = [path for path in paths if has_suffix(path.name, ".xml")]

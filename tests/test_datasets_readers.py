@@ -227,6 +227,10 @@ def test_voc_names_may_be_wordnet_ids(tmp_path: Path, tree: WordTree) -> None:
     ("xml", "message"),
     [
         ("<annotation>\n<object>", r"a\.xml:2: no valid XML"),
+        (
+            "<html><body/></html>",
+            r"a\.xml: expected <annotation> as the root of the XML, got <html>; write",
+        ),
         (voc_xml(("", (1, 1, 9, 9), 0)), "object 1: has no <name>"),
         (
             voc_xml(("dog", (1, 1, 9, 9), 0), ("cat", (1, "?", 9, 9), 0)),
@@ -241,6 +245,31 @@ def test_voc_names_may_be_wordnet_ids(tmp_path: Path, tree: WordTree) -> None:
 def test_voc_errors(tmp_path: Path, tree: WordTree, xml: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         open_dataset(f"voc:{write_voc(tmp_path, {'a': xml})}", tree)
+
+
+def test_voc_namespaces_are_ignored(tmp_path: Path) -> None:
+    xml = voc_xml(("dog", (1, 1, 20, 15), 0), filename="x.png")
+    default = xml.replace("<annotation>", '<annotation xmlns="http://example.org/voc"><!-- a comment -->')
+    prefixed = xml.replace("<", "<v:").replace("<v:/", "</v:")
+    prefixed = prefixed.replace("<v:annotation>", '<v:annotation xmlns:v="http://example.org/voc">')
+    records = read_records(f"voc:{write_voc(tmp_path, {'a': xml, 'b': default, 'c': prefixed})}")
+    assert records.boxes.tolist() == [[0, 0, 20, 15]] * 3
+    assert [Path(records.store.name(i)).name for i in range(3)] == ["a.png", "b.png", "c.png"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "ids"),
+    [
+        (["my photo", "  b  ", ""], ["my photo", "b"]),
+        (["my photo  1", "b -1", "c  0"], ["my photo", "c"]),  # the list of one class
+        (["photo 1", "photo 2"], ["photo 1", "photo 2"]),
+    ],
+)
+def test_voc_ids_with_spaces(tmp_path: Path, lines: list[str], ids: list[str]) -> None:
+    write_voc(tmp_path, dict.fromkeys(["my photo", "b", "c", "photo 1", "photo 2", "photo"], voc_xml()))
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("\n".join(lines))
+    store = read_records(f"voc:{tmp_path}").store
+    assert [Path(store.name(i)).stem for i in range(len(store))] == ids
 
 
 def test_voc_missing_files(tmp_path: Path, tree: WordTree) -> None:
