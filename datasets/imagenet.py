@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from yolo9000.datasets.folders import is_visible, walk
 from yolo9000.datasets.labels import Label
 from yolo9000.datasets.records import Records, RecordsBuilder, classification_records
 from yolo9000.datasets.store import FolderStore, RangeStore, Store, is_image
@@ -51,9 +52,7 @@ def read_imagenet(root: str | Path, split: str = "train") -> Records:
 
 def _subfolders(base: Path) -> list[str]:
     try:
-        return sorted(
-            entry.name for entry in os.scandir(base) if entry.is_dir() and not entry.name.startswith(".")
-        )
+        return sorted(entry.name for entry in os.scandir(base) if entry.is_dir() and is_visible(entry.name))
     except OSError as error:
         raise DataError(f"{base}: {error.strerror}; expected a folder of class folders") from error
 
@@ -69,8 +68,8 @@ class _Files:
         if not root.is_file():
             if not root.is_dir():
                 raise DataError(f"{root}: no such folder or tar file; expected Tiny ImageNet")
-            paths = (os.path.relpath(os.path.join(d, f), root) for d, _, fs in os.walk(root) for f in fs)  # noqa: PTH118
-        self.paths = sorted(str(PurePosixPath(path)) for path in paths)
+            paths = (os.path.relpath(os.path.join(d, f), root) for d, fs in walk(root) for f in fs)  # noqa: PTH118
+        self.paths = sorted(str(path) for path in map(PurePosixPath, paths) if is_visible(path.name))
 
     def store(self, paths: list[str]) -> Store:
         if not self._ranges:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from yolo9000.datasets.folders import has_suffix, walk
 from yolo9000.datasets.labels import Label
 from yolo9000.datasets.records import Records, RecordsBuilder
 from yolo9000.datasets.store import FolderStore
@@ -31,8 +32,7 @@ def read_imagenet_det(root: str | Path, split: str = "val") -> Records:
     base = _base(Path(root), split)
     annotations = base / "Annotations" / "DET" / split
     names, objects = [], []
-    for image_id in _ids(base, annotations, split):
-        path = annotations / f"{image_id}.xml"
+    for image_id, path in _annotations(base, annotations, split):
         names.append(f"Data/DET/{split}/{image_id}.JPEG")
         objects.append(read_annotation(path)[1] if path.exists() else [])
     labels = _labels({name for found in objects for name, *_ in found})
@@ -57,20 +57,24 @@ def _base(root: Path, split: str) -> Path:
     )
 
 
-def _ids(base: Path, annotations: Path, split: str) -> list[str]:
-    """Image ids relative to the split's folder."""
+def _annotations(base: Path, annotations: Path, split: str) -> list[tuple[str, Path]]:
+    """Image ids relative to the split's folder, and where the XML file of each is or would be."""
     listed = base / "ImageSets" / "DET" / f"{split}.txt"
+    files: dict[str, Path] = {}
     if listed.is_file():
-        ids = [image_id.removeprefix(f"{split}/") for image_id in image_ids(listed)]
+        # a second column, where there is one, numbers the images
+        ids = [line.split()[0].removeprefix(f"{split}/") for line in image_ids(listed)]
     else:
-        found = (path.relative_to(annotations).with_suffix("") for path in annotations.rglob("*.xml"))
-        ids = sorted(os.fspath(path) for path in found)
+        paths = (Path(d, name) for d, names in walk(annotations) for name in names)
+        found = [path for path in paths if has_suffix(path.name, ".xml")]
+        files = {os.fspath(path.relative_to(annotations).with_suffix("")): path for path in found}
+        ids = sorted(files)
     if not ids:
         raise DataError(f"{listed if listed.is_file() else annotations}: names no image")
     for image_id in ids:
         if Path(image_id).is_absolute() or ".." in Path(image_id).parts:
             raise DataError(f"{listed}: names {image_id!r}, outside of its folder")
-    return ids
+    return [(image_id, files.get(image_id, annotations / f"{image_id}.xml")) for image_id in ids]
 
 
 def _labels(names: set[str]) -> list[Label]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordtree._files import atomic_write
+from yolo9000.datasets.folders import has_suffix, visible_files
 from yolo9000.datasets.labels import WNID, Label
 from yolo9000.datasets.records import Records, classification_records
 from yolo9000.datasets.store import Strings, TarStore, is_image
@@ -22,7 +23,7 @@ from yolo9000.datasets.tars import Member, tar_members
 from yolo9000.errors import DataError
 
 _READERS = 8  # threads that read headers: the wait is for the disk, or for the network behind it
-_INDEX = "yolo9000-tar-index-1"
+_INDEX = "yolo9000-tar-index-2"  # 2: with the links in tar files
 
 
 def read_imagenet_tar(root: str | Path, split: str = "train") -> Records:
@@ -41,7 +42,7 @@ def read_imagenet_tar(root: str | Path, split: str = "train") -> Records:
         DataError: No tar files, a compressed or cut-off one, or no images in them.
     """
     place = _place(Path(root), split)
-    tars = [place.name] if place.is_file() else sorted(path.name for path in place.glob("*.tar"))
+    tars = [place.name] if place.is_file() else visible_files(place, ".tar")
     if not tars:
         found = ", ".join(sorted(path.name for path in place.iterdir())[:5]) or "nothing"
         raise DataError(
@@ -89,7 +90,7 @@ def _scan(place: Path, tars: Sequence[str]) -> _Index:
             found = list(pool.map(lambda tar: tar_members(place / tar), tars))
         else:
             found = [tar_members(place)]
-            inner = [member for member in found[0] if member[0].endswith(".tar")]
+            inner = [member for member in found[0] if has_suffix(_last(member[0]), ".tar")]
             if inner:
                 tars = [name for name, _, _ in inner]
                 found = list(pool.map(lambda member: tar_members(place, *member[1:]), inner))

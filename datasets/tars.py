@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import tarfile
-from pathlib import Path
+from collections.abc import Mapping, Set
+from pathlib import Path, PurePosixPath
 
 from yolo9000.errors import DataError
 
 _BLOCK = 512  # bytes of a header; a member's data are filled up to a multiple of it
+_LINKS = 40  # links from one to the next, after which Linux too gives up (path_resolution(7))
 
 Member = tuple[str, int, int]  # name, first byte in the file, length in bytes
 
 
 def tar_members(path: Path, start: int = 0, length: int | None = None) -> list[Member]:
     """The files in a tar file, from one pass over its headers.
+
+    A link to a file in it, hard or symbolic, is one more file with the same bytes. Links to its folders are
+    passed over: the files that they lead to are listed once, by their own names.
 
     Args:
         path: The tar file, or a larger file that it lies in.
@@ -25,7 +31,7 @@ def tar_members(path: Path, start: int = 0, length: int | None = None) -> list[M
         Name, first byte in `path` and length of each, in file order.
 
     Raises:
-        DataError: Not a tar file, a compressed one (no random access), or a cut-off one.
+        DataError: Not a tar file, a compressed one (no random access), a cut-off one, or a link out of it.
     """
     try:
         with path.open("rb") as stream:
@@ -34,7 +40,7 @@ def tar_members(path: Path, start: int = 0, length: int | None = None) -> list[M
             if members is None:
                 stream.seek(start)
                 with tarfile.open(fileobj=stream, mode="r:") as archive:
-                    members = _all_members(archive, end)
+                    members = _all_members(archive, end, path)
     except tarfile.TarError as error:
         if "unexpected end" in str(error):
             raise DataError(f"{path}: the tar file is cut off; copy it again") from error
@@ -47,16 +53,71 @@ def tar_members(path: Path, start: int = 0, length: int | None = None) -> list[M
     return members
 
 
-def _all_members(archive: tarfile.TarFile, end: int) -> list[Member]:
-    members = []
+def _all_members(archive: tarfile.TarFile, end: int, path: Path) -> list[Member]:
+    found: list[Member | str] = []  # a link's name stands for it, as what it leads to may come later
+    files: dict[str, tuple[int, int]] = {}
+    links: dict[str, str] = {}
+    folders: set[str] = set()
     for member in archive:
         if member.offset >= end:  # a tar file within another, without the empty block at its end
             break
         if member.offset_data + _filled(member.size) > end and member.isreg():
             raise tarfile.ReadError("unexpected end of data")
-        if member.isfile():
-            members.append((member.name, member.offset_data, member.size))
+        name, target = posixpath.normpath(member.name), _target(member)
+        if member.isfile() or target in files:
+            files[name] = (member.offset_data, member.size) if member.isfile() else files[target]
+            found.append((member.name, *files[name]))
+        elif target:
+            links[name] = target
+            found.append(member.name)
+        elif member.isdir():
+            folders.add(name)
+    if links:
+        folders.update(parent for name in [*files, *links] for parent in _parents(name))
+    members: list[Member] = []
+    for entry in found:
+        if not isinstance(entry, str):
+            members.append(entry)
+        elif place := _follow(entry, files, links, folders, path):
+            members.append((entry, *place))
     return members
+
+
+def _target(member: tarfile.TarInfo) -> str:
+    """What a link leads to, from the tar's root; "" for anything else. A hard link's counts from the root."""
+    if member.islnk():
+        return posixpath.normpath(member.linkname.lstrip("/"))
+    if member.issym():
+        return posixpath.normpath(posixpath.join(posixpath.dirname(member.name), member.linkname))
+    return ""
+
+
+def _parents(name: str) -> list[str]:
+    return [str(parent) for parent in PurePosixPath(name).parents]
+
+
+def _follow(
+    link: str,
+    files: Mapping[str, tuple[int, int]],
+    links: Mapping[str, str],
+    folders: Set[str],
+    path: Path,
+) -> tuple[int, int] | None:
+    """First byte and length of the file that a link leads to; None where that is a folder."""
+    name = posixpath.normpath(link)
+    for _ in range(_LINKS):
+        if name in files:
+            return files[name]
+        if name in folders:
+            return None
+        head = next((part for part in (name, *_parents(name)) if part in links), None)
+        if head is None:
+            break
+        name = posixpath.normpath(posixpath.join(links[head], name[len(head) + 1 :]))
+    raise DataError(
+        f"{path}: {link} is a link, and what it leads to, {links[posixpath.normpath(link)]}, is not in the "
+        "tar file; pack the files anew with `tar chf`, which stores what links lead to"
+    )
 
 
 def _filled(size: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -10,6 +11,8 @@ from yolo9000.datasets.labels import WNID, Label
 from yolo9000.datasets.records import Records, RecordsBuilder
 from yolo9000.datasets.store import IMAGE_SUFFIXES, FolderStore
 from yolo9000.errors import DataError
+
+_FLAGGED = re.compile(r"(.*\S)\s+(-1|0|1)")  # a line of the list of one class
 
 _Object = tuple[str, tuple[float, float, float, float], bool, str]  # name, corners, difficult, where
 
@@ -65,15 +68,23 @@ def _years(base: Path, split: str) -> list[Path]:
 
 
 def image_ids(path: Path) -> Iterator[str]:
-    """Image ids of a list; in the lists of one class a second column of −1 marks images without it."""
+    """Image ids of a list, one a line; an id may hold spaces.
+
+    The lists of one class have a flag behind every id: 1, 0 (difficult), or −1 for images without it, which
+    are left out.
+    """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as a list of image ids: {error}") from error
-    for line in lines:
-        columns = line.split()
-        if columns and not (len(columns) > 1 and columns[1] == "-1"):
-            yield columns[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    flagged = [_FLAGGED.fullmatch(line) for line in lines]
+    of_one_class = all(flagged)  # not so with ids such as `photo 1`, `photo 2`
+    for line, match in zip(lines, flagged, strict=True):
+        if not (match and of_one_class):
+            yield line
+        elif match[2] != "-1":
+            yield match[1]
 
 
 def _labels(names: set[str]) -> list[Label]:
@@ -87,7 +98,7 @@ def _labels(names: set[str]) -> list[Label]:
 
 
 def read_annotation(path: Path) -> tuple[str, list[_Object]]:
-    """File type of the image (`.jpg` where the file names none) and its objects."""
+    """File type of the image (`.jpg` where the file names none) and its objects; without XML namespaces."""
     try:
         tree = ElementTree.parse(path).getroot()
     except ElementTree.ParseError as error:
@@ -97,6 +108,13 @@ def read_annotation(path: Path) -> tuple[str, list[_Object]]:
         raise DataError(f"{path}: {error.strerror or error}; the image list names it") from error
     except (ValueError, LookupError) as error:  # an encoding that is unknown, a name that no file can have
         raise DataError(f"{path}: no valid XML: {error}") from error
+    for element in tree.iter():
+        element.tag = element.tag.rpartition("}")[2]
+    if tree.tag != "annotation":
+        raise DataError(
+            f"{path}: expected <annotation> as the root of the XML, got <{tree.tag[:80]}>; "
+            "write the file in PASCAL VOC's form"
+        )
     suffix = Path((tree.findtext("filename") or "").strip()).suffix
     suffix = suffix if suffix.lower() in IMAGE_SUFFIXES else ".jpg"
     return suffix, [

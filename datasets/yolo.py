@@ -18,6 +18,7 @@ from yolo9000.datasets.boxfiles import (
     shown,
     swap_folder,
 )
+from yolo9000.datasets.folders import visible_files, walk
 from yolo9000.datasets.labels import Label
 from yolo9000.datasets.records import Records
 from yolo9000.datasets.store import is_image
@@ -31,9 +32,9 @@ def read_yolo(root: str | Path, split: str = "train") -> Records:
 
     `path` is the data set's folder, relative to the YAML file's folder or to the current one; without it, or
     where it is not there, the file's own folder is taken. `train`, `val`, `test` are each a folder (with all
-    folders in it), a text file of image paths, or a list of these. An image's boxes are in the text file of
-    its name below `labels` instead of `images`, or beside it; an image without one has no objects. `names`
-    are the classes, as a list or by number. See `boxfiles` for the lines.
+    folders in it, also linked ones, but no hidden ones), a text file of image paths, or a list of these. An
+    image's boxes are in the text file of its name below `labels` instead of `images`, or beside it; an image
+    without one has no objects. `names` are the classes, as a list or by number. See `boxfiles` for the lines.
 
     Args:
         root: The YAML file, or the folder of `data.yaml`.
@@ -55,7 +56,9 @@ def read_yolo(root: str | Path, split: str = "train") -> Records:
 def _yaml_file(root: Path) -> Path:
     if not root.is_dir():
         return root
-    found = [root / "data.yaml"] if (root / "data.yaml").is_file() else sorted(root.glob("*.y*ml"))
+    if (root / "data.yaml").is_file():
+        return root / "data.yaml"
+    found = [root / name for name in visible_files(root, ".yaml", ".yml")]
     if len(found) == 1:
         return found[0]
     names = ", ".join(path.name for path in found) or "none"
@@ -143,7 +146,7 @@ def _images(entry: str, folders: list[Path], path: Path) -> Iterator[str]:
         return
     found = [
         os.path.join(folder, name)  # noqa: PTH118
-        for folder, _, names in os.walk(place)
+        for folder, names in walk(place)
         for name in names
         if is_image(name)
     ]

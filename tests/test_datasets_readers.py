@@ -227,6 +227,10 @@ def test_voc_names_may_be_wordnet_ids(tmp_path: Path, tree: WordTree) -> None:
     ("xml", "message"),
     [
         ("<annotation>\n<object>", r"a\.xml:2: no valid XML"),
+        (
+            "<html><body/></html>",
+            r"a\.xml: expected <annotation> as the root of the XML, got <html>; write",
+        ),
         (voc_xml(("", (1, 1, 9, 9), 0)), "object 1: has no <name>"),
         (
             voc_xml(("dog", (1, 1, 9, 9), 0), ("cat", (1, "?", 9, 9), 0)),
@@ -241,6 +245,31 @@ def test_voc_names_may_be_wordnet_ids(tmp_path: Path, tree: WordTree) -> None:
 def test_voc_errors(tmp_path: Path, tree: WordTree, xml: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         open_dataset(f"voc:{write_voc(tmp_path, {'a': xml})}", tree)
+
+
+def test_voc_namespaces_are_ignored(tmp_path: Path) -> None:
+    xml = voc_xml(("dog", (1, 1, 20, 15), 0), filename="x.png")
+    default = xml.replace("<annotation>", '<annotation xmlns="http://example.org/voc"><!-- a comment -->')
+    prefixed = xml.replace("<", "<v:").replace("<v:/", "</v:")
+    prefixed = prefixed.replace("<v:annotation>", '<v:annotation xmlns:v="http://example.org/voc">')
+    records = read_records(f"voc:{write_voc(tmp_path, {'a': xml, 'b': default, 'c': prefixed})}")
+    assert records.boxes.tolist() == [[0, 0, 20, 15]] * 3
+    assert [Path(records.store.name(i)).name for i in range(3)] == ["a.png", "b.png", "c.png"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "ids"),
+    [
+        (["my photo", "  b  ", ""], ["my photo", "b"]),
+        (["my photo  1", "b -1", "c  0"], ["my photo", "c"]),  # the list of one class
+        (["photo 1", "photo 2"], ["photo 1", "photo 2"]),
+    ],
+)
+def test_voc_ids_with_spaces(tmp_path: Path, lines: list[str], ids: list[str]) -> None:
+    write_voc(tmp_path, dict.fromkeys(["my photo", "b", "c", "photo 1", "photo 2", "photo"], voc_xml()))
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("\n".join(lines))
+    store = read_records(f"voc:{tmp_path}").store
+    assert [Path(store.name(i)).stem for i in range(len(store))] == ids
 
 
 def test_voc_missing_files(tmp_path: Path, tree: WordTree) -> None:
@@ -317,6 +346,28 @@ def test_tiny_imagenet(tmp_path: Path, tree: WordTree, form: str) -> None:
     val = open_dataset(f"tiny-imagenet-boxes:{place}:val", tree)
     assert val[0].boxes.tolist() == [[3, 4, 10, 10]]
     assert torch.equal(pickle.loads(pickle.dumps(dataset))[1].image, dataset[1].image)
+
+
+@pytest.mark.parametrize("form", ["folder", "tar"])
+def test_tiny_imagenet_with_hidden_files(tmp_path: Path, form: str) -> None:
+    """macOS leaves `._x` beside x on other systems' disks, and in tar files."""
+    base = write_tiny(tmp_path / "data")
+    (base / "train" / "n02110185" / "._n02110185_boxes.txt").write_bytes(b"\0\5\x16\7\xff")
+    (base / "val" / "._val_annotations.txt").write_bytes(b"\0\5\x16\7\xff")
+    place = base if form == "folder" else as_tar(base, tmp_path / "t.tar")
+    assert read_records(f"tiny-imagenet-boxes:{place}").boxes.tolist() == [[1, 2, 31, 21], [0, 0, 40, 30]]
+    assert read_records(f"tiny-imagenet-boxes:{place}:val").boxes.tolist() == [[3, 4, 10, 10]]
+
+
+def test_imagenet_det_with_hidden_files_and_capitals(tmp_path: Path) -> None:
+    folder = tmp_path / "ILSVRC" / "Annotations" / "DET" / "train"
+    folder.mkdir(parents=True)
+    (folder / "a.xml").write_text(voc_xml(("n02084071", (1, 2, 3, 4), 0)))
+    (folder / "b.XML").write_text(voc_xml(("n02084071", (5, 6, 7, 8), 0)))
+    (folder / "._a.xml").write_bytes(b"\0\5\x16\7")
+    records = read_records(f"imagenet-det:{tmp_path}:train")
+    assert [Path(records.store.name(i)).name for i in range(len(records.store))] == ["a.JPEG", "b.JPEG"]
+    assert records.boxes.tolist() == [[1, 2, 4, 5], [5, 6, 8, 9]]
 
 
 def test_tiny_imagenet_errors(tmp_path: Path, tree: WordTree) -> None:

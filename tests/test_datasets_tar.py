@@ -257,9 +257,78 @@ def test_members_are_those_of_tarfile(tmp_path: Path, form: int) -> None:
             archive.addfile(entry)
     with tarfile.open(path) as archive:
         expected = [(m.name, m.offset_data, m.size) for m in archive if m.isreg()]
+    expected += [(name, *expected[0][1:]) for name in ("link", "hard")]
     assert tar_members(path) == expected
     within = tmp_path / "within"
     within.write_bytes(bytes(700) + path.read_bytes() + b"more")
     shifted = [(name, start + 700, size) for name, start, size in expected]
     assert tar_members(within, 700, path.stat().st_size) == shifted
     assert tar_members(write_tar(tmp_path / "none.tar", [])) == []
+
+
+def add_links(path: Path, links: list[tuple[bytes, str, str]]) -> Path:
+    with tarfile.open(path, "a") as archive:
+        for kind, name, target in links:
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = kind, target
+            archive.addfile(entry)
+    return path
+
+
+def test_hard_links_that_tar_writes(tmp_path: Path) -> None:
+    """`tar` stores the bytes of files that share an inode once."""
+    folder = tmp_path / "n02084071"
+    folder.mkdir()
+    (folder / "a.JPEG").write_bytes(photo(1))
+    (folder / "b.JPEG").hardlink_to(folder / "a.JPEG")
+    with tarfile.open(tmp_path / "mine.tar", "w") as archive:
+        archive.add(folder, folder.name)
+    store = read_records(f"imagenet-tar:{tmp_path / 'mine.tar'}").store
+    assert [store.name(i).rpartition("/")[2] for i in range(len(store))] == ["a.JPEG", "b.JPEG"]
+    assert store.read(0) == store.read(1) == photo(1)
+
+
+def test_symbolic_links(tmp_path: Path) -> None:
+    """To files in the tar, also over other links and folders; links to its folders are passed over."""
+    path = write_tar(tmp_path / "x.tar", [("pool/a.jpg", b"abc"), ("pool/b.jpg", b"de")])
+    links = [
+        (tarfile.SYMTYPE, "cat/1.jpg", "../pool/b.jpg"),
+        (tarfile.SYMTYPE, "./cat/2.jpg", "./1.jpg"),
+        (tarfile.LNKTYPE, "cat/3.jpg", "./cat/2.jpg"),
+        (tarfile.SYMTYPE, "latest", "pool"),
+        (tarfile.SYMTYPE, "cat/4.jpg", "../latest/a.jpg"),
+    ]
+    found = {name: (start, size) for name, start, size in tar_members(add_links(path, links))}
+    a, b = found["pool/a.jpg"], found["pool/b.jpg"]
+    own = {"pool/a.jpg": a, "pool/b.jpg": b}
+    assert found == own | {"cat/1.jpg": b, "./cat/2.jpg": b, "cat/3.jpg": b, "cat/4.jpg": a}
+
+
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [
+        (tarfile.LNKTYPE, "gone.jpg"),
+        (tarfile.SYMTYPE, "gone.jpg"),
+        (tarfile.SYMTYPE, "../a.jpg"),
+        (tarfile.SYMTYPE, "/data/a.jpg"),
+        (tarfile.SYMTYPE, "link.jpg"),
+    ],
+)
+def test_links_out_of_a_tar(tmp_path: Path, kind: bytes, target: str) -> None:
+    path = add_links(write_tar(tmp_path / "x.tar", [("a.jpg", b"abc")]), [(kind, "link.jpg", target)])
+    with pytest.raises(DataError, match=r"x\.tar: link\.jpg is a link, and what it leads to.*tar chf"):
+        tar_members(path)
+
+
+def test_hidden_files_beside_the_tars(tmp_path: Path) -> None:
+    """macOS leaves `._x` beside x on other systems' disks, and in tar files."""
+    folder = synset_tars(tmp_path / "tars")
+    (folder / "n02084071.tar").rename(folder / "n02084071.TAR")
+    expected = read_records(f"imagenet-tar:{folder}")
+    assert np.bincount(expected.label_ids).tolist() == list(COUNTS.values())
+    (folder / "._n02084071.TAR").write_bytes(b"\0\5\x16\7" + bytes(600))
+    again = read_records(f"imagenet-tar:{folder}")
+    assert again.label_ids.tolist() == expected.label_ids.tolist()
+    files = [(path.name, path.read_bytes()) for path in sorted(folder.iterdir())]
+    whole = read_records(f"imagenet-tar:{write_tar(tmp_path / 'whole.tar', files)}")
+    assert whole.label_ids.tolist() == expected.label_ids.tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -273,6 +274,51 @@ def test_yaml_is_found_or_asked_for(tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text("")
     with pytest.raises(DataError, match=r"expected data\.yaml or one .*, found other\.yaml, pets\.yml"):
         read_records(f"yolo:{tmp_path}")
+
+
+def image_names(spec: str) -> list[str]:
+    store = read_records(spec).store
+    return [Path(store.name(i)).name for i in range(len(store))]
+
+
+def test_hidden_and_linked_folders(tmp_path: Path) -> None:
+    """Linked folders are read, each folder once, also where a link leads back; what tools leave is not."""
+    data = data_yaml(tmp_path / "data", "train: images\n")
+    images = tmp_path / "data" / "images"
+    write(images / "own", tmp_path / "data" / "labels" / "own")
+    for name in (".ipynb_checkpoints", "__MACOSX"):
+        save(images / name, "a")
+    (images / "own" / "._a.jpg").write_bytes(b"AppleDouble")
+    save(tmp_path / "elsewhere", "b")
+    (images / "more").symlink_to(tmp_path / "elsewhere")
+    (images / "again").symlink_to(images / "own")
+    (tmp_path / "elsewhere" / "back").symlink_to(images)
+    (images / ".hidden").symlink_to(tmp_path / "elsewhere")
+    records = read_records(f"yolo:{data}")
+    found = [records.store.name(i).partition("/images/")[2] for i in range(len(records.store))]
+    assert found == ["more/b.jpg", "own/a.jpg", "own/b.jpg", "own/c.jpg"]
+
+
+def test_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = folders(tmp_path)
+    closed = tmp_path / "images" / "train" / "closed"
+    save(closed, "a")
+    scan = os.scandir
+
+    def refuse(path: str) -> object:  # permissions do not bind root, as which containers run tests
+        if os.fspath(path) == str(closed):
+            raise PermissionError(13, "Permission denied", str(closed))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"train/closed: Permission denied; expected a folder that can be"):
+        read_records(f"yolo:{data}")
+
+
+def test_yaml_beside_a_hidden_one_and_in_capitals(tmp_path: Path) -> None:
+    folders(tmp_path).rename(tmp_path / "dogs.YAML")
+    (tmp_path / "._dogs.YAML").write_bytes(b"\0\5\x16\7")
+    assert image_names(f"yolo:{tmp_path}") == ["a.jpg", "b.jpg", "c.jpg"]
 
 
 def test_classes_without_names_need_a_map(tmp_path: Path) -> None:

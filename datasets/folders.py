@@ -1,0 +1,64 @@
+"""The files of folders, without those that systems and tools leave there: hidden ones and `__MACOSX`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from yolo9000.errors import DataError
+
+
+def is_visible(name: str) -> bool:
+    """Whether a name is a user's: not hidden (`._a.tar`, `.ipynb_checkpoints`), nor macOS's `__MACOSX`."""
+    return not name.startswith(".") and name != "__MACOSX"
+
+
+def has_suffix(name: str, *suffixes: str) -> bool:
+    """Whether a visible file's name ends in one of the suffixes (`.tar`), in capitals or not."""
+    return is_visible(name) and name.lower().endswith(suffixes)
+
+
+def visible_files(folder: Path, *suffixes: str) -> list[str]:
+    """Names of a folder's visible files that end in one of the suffixes, sorted.
+
+    Raises:
+        DataError: The folder cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(e.name for e in entries if has_suffix(e.name, *suffixes) and not e.is_dir())
+    except OSError as error:
+        raise _unreadable(error, folder) from error
+
+
+def walk(place: Path) -> Iterator[tuple[str, list[str]]]:
+    """A folder and all visible ones in it, also by links, each once: path, and names of its visible files.
+
+    Folders come before the links to them, which may lead back to a folder above.
+
+    Raises:
+        DataError: One of the folders cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise _unreadable(error, place) from error
+
+    waiting, seen = [os.fspath(place)], set()
+    for top in waiting:  # grows by the links that are found
+        for folder, folders, names in os.walk(top, onerror=refuse):
+            real = os.path.realpath(folder)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(filter(is_visible, folders))
+            waiting += [path for path in (os.path.join(folder, f) for f in folders) if os.path.islink(path)]  # noqa: PTH114, PTH118
+            yield folder, sorted(filter(is_visible, names))
+
+
+def _unreadable(error: OSError, folder: Path) -> DataError:
+    return DataError(
+        f"{error.filename or folder}: {error.strerror or error}; expected a folder that can be read: "
+        "correct its permissions, or move it out of the data set"
+    )
