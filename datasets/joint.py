@@ -110,6 +110,7 @@ class JointSampler(Sampler[list[Key]]):
         world_size: Number of processes.
         classification_weights: [n_classification] relative frequency of each image; see `balance_weights`.
         size_every: Batches with the same size.
+        stride: What sizes are multiples of.
 
     Raises:
         ConfigError: A value is out of its range; all of them are listed.
@@ -128,11 +129,12 @@ class JointSampler(Sampler[list[Key]]):
         *,
         classification_weights: NDArray[np.float64] | None = None,
         size_every: int = SIZE_EVERY,
+        stride: int = 32,
     ) -> None:
         self.n_detection, self.n_classification = n_detection, n_classification
         self.batch_size, self.ratio, self.sizes, self.seed = batch_size, ratio, tuple(sizes), seed
         self.rank, self.world_size, self.size_every = rank, world_size, size_every
-        self.weights = classification_weights
+        self.weights, self.stride = classification_weights, stride
         self.epoch, self.batch = 0, 0
         self._check()
         self._detection_ends = self._plan()
@@ -147,8 +149,8 @@ class JointSampler(Sampler[list[Key]]):
                 not both or self.global_batch >= 2
             ),
             f"ratio: expected more than 0, got {self.ratio}": self.ratio > 0,
-            f"sizes: expected positive multiples of 32, got {self.sizes}": (
-                bool(self.sizes) and all(size > 0 and size % 32 == 0 for size in self.sizes)
+            f"sizes: expected positive multiples of {self.stride}, got {self.sizes}": (
+                bool(self.sizes) and all(size > 0 and size % self.stride == 0 for size in self.sizes)
             ),
             f"seed: expected 0 or more, got {self.seed}": self.seed >= 0,
             f"rank: expected 0 to {self.world_size - 1}, got {self.rank}": 0 <= self.rank < self.world_size,

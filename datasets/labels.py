@@ -138,7 +138,7 @@ def _plain(name: str) -> str:
 
 def _read_map(path: Path, expected: int, tree: WordTree, *, more: bool) -> NDArray[np.int64]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as a map file: {error}") from error
     while lines and not lines[-1].strip():

@@ -36,7 +36,7 @@ FORMAT = "yolo9000-1"
 _FAMILY = "yolo9000-"
 RESERVED = ("format", "cfg", "tree", "names", "batchnorm", "seen", "weights_version")
 _OPTIONAL = ("weights_version",)
-_MAX_DIGITS = 19  # of the largest number that a .weights header holds
+_MAX_DIGITS = 20  # of the largest number that a .weights header holds
 
 
 def save_model(

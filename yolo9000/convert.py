@@ -54,7 +54,7 @@ def _to_darknet(network: Network, target: Path) -> list[Path]:
     save_weights(network, target)
     files = [target, target.with_suffix(".cfg")]
     text = darknet_cfg(network.cfg)
-    if network.tree.max_depth:
+    if network.tree.max_depth or any(layer.options.get("tree") for layer in network.cfg.layers):
         tree = target.with_suffix(".tree")
         network.tree.save(tree)
         layers = Cfg.parse(text).layers
@@ -82,7 +82,7 @@ def darknet_cfg(cfg: Cfg) -> str:
 def set_option(text: str, layer: int, key: str, value: str | None) -> str:
     """Set one option of a layer (counted from 0 after `[net]`) in a cfg's text, or remove it for None."""
     section = Cfg.parse(text).layers[layer]
-    lines = text.splitlines()
+    lines = text.removesuffix("\n").split("\n")  # as `Cfg` counts them; splitlines knows more line ends
     new = [] if value is None else [f"{key}={value}"]
     line = section.lines.get(key)
     if line is None:

@@ -102,7 +102,7 @@ def read_names(path: str | Path) -> WordTree:
         ConfigError: The file cannot be read or holds no names.
     """
     try:
-        names = Path(path).read_text(encoding="utf-8").split("\n")
+        names = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as class names, one a line: {error}") from error
     names = [name.strip() for name in names]
@@ -140,7 +140,11 @@ def build_data(
         rank=fabric.global_rank,
         world_size=fabric.world_size,
         classification_weights=balance_weights(classification) if data.balance and classification else None,
+        stride=network.stride,
     )
+    if network.cfg.width != network.cfg.height and not data.sizes:
+        shown = f"{network.cfg.width} × {network.cfg.height}"
+        console.print(f"[yellow]The cfg's input is {shown}; training is on square pictures of its width.[/]")
     transform, bank = build_transform(config.augment), None
     if data.draw == "device":
         bank = ImageBank((detection, classification, mosaic), fabric.device)

@@ -100,6 +100,8 @@ def evaluate(
         cuts=tuple(cut or ()),
         boxes=None if boxes is None else tuple(boxes),
     )
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)  # before hours of measuring, not after
     network, metadata = _load(model, weights, cfg, device)
     if confident is None:
         confident = own_number(metadata, "threshold", config.confident)
@@ -109,9 +111,9 @@ def evaluate(
     for number, spec in enumerate(data, start=1):
         with _Bar(spec) as bar:
             result = run(network, spec, config, split=split, map_file=map_file, progress=bar.update)
+        _show(result, json=json, per_class=per_class)
         if out is not None:
             _write(result, out / f"{number:02d}-{_slug(spec)}", plots)
-        _show(result, json=json, per_class=per_class)
 
 
 def _load(
