@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wordtree.tree import WordTree
+from toys import BREEDS, CLASSIFIED, conv, input_size, linear, region
 from yolo9000.calibrate import Steps, apply_temperatures, collect_steps, fit_temperatures, join_steps
 from yolo9000.checkpoint import load_model, save_model
 from yolo9000.cli import app
@@ -22,37 +22,24 @@ from yolo9000.letterbox import letterbox
 from yolo9000.network import Network
 from yolo9000.tree_ops import TreeOps
 
-#   animal                      vehicle
-#   dog        cat              car bus
-#   husky pug  tabby
-TREE = WordTree(
-    [-1, -1, 0, 0, 2, 2, 3, 1, 1],
-    [f"n{i:08d}" for i in range(9)],
-    ["animal", "vehicle", "dog", "cat", "husky", "pug", "tabby", "car", "bus"],
-)
-TOP = "[net]\nwidth=32\nheight=32\nchannels=3\n[convolutional]\nfilters=4\nsize=3\nstride=32\npad=1\n"
-DETECTOR = (
-    TOP + "activation=leaky\n[convolutional]\nfilters=28\nsize=1\nactivation=linear\n"
-    "[region]\nanchors=1,1, 2,2\nnum=2\nclasses=9\ncoords=4\nsoftmax=1\n"
-)
-CLASSIFIER = (
-    TOP + "activation=leaky\n[convolutional]\nfilters=9\nsize=1\nactivation=linear\n[avgpool]\n[softmax]\n"
-)
+TOP = input_size(32) + conv(4, norm=0, stride=32)
+DETECTOR = TOP + linear(28) + region(9, "1,1, 2,2", coords=4, softmax=1)
+CLASSIFIER = TOP + linear(9) + CLASSIFIED
 TRUE = torch.tensor([2.0, 3.0, 0.5])  # temperature of each depth that made the labels
 
 
 def drawn(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits [K, N] and labels drawn from the softmax of logits / TRUE, walking down to a leaf."""
     rng = torch.Generator().manual_seed(0)
-    ops = TreeOps(TREE)
-    logits = torch.randn(count, len(TREE), generator=rng, dtype=torch.float64) * 4
+    ops = TreeOps(BREEDS)
+    logits = torch.randn(count, len(BREEDS), generator=rng, dtype=torch.float64) * 4
     probs = ops.path_log_probs(ops.log_softmax(logits / TRUE[ops.depth])).exp()
-    leaves = torch.from_numpy(np.flatnonzero(TREE.is_leaf))
+    leaves = torch.from_numpy(np.flatnonzero(BREEDS.is_leaf))
     return logits, leaves[torch.multinomial(probs[:, leaves], 1, generator=rng)[:, 0]]
 
 
 def test_temperatures_that_made_the_labels_are_found() -> None:
-    ops = TreeOps(TREE)
+    ops = TreeOps(BREEDS)
     found = fit_temperatures(Steps.of(ops, *drawn(20_000)), ops.levels)
     assert [round(row.temperature / true, 1) for row, true in zip(found, TRUE.tolist(), strict=True)] == [
         1.0,
@@ -65,7 +52,7 @@ def test_temperatures_that_made_the_labels_are_found() -> None:
 
 
 def test_loss_is_that_of_the_tree() -> None:
-    ops = TreeOps(TREE)
+    ops = TreeOps(BREEDS)
     logits, nodes = drawn(50)
     steps = Steps.of(ops, logits, nodes)
     conditional = ops.log_softmax(logits)
@@ -81,7 +68,7 @@ def test_loss_is_that_of_the_tree() -> None:
 
 
 def test_joined_steps_are_those_of_all_rows() -> None:
-    ops = TreeOps(TREE)
+    ops = TreeOps(BREEDS)
     logits, nodes = drawn(30)
     parts = [Steps.of(ops, logits[i : i + 10], nodes[i : i + 10]) for i in range(0, 30, 10)]
     joined, whole = join_steps(parts), Steps.of(ops, logits, nodes)
@@ -90,9 +77,9 @@ def test_joined_steps_are_those_of_all_rows() -> None:
 
 
 def test_depths_with_few_labels_take_the_temperature_above() -> None:
-    ops = TreeOps(TREE)
+    ops = TreeOps(BREEDS)
     logits, nodes = drawn(2_000)
-    up = torch.tensor(TREE.parent)[nodes]
+    up = torch.tensor(BREEDS.parent)[nodes]
     nodes[5:] = up[5:]  # only five labels reach the leaves' depth
     found = fit_temperatures(Steps.of(ops, logits, nodes), ops.levels, minimum=50)
     assert found[2].temperature == found[1].temperature != found[0].temperature
@@ -100,7 +87,7 @@ def test_depths_with_few_labels_take_the_temperature_above() -> None:
 
 
 def test_nothing_to_calibrate_on() -> None:
-    ops = TreeOps(TREE)
+    ops = TreeOps(BREEDS)
     empty = Steps.of(ops, torch.zeros(0, 9), torch.zeros(0, dtype=torch.long))
     with pytest.raises(DataError, match="nothing to calibrate on"):
         fit_temperatures(empty, ops.levels)
@@ -111,7 +98,7 @@ def test_nothing_to_calibrate_on() -> None:
 @pytest.mark.parametrize("cfg", [DETECTOR, CLASSIFIER])
 def test_rows_divided_are_logits_divided(cfg: str) -> None:
     torch.manual_seed(0)
-    network = Network(Cfg.parse(cfg), TREE)
+    network = Network(Cfg.parse(cfg), BREEDS)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.normal_()
@@ -125,7 +112,7 @@ def test_rows_divided_are_logits_divided(cfg: str) -> None:
 @pytest.mark.parametrize("wrong", [[1.0], [1.0, 1.0, 0.0], [1.0, -1.0, 1.0], []])
 def test_wrong_temperatures_are_refused(wrong: list[float]) -> None:
     with pytest.raises(ConfigError, match="expected 3 temperatures above 0"):
-        apply_temperatures(Network(Cfg.parse(DETECTOR), TREE), wrong)
+        apply_temperatures(Network(Cfg.parse(DETECTOR), BREEDS), wrong)
 
 
 def _dataset(root: Path, boxes: list[tuple[int, float, float, float, float]], side: int = 96) -> str:
@@ -136,7 +123,7 @@ def _dataset(root: Path, boxes: list[tuple[int, float, float, float, float]], si
     Image.fromarray(pixels).save(root / "val" / "noise.png")
     content = {
         "images": [{"id": 1, "file_name": "noise.png"}],
-        "categories": [{"id": i, "name": name} for i, name in enumerate(TREE.names)],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(BREEDS.names)],
         "annotations": [
             {"id": i + 1, "image_id": 1, "category_id": node, "bbox": box, "iscrowd": 0}
             for i, (node, *box) in enumerate(boxes)
@@ -149,7 +136,7 @@ def _dataset(root: Path, boxes: list[tuple[int, float, float, float, float]], si
 def test_boxes_are_read_at_the_surest_anchor_that_overlaps_them(tmp_path: Path) -> None:
     """A 3 x 3 grid of priors of one cell: the object lies in the middle one, and no other overlaps it."""
     torch.manual_seed(1)
-    network = Network(Cfg.parse(DETECTOR), TREE).eval()
+    network = Network(Cfg.parse(DETECTOR), BREEDS).eval()
     head = network.head
     assert head is not None
     with torch.no_grad():
@@ -160,7 +147,7 @@ def test_boxes_are_read_at_the_surest_anchor_that_overlaps_them(tmp_path: Path) 
         head.box_bias[1, 4] = 5.0  # the larger prior is surer, but overlaps by a quarter only
     config = EvaluateConfig(size=96)
     dataset = open_dataset(
-        _dataset(tmp_path, [(5, 32.0, 32.0, 32.0, 32.0), (8, 0.0, 0.0, 4.0, 4.0)]), TREE, "val"
+        _dataset(tmp_path, [(5, 32.0, 32.0, 32.0, 32.0), (8, 0.0, 0.0, 4.0, 4.0)]), BREEDS, "val"
     )
     steps = collect_steps(network, dataset, config)
     with torch.no_grad():
@@ -175,7 +162,7 @@ def test_boxes_are_read_at_the_surest_anchor_that_overlaps_them(tmp_path: Path) 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(2)
-    network = Network(Cfg.parse(DETECTOR), TREE)
+    network = Network(Cfg.parse(DETECTOR), BREEDS)
     save_model(network, tmp_path / "model.safetensors", metadata={"threshold": "0.3"})
     spec = _dataset(tmp_path / "data", [(5, 32.0, 32.0, 32.0, 32.0)])
     arguments = ["calibrate", str(tmp_path / "model.safetensors"), spec, "--size", "96", "--minimum", "1"]

@@ -11,43 +11,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from toys import POOL, conv, input_size, linear, region
 from wordtree.tree import WordTree
 from yolo9000.checkpoint import FORMAT, load_model, read_metadata, save_model
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.errors import WeightsError
 from yolo9000.network import Network
 
-CFG = """[net]
-width=64
-height=64
-channels=3
-
-[convolutional]
-batch_normalize=1
-filters=8
-size=3
-stride=2
-pad=1
-activation=leaky
-
-[maxpool]
-size=2
-stride=2
-
-[convolutional]
-filters={filters}
-size=1
-stride=1
-pad=1
-activation=linear
-
-[region]
-anchors=1,1, 3,2
-classes=5
-num=2
-softmax=1
-{tied}
-"""
+TRUNK = input_size(64) + conv(8, stride=2) + POOL
+REGION = region(5, "1,1, 3,2", softmax=1)
+PLAIN = TRUNK + linear(2 * (5 + 5)) + REGION
+TIED = TRUNK + linear(2 * 5 + 5) + REGION + "tied=1\n"
 TREE = WordTree(
     [-1, -1, 0, 0, 3], ["n0", "n1", "n2", "n3", "n4"], ["animal", "vehicle", "cat", "dog", "chow-chow"]
 )
@@ -55,8 +29,7 @@ TREE = WordTree(
 
 def network(tied: bool = False) -> Network:
     torch.manual_seed(1)
-    filters = 2 * 5 + 5 if tied else 2 * (5 + 5)
-    net = Network(Cfg.parse(CFG.format(filters=filters, tied="tied=1" if tied else "")), TREE)
+    net = Network(Cfg.parse(TIED if tied else PLAIN), TREE)
     net.seen = 12_345
     for name, buffer in net.named_buffers():
         if name.endswith("var"):
@@ -191,7 +164,7 @@ def test_a_header_that_claims_too_much(saved: Path) -> None:
         ({"seen": "many"}, None, "description is damaged"),
         ({"batchnorm": "caffe"}, None, "must be 'torch' or 'darknet'"),
         ({}, "head.box_bias", "head.box_bias is missing"),
-        ({"cfg": CFG.format(filters=20, tied="").replace("filters=8", "filters=4")}, None, "the cfg wants"),
+        ({"cfg": PLAIN.replace("filters=8", "filters=4")}, None, "the cfg wants"),
     ],
 )
 def test_wrong_content(saved: Path, change: dict[str, str], drop: str | None, message: str) -> None:
@@ -206,7 +179,7 @@ def test_other_files(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no such model file"):
         load_model(tmp_path)
     text = tmp_path / "yolo.cfg"
-    text.write_text(CFG)
+    text.write_text(PLAIN)
     with pytest.raises(WeightsError, match="expected a model file"):
         load_model(text)
 

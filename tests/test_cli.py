@@ -16,62 +16,24 @@ import pytest
 import torch
 from PIL import Image
 
+from toys import PETS, POOL, conv, input_size, linear, region
 from wordtree.tree import WordTree
-from yolo9000 import __version__, cli
+from yolo9000 import __version__
 from yolo9000.checkpoint import load_model, read_metadata, save_model
 from yolo9000.convert import darknet_cfg
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.weights import load_weights, save_weights
 from yolo9000.network import Network
 
-CFG = """[net]
-width=64
-height=64
-channels=3
-
-[convolutional]
-batch_normalize=1
-filters=3
-size=1
-stride=1
-activation=linear
-
-[maxpool]
-size=2
-stride=2
-[maxpool]
-size=2
-stride=2
-[maxpool]
-size=2
-stride=2
-[maxpool]
-size=2
-stride=2
-[maxpool]
-size=2
-stride=2
-
-[convolutional]
-filters={filters}
-size=1
-stride=1
-activation=linear
-
-[region]
-anchors=1,1, 2,2
-classes=5
-num=2
-softmax=1
-{extra}
-"""
-TREE = WordTree([-1, -1, 0, 0, 3], ["n0", "n1", "n2", "n3", "n4"], ["animal", "vehicle", "cat", "dog", "pug"])
+TRUNK = input_size(64) + conv(3, 1, "linear") + POOL * 5
+REGION = region(5, "1,1, 2,2", softmax=1)
+PLAIN = TRUNK + linear(20) + REGION
+TIED = TRUNK + linear(15) + REGION + "tied=1\n"
 
 
 def network(tied: bool = False) -> Network:
     """Sees an animal, perhaps a dog, wherever a 32-pixel cell holds white."""
-    text = CFG.format(filters=15 if tied else 20, extra="tied=1" if tied else "")
-    net = Network(Cfg.parse(text), TREE)
+    net = Network(Cfg.parse(TIED if tied else PLAIN), PETS)
     assert net.head is not None
     with torch.no_grad():
         for name, parameter in net.named_parameters():
@@ -89,7 +51,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a model and two pictures, current folder of the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.delenv("YOLO9000_DEBUG", raising=False)
     save_model(network(), "m.safetensors", metadata={"threshold": "0.3", "voc_map50": "0.12"})
     spot = np.zeros((64, 64, 3), np.uint8)
     spot[:32, :32] = 255
@@ -102,21 +63,9 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process: (exit code, standard output, standard error)."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["yolo9000", *arguments])
-        code: object = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capfd.readouterr()
-        assert isinstance(code, int)
-        return code, out, err
-
-    return call
+def run(home: Path, command_line: Run) -> Run:
+    """The command line, in that folder."""
+    return command_line
 
 
 def test_table_and_picture(run: Run, home: Path) -> None:
@@ -285,7 +234,7 @@ def test_relabel_of_other_things(run: Run, home: Path) -> None:
     assert (code, "another tree" in err, "name the model" in err) == (1, True, True)
     code, _, err = run("relabel", "none.jsonl", "--depth", "1")
     assert (code, "none.jsonl: expected JSON Lines" in err) == (1, True)
-    TREE.save("toy.json")
+    PETS.save("toy.json")
     Path("out/detections.jsonl").write_text(Path("out/detections.jsonl").read_text().splitlines()[0])
     (home / "spot.png").unlink()
     code, _, err = run("relabel", "out/detections.jsonl", "-m", "toy.json", "--leaves", "--save", "crops")
@@ -330,7 +279,7 @@ def test_standard_input(home: Path) -> None:
 
 
 def test_tree_draw(run: Run, home: Path) -> None:
-    TREE.save("toy.json")
+    PETS.save("toy.json")
     run("detect", "spot.png", "-m", "m.safetensors", "--save", "jsonl")
     for name, begin in (("a.svg", b"<svg"), ("a.png", b"\x89PNG"), ("a.html", b"<!DOCTYPE html>")):
         code, out, err = run("tree", "draw", "--tree", "toy.json", "--under", "dog", "-o", name)
@@ -344,8 +293,8 @@ def test_tree_draw(run: Run, home: Path) -> None:
         ("pug", "0.55"),
     ]
     for name in ("cat", "pug"):
-        (home / "in/train" / TREE.wnids[TREE.index(name)]).mkdir(parents=True)
-        (home / "in/train" / TREE.wnids[TREE.index(name)] / "a.JPEG").write_bytes(b"not opened")
+        (home / "in/train" / PETS.wnids[PETS.index(name)]).mkdir(parents=True)
+        (home / "in/train" / PETS.wnids[PETS.index(name)] / "a.JPEG").write_bytes(b"not opened")
     code, _, err = run("tree", "draw", "--tree", "toy.json", "--counts", "imagenet:in", "-o", "counts.svg")
     assert (code, err) == (0, "")
     found = dict(re.findall(r"(\w+) <tspan[^>]*>([^<]*)", (home / "counts.svg").read_text()))
@@ -366,8 +315,8 @@ def test_retree(run: Run, home: Path) -> None:
 
 
 def test_darknet_cfg_and_weights(run: Run, home: Path) -> None:
-    TREE.save(home / "toy.tree")
-    (home / "toy.cfg").write_text(CFG.format(filters=20, extra="tree=toy.tree"))
+    PETS.save(home / "toy.tree")
+    (home / "toy.cfg").write_text(PLAIN + "tree=toy.tree\n")
     save_weights(network(), home / "toy.weights")
     code, out, _ = run("detect", "spot.png", "--cfg", "toy.cfg", "--weights", "toy.weights", "--json")
     assert code == 0
@@ -427,7 +376,7 @@ def test_convert_there_and_back(run: Run, home: Path, tied: bool) -> None:
     assert "tied" not in cfg.text
     darknet = Network(cfg)
     load_weights(darknet, home / "toy.weights")
-    assert darknet.tree.wnids == TREE.wnids
+    assert darknet.tree.wnids == PETS.wnids
     image = torch.rand(1, 3, 64, 64)
     torch.testing.assert_close(darknet.eval()(image), net(image), rtol=1e-4, atol=1e-3)
     code, out, _ = run("convert", "toy.weights", "again.safetensors", "--cfg", "toy.cfg", "--half")
@@ -437,14 +386,9 @@ def test_convert_there_and_back(run: Run, home: Path, tied: bool) -> None:
 
 
 def test_darknet_cfg_keeps_what_is_not_tied() -> None:
-    cfg = Cfg.parse(CFG.format(filters=20, extra="# a comment"))
+    cfg = Cfg.parse(PLAIN + "# a comment\n")
     assert darknet_cfg(cfg) == cfg.text
-    assert (
-        Cfg.parse(darknet_cfg(Cfg.parse(CFG.format(filters=15, extra="tied=1"))))
-        .layers[-2]
-        .options["filters"]
-        == "20"
-    )
+    assert Cfg.parse(darknet_cfg(Cfg.parse(TIED))).layers[-2].options["filters"] == "20"
 
 
 def test_models(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

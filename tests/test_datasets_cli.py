@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import sys
 import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,6 @@ import pytest
 from PIL import Image
 
 from wordtree import WordTree
-from yolo9000 import cli
 from yolo9000.datasets import pack, read_records
 
 DOG, CAT, UNKNOWN = "n02084071", "n02121620", "n99999999"
@@ -159,24 +157,15 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process: (exit code, standard output, standard error)."""
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_line: Run) -> Run:
+    """The command line; `data` commands work with the small tree."""
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("YOLO9000_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("YOLO9000_DEBUG", raising=False)
     TREE.save(tmp_path / "small.tree")
 
     def call(*arguments: object) -> tuple[int, str, str]:
         tree = ["--tree", tmp_path / "small.tree"] if arguments[0] == "data" else []
-        monkeypatch.setattr(sys, "argv", ["yolo9000", *map(str, [*arguments, *tree])])
-        code: object = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capfd.readouterr()
-        assert isinstance(code, int)
-        return code, out, err
+        return command_line(*arguments, *tree)
 
     return call
 

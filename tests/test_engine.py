@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from toys import POOL, conv, input_size, linear, region
 from wordtree.tree import WordTree
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import DarknetBatchNorm
@@ -17,34 +18,8 @@ from yolo9000.errors import ConfigError
 from yolo9000.model import YOLO9000
 from yolo9000.network import Network
 
-CFG = """
-[net]
-width=64
-height=64
-channels=3
-[convolutional]
-batch_normalize=1
-filters=32
-size=3
-pad=1
-activation=leaky
-[maxpool]
-size=2
-stride=2
-[convolutional]
-filters=3
-size=1
-activation=linear
-[convolutional]
-filters={filters}
-size=1
-activation=linear
-[region]
-anchors=1,1, 2,2, 4,4
-num=3
-classes=120
-tied={tied}
-"""
+TRUNK = input_size(64) + conv(32) + POOL + linear(3)
+REGION = region(120, "1,1, 2,2, 4,4")
 # Ten top nodes, ten children each, the first of which have children again.
 TREE = WordTree([node // 10 - 1 for node in range(120)], [f"n{node}" for node in range(120)])
 gpu = [
@@ -55,7 +30,7 @@ gpu = [
 
 def detector(tied: bool = False) -> Network:
     torch.manual_seed(0)
-    cfg = CFG.format(filters=135 if tied else 375, tied=int(tied))
+    cfg = TRUNK + linear(135 if tied else 375) + REGION + f"tied={int(tied)}\n"
     network = Network(Cfg.parse(cfg), TREE).eval()
     for module in network.modules():
         if isinstance(module, DarknetBatchNorm):

@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from toys import CLASSIFIED, POOL, colour_finder, input_size, linear, region
 from wordtree.tree import WordTree
 from yolo9000.config import ValConfig
 from yolo9000.darknet.cfg import Cfg
@@ -42,23 +43,7 @@ from yolo9000.validation import Validator
 #         └─ cat
 NAMES = ["animal", "vehicle", "dog", "cat", "car", "boat", "husky", "pug"]
 TREE = WordTree([-1, -1, 0, 0, 1, 1, 2, 2], NAMES)
-POOL = "[maxpool]\nsize=2\nstride=2\n"
-CFG = f"""[net]
-width=128
-height=128
-channels=3
-{POOL * 5}
-[convolutional]
-size=1
-stride=1
-activation=linear
-filters={5 + len(NAMES)}
-[region]
-anchors=1,1
-num=1
-classes={len(NAMES)}
-softmax=1
-"""
+TRUNK = input_size(128) + POOL * 5
 RED, GREEN, BLUE, DARK_RED, PINK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 0, 0), (255, 0, 80)
 SIDE = 256  # pixels of the pictures: twice the network's, so boxes must be brought back
 
@@ -66,18 +51,7 @@ SIDE = 256  # pixels of the pictures: twice the network's, so boxes must be brou
 @pytest.fixture
 def network() -> Network:
     """Red is a husky, green a cat, blue a car; the brighter, the surer."""
-    network = Network(Cfg.parse(CFG), TREE)
-    head = network.head
-    assert head is not None
-    with torch.no_grad():
-        for parameter in head.parameters():
-            parameter.zero_()
-        head.box_weight[0, 4] = 8.0
-        head.box_bias[0, 4] = -4.0  # objectness: black 0.02, a full colour 0.98
-        for colour, name in enumerate(("husky", "cat", "car")):
-            for node in TREE.path(name):
-                head.class_weight[0, node, colour] = 20.0
-    return network
+    return colour_finder(TREE, ("husky", "cat", "car"))
 
 
 def picture(path: Path, cells: dict[tuple[int, int], tuple[int, int, int]]) -> None:
@@ -231,12 +205,8 @@ def test_limit_and_batches_change_nothing_else(network: Network, tmp_path: Path)
 
 def test_duplicates_are_suppressed(network: Network, tmp_path: Path) -> None:
     """The same box twice: suppression leaves one, without it the second is a false alarm."""
-    wide = (
-        CFG.replace("anchors=1,1", "anchors=1,1,1,1")
-        .replace("num=1", "num=2")
-        .replace(f"filters={5 + len(NAMES)}", f"filters={2 * (5 + len(NAMES))}")
-    )
-    double = Network(Cfg.parse(wide), TREE)
+    cfg = TRUNK + linear(2 * (5 + len(NAMES))) + region(len(NAMES), "1,1, 1,1", softmax=1)
+    double = Network(Cfg.parse(cfg), TREE)
     assert double.head is not None
     assert network.head is not None
     with torch.no_grad():
@@ -285,11 +255,7 @@ def test_a_picture_without_a_confident_anchor_has_no_verdict(network: Network, t
 
 
 def test_a_classifier(tmp_path: Path) -> None:
-    cfg = (
-        CFG[: CFG.index("[region]")].replace(f"filters={5 + len(NAMES)}", f"filters={len(NAMES)}")
-        + "[avgpool]\n[softmax]\n"
-    )
-    classifier = Network(Cfg.parse(cfg), TREE)
+    classifier = Network(Cfg.parse(TRUNK + linear(len(NAMES)) + CLASSIFIED), TREE)
     data = folders(tmp_path / "c", [("husky", {(1, 1): RED})])
     result = evaluate(classifier, data)
     assert isinstance(result, ClassificationResult)

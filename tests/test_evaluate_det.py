@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from toys import colour_finder
 from wordtree import class_list
 from wordtree.tree import WordTree
-from yolo9000.darknet.cfg import Cfg
 from yolo9000.datasets import open_dataset, pack, read_records
 from yolo9000.errors import DataError, FormatError
 from yolo9000.evaluate import evaluate
@@ -40,12 +39,6 @@ WNIDS = [
 ]
 NAMES = ["animal", "vehicle", "dog", "fox", "car", "bus", "husky", "Chihuahua"]
 TREE = WordTree([-1, -1, 0, 0, 1, 1, 2, 2], WNIDS, NAMES)
-POOL = "[maxpool]\nsize=2\nstride=2\n"
-CFG = (
-    f"[net]\nwidth=128\nheight=128\nchannels=3\n{POOL * 5}"
-    "[convolutional]\nsize=1\nstride=1\nactivation=linear\nfilters=13\n"
-    "[region]\nanchors=1,1\nnum=1\nclasses=8\nsoftmax=1\n"
-)
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
@@ -84,18 +77,7 @@ def write(
 @pytest.fixture
 def network() -> Network:
     """Red is a husky, green a fox, blue a car."""
-    network = Network(Cfg.parse(CFG), TREE)
-    head = network.head
-    assert head is not None
-    with torch.no_grad():
-        for parameter in head.parameters():
-            parameter.zero_()
-        head.box_weight[0, 4] = 8.0
-        head.box_bias[0, 4] = -4.0
-        for colour, name in enumerate(("husky", "fox", "car")):
-            for node in TREE.path(name):
-                head.class_weight[0, node, colour] = 20.0
-    return network
+    return colour_finder(TREE, ("husky", "fox", "car"))
 
 
 DOG, FOX, CAR, BUS = "n02084071", "n02118333", "n02958343", "n02924116"

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 
+from toys import PETS, POOL, conv, input_size, linear, region
 from wordtree.tree import WordTree
 from yolo9000 import YOLO9000, Detections
 from yolo9000.darknet.cfg import Cfg
@@ -25,54 +26,14 @@ from yolo9000.network import Network
 from yolo9000.sources import demo_photos
 
 # Two priors with class rows of their own, a passthrough as in YOLOv2, an input that is not square.
-CFG = """[net]
-width=96
-height=64
-channels=3
-
-[convolutional]
-batch_normalize=1
-filters=8
-size=3
-stride=2
-pad=1
-activation=leaky
-[maxpool]
-size=2
-stride=2
-[convolutional]
-batch_normalize=1
-filters=8
-size=3
-stride=2
-pad=1
-activation=leaky
-[maxpool]
-size=2
-stride=2
-[route]
-layers=-2
-[reorg]
-stride=2
-[route]
-layers=-1,-3
-[convolutional]
-filters=20
-size=1
-stride=1
-activation=linear
-[region]
-anchors=1,1,2,3
-classes=5
-num=2
-softmax=1
-"""
-TREE = WordTree([-1, -1, 0, 0, 3], ["n0", "n1", "n2", "n3", "n4"], ["animal", "vehicle", "cat", "dog", "pug"])
+TRUNK = input_size(96, 64) + (conv(8, stride=2) + POOL) * 2
+PASSTHROUGH = "[route]\nlayers=-2\n[reorg]\nstride=2\n[route]\nlayers=-1,-3\n"
+CFG = TRUNK + PASSTHROUGH + linear(20) + region(5, "1,1,2,3", softmax=1)
 pytestmark = pytest.mark.timeout(900)  # the exporter is slow where other work runs beside it
 FORMATS = ("onnx", "pt2", "torchscript")
 
 
-def random_detector(cfg: str = CFG, tree: WordTree | None = TREE, *, seed: int = 0) -> YOLO9000:
+def random_detector(cfg: str = CFG, tree: WordTree | None = PETS, *, seed: int = 0) -> YOLO9000:
     """Random weights whose objectness and classes differ from cell to cell."""
     torch.manual_seed(seed)
     network = Network(Cfg.parse(cfg), tree)
@@ -219,7 +180,7 @@ def test_outputs_are_what_the_documentation_says(onnx_file: Path, dynamic_file: 
         "images": [1, 3, 64, 96],
         "boxes": [1, anchors, 4],
         "objectness": [1, anchors],
-        "logits": [1, anchors, len(TREE)],
+        "logits": [1, anchors, len(PETS)],
         "paths": [1, anchors, depth],
         "path_probs": [1, anchors, depth],
     }
@@ -237,7 +198,7 @@ def test_a_stranger_can_run_the_file_with_its_metadata_alone(eager: YOLO9000, on
     assert json.loads(json.dumps(about)) == about
     names = about["names"].split("\n")
     parents = [int(line.split()[1]) for line in about["tree"].split("\n")]
-    assert (names, parents) == (list(TREE.names), list(TREE.parent))
+    assert (names, parents) == (list(PETS.names), list(PETS.parent))
     assert about["anchors"] == "1,1 2,3"
     assert (about["height"], about["width"], about["stride"]) == ("64", "96", "16")
     assert (about["letterbox"], about["classes"], about["threshold"]) == ("torch", "tree", "0.3")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from toys import random_tree
 from wordtree.tree import WordTree
 from yolo9000.darknet.cfg import RegionConfig
 from yolo9000.errors import ConfigError, WeightsError
@@ -19,15 +19,6 @@ from yolo9000.head import RegionHead, gather_vectors
 
 DEPTH = 6  # feature channels
 ANCHORS = ((1.0, 2.0), (3.0, 1.5), (4.0, 4.0))
-
-
-def random_tree(seed: int, nodes: int = 40) -> WordTree:
-    rng = np.random.default_rng(seed)
-    parent = [-1] * int(rng.integers(1, 5))
-    for node in range(nodes):
-        if node < len(parent) < nodes and rng.random() < 0.6:
-            parent += [node] * int(rng.integers(1, 7))
-    return WordTree(parent, [f"n{i}" for i in range(len(parent))])
 
 
 def make_head(tree: WordTree, *, tied: bool = False, channels: int = DEPTH) -> RegionHead:
@@ -65,7 +56,7 @@ cases = pytest.mark.parametrize("tied", [False, True])
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), count=st.integers(0, 30))
 def test_gated_outputs_are_those_of_the_dense_head(tied: bool, seed: int, count: int) -> None:
-    head = make_head(random_tree(seed), tied=tied)
+    head = make_head(random_tree(seed, 40), tied=tied)
     features = torch.randn(2, DEPTH, 3, 4, dtype=torch.float64)
     dense = head.dense(features)
     assert dense.shape == (2, 3, 5 + len(head.tree), 3, 4)
@@ -78,7 +69,7 @@ def test_gated_outputs_are_those_of_the_dense_head(tied: bool, seed: int, count:
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), count=st.integers(0, 30))
 def test_path_loss_has_value_and_gradient_of_the_dense_head(tied: bool, seed: int, count: int) -> None:
-    head = make_head(random_tree(seed), tied=tied)
+    head = make_head(random_tree(seed, 40), tied=tied)
     features = torch.randn(2, DEPTH, 3, 4, dtype=torch.float64, requires_grad=True)
     b, a, y, x = places(features, count, seed)
     nodes = torch.randint(len(head.tree), (count,))
@@ -96,7 +87,7 @@ def test_path_loss_has_value_and_gradient_of_the_dense_head(tied: bool, seed: in
 def test_label_probabilities_have_value_and_gradient_of_the_dense_head(
     tied: bool, seed: int, batch: int
 ) -> None:
-    head = make_head(random_tree(seed), tied=tied)
+    head = make_head(random_tree(seed, 40), tied=tied)
     features = torch.randn(batch, DEPTH, 3, 4, dtype=torch.float64, requires_grad=True)
     labels = torch.randint(len(head.tree), (batch,))
     log_probs = head.path_log_probs(features, labels)
@@ -123,14 +114,14 @@ def test_flat_list_of_classes() -> None:
 
 
 def test_whole_images_are_classified_by_the_mean_logits() -> None:
-    head = make_head(random_tree(2))
+    head = make_head(random_tree(2, 40))
     features = torch.randn(3, DEPTH, 5, 4, dtype=torch.float64)
     torch.testing.assert_close(head.classify(features), head.dense(features)[:, :, 5:].mean((1, 3, 4)))
 
 
 @cases
 def test_darknet_layout_round_trip(tied: bool) -> None:
-    head = make_head(random_tree(3), tied=tied)
+    head = make_head(random_tree(3, 40), tied=tied)
     weight, bias = head.darknet_conv()
     filters = 3 * (5 + len(head.tree))
     assert weight.shape == (filters, DEPTH, 1, 1)
@@ -144,14 +135,14 @@ def test_darknet_layout_round_trip(tied: bool) -> None:
 
 
 def test_tied_rows_must_agree() -> None:
-    tree = random_tree(3)
+    tree = random_tree(3, 40)
     weight, bias = make_head(tree).darknet_conv()
     with pytest.raises(WeightsError, match="tied=1, but the class rows of the anchors differ"):
         make_head(tree, tied=True).load_darknet_conv(weight, bias)
 
 
 def test_weights_of_another_size_are_refused() -> None:
-    head = make_head(random_tree(3))
+    head = make_head(random_tree(3, 40))
     weight, bias = head.darknet_conv()
     with pytest.raises(WeightsError, match=rf"{len(weight)}, {DEPTH}, 1, 1.*got \({len(weight) - 1}, "):
         head.load_darknet_conv(weight[:-1], bias[:-1])
@@ -159,7 +150,7 @@ def test_weights_of_another_size_are_refused() -> None:
 
 def test_classes_must_be_the_nodes_of_the_tree() -> None:
     region = RegionConfig(anchors=ANCHORS, classes=80, num=3)
-    tree = random_tree(3)
+    tree = random_tree(3, 40)
     with pytest.raises(ConfigError, match=f"classes=80, but the tree has {len(tree)} nodes"):
         RegionHead(DEPTH, region, tree)
     assert RegionHead(DEPTH, replace(region, classes=len(tree)), tree).anchors.tolist() == [

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from toys import conv, input_size, linear, region
 from yolo9000 import YOLO9000, hub
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.weights import file_sizes, save_weights
@@ -23,29 +24,7 @@ from yolo9000.errors import WeightsError
 from yolo9000.hub import PUBLISHED, Published, cached, load_published
 from yolo9000.network import Network
 
-CFG = """[net]
-width=32
-height=32
-channels=3
-
-[convolutional]
-batch_normalize=1
-filters=64
-size=3
-stride=2
-pad=1
-activation=leaky
-
-[convolutional]
-filters=28
-size=1
-activation=linear
-
-[region]
-anchors=1,1, 2,2, 3,3, 4,4
-num=4
-classes=2
-"""
+CFG = input_size(32) + conv(64, stride=2) + linear(28) + region(2, "1,1, 2,2, 3,3, 4,4")
 
 
 class Server(http.server.ThreadingHTTPServer):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from toys import conv, input_size, linear, region
 from wordtree.errors import TreeError
 from wordtree.tree import WordTree
 from yolo9000 import YOLO9000, Detections
@@ -17,35 +18,14 @@ from yolo9000.errors import ConfigError, DataError
 from yolo9000.labelling import Candidates, Labelling, labels
 from yolo9000.network import Network
 
-CFG = """[net]
-width=128
-height=192
-channels=3
-
-[convolutional]
-filters=16
-size=4
-stride=32
-activation=leaky
-
-[convolutional]
-filters={filters}
-size=1
-stride=1
-activation=linear
-
-[region]
-anchors=1,1, 2,1.5, 1.2,2.4
-classes={classes}
-num=3
-softmax=1
-"""
+TRUNK = input_size(128, 192) + conv(16, 4, norm=0, pad=0, stride=32)
 VOC = WordTree.load("voc")
 
 
 def unsure_model(tree: WordTree | None = VOC, classes: int = len(VOC)) -> YOLO9000:
     """A random network whose probabilities are neither sure nor even, with many overlapping boxes."""
-    network = Network(Cfg.parse(CFG.format(filters=3 * (5 + classes), classes=classes)), tree)
+    last = linear(3 * (5 + classes)) + region(classes, "1,1, 2,1.5, 1.2,2.4", softmax=1)
+    network = Network(Cfg.parse(TRUNK + last), tree)
     assert network.head is not None
     chance = torch.Generator().manual_seed(3)
     with torch.no_grad():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from torchvision import ops
 
+from toys import Truths, labels_only
 from wordtree.tree import WordTree
 from yolo9000.boxes import cxcywh_to_xyxy
 from yolo9000.config import LossConfig
-from yolo9000.darknet.cfg import Cfg, RegionConfig
+from yolo9000.darknet.cfg import RegionConfig
 from yolo9000.errors import ConfigError
 from yolo9000.head import RegionHead
 from yolo9000.loss import JointLoss
@@ -32,25 +33,11 @@ ANCHORS = ((1.0, 1.25), (2.5, 2.0))  # exact in float32, as the head keeps them
 A, N, H, W = 2, 9, 3, 4
 
 
-@dataclass
-class Truths:
-    boxes: Tensor
-    nodes: Tensor
-    image_index: Tensor
-    labels: Tensor
-    tiles: Tensor = field(default_factory=lambda: torch.zeros(0, 4))
-    tile_nodes: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
-    tile_index: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
-
-
 def region(**changes: float) -> RegionConfig:
-    text = "[net]\nwidth=96\nheight=96\nchannels=3\n[convolutional]\nfilters=28\nsize=1\nactivation=linear\n"
-    text += "[region]\nanchors=" + ",".join(f"{w},{h}" for w, h in ANCHORS) + "\nclasses=9\ncoords=4\nnum=2\n"
-    text += "softmax=1\nbias_match=1\nrescore=1\nobject_scale=5\nnoobject_scale=1\nclass_scale=1\n"
-    text += "coord_scale=1\nthresh=.6\n"
-    found = Cfg.parse(text).region
-    assert found is not None
-    return replace(found, **changes)  # type: ignore[arg-type]
+    chosen = RegionConfig(
+        ANCHORS, N, A, softmax=True, bias_match=True, rescore=True, thresh=0.6, object_scale=5.0
+    )
+    return replace(chosen, **changes)  # type: ignore[arg-type]
 
 
 def identity_head() -> RegionHead:
@@ -357,13 +344,7 @@ def test_class_gradient_stops_at_the_level_of_the_label() -> None:
 def test_empty_image_teaches_only_background() -> None:
     loss = JointLoss(identity_head(), region())
     features = torch.randn(2, A * (5 + N), H, W, dtype=torch.float64)
-    none = Truths(
-        torch.zeros(0, 4),
-        torch.zeros(0, dtype=torch.long),
-        torch.zeros(0, dtype=torch.long),
-        torch.tensor([-1, -1]),
-    )
-    terms = loss(features, none)
+    terms = loss(features, labels_only(-1, -1))
     assert terms["noobject"] > 0
     assert [float(terms[name]) for name in ("box", "object", "class")] == [0, 0, 0]
 
@@ -371,28 +352,16 @@ def test_empty_image_teaches_only_background() -> None:
 def test_classification_only_batch_has_no_detection_terms() -> None:
     loss = JointLoss(identity_head(), region())
     features = torch.randn(2, A * (5 + N), H, W, dtype=torch.float64)
-    none = Truths(
-        torch.zeros(0, 4),
-        torch.zeros(0, dtype=torch.long),
-        torch.zeros(0, dtype=torch.long),
-        torch.tensor([3, 8]),
-    )
-    assert set(loss(features, none)) == {"image_class", "image_object"}
+    assert set(loss(features, labels_only(3, 8))) == {"image_class", "image_object"}
 
 
 def test_objectness_of_a_classification_image_is_lifted_to_0_3_and_no_further() -> None:
     loss = JointLoss(identity_head(), region())
-    labels = Truths(
-        torch.zeros(0, 4),
-        torch.zeros(0, dtype=torch.long),
-        torch.zeros(0, dtype=torch.long),
-        torch.tensor([4]),
-    )
     for logit, pushed in ((-3.0, True), (3.0, False)):
         features = torch.zeros(1, A * (5 + N), H, W, dtype=torch.float64)
         features.view(1, A, 5 + N, H, W)[:, :, 4] = logit
         features.requires_grad_(True)
-        loss(features, labels)["image_object"].backward()
+        loss(features, labels_only(4))["image_object"].backward()
         assert features.grad is not None
         assert bool((features.grad < 0).any()) is pushed
         assert not bool((features.grad > 0).any())
@@ -406,13 +375,7 @@ def test_the_other_rules_choose_their_anchor(rule: str, place: tuple[int, int, i
     raw[1, 4, 2, 3] = 2.0
     raw[0, 2:4, 1, 1] = 3.0
     features.requires_grad_(True)
-    labels = Truths(
-        torch.zeros(0, 4),
-        torch.zeros(0, dtype=torch.long),
-        torch.zeros(0, dtype=torch.long),
-        torch.tensor([4]),
-    )
-    loss(features, labels)["image_class"].backward()
+    loss(features, labels_only(4))["image_class"].backward()
     assert features.grad is not None
     where = features.grad.view(A, 5 + N, H, W)[:, 5:].abs().sum(1).nonzero().tolist()
     assert where == [list(place)]

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from toys import CLASSIFIED, PETS, POOL, conv, input_size, linear, region
 from wordtree.tree import WordTree
 from yolo9000 import YOLO9000
 from yolo9000.checkpoint import load_model, save_model
@@ -21,52 +22,12 @@ from yolo9000.errors import ConfigError, ImageError, WeightsError
 from yolo9000.model import pick_device
 from yolo9000.network import Network
 
-CFG = """[net]
-width=96
-height=64
-channels=3
-
-[maxpool]
-size=2
-stride=2
-[maxpool]
-size=2
-stride=2
-[maxpool]
-size=2
-stride=2
-[maxpool]
-size=2
-stride=2
-
-[convolutional]
-batch_normalize=1
-filters=3
-size=1
-stride=1
-activation=linear
-
-[maxpool]
-size=2
-stride=2
-
-[convolutional]
-filters=10
-size=1
-stride=1
-activation=linear
-
-[region]
-anchors=1,1
-classes=5
-num=1
-softmax=1
-"""
-TREE = WordTree([-1, -1, 0, 0, 3], ["n0", "n1", "n2", "n3", "n4"], ["animal", "vehicle", "cat", "dog", "pug"])
+TRUNK = input_size(96, 64) + POOL * 4 + conv(3, 1, "linear") + POOL
+CFG = TRUNK + linear(10) + region(5, "1,1", softmax=1)
 WHITE = np.full((64, 96, 3), 255, np.uint8)
 
 
-def bright_finder(cfg: str = CFG, tree: WordTree | None = TREE) -> Network:
+def bright_finder(cfg: str = CFG, tree: WordTree | None = PETS) -> Network:
     """A network set by hand: an object wherever a 32-pixel cell holds bright red, the size of the cell."""
     net = Network(Cfg.parse(cfg), tree)
     assert net.head is not None
@@ -79,7 +40,7 @@ def bright_finder(cfg: str = CFG, tree: WordTree | None = TREE) -> Network:
                 parameter.fill_(1.0)
         net.head.box_weight[0, 4, 0] = 40.0  # objectness: sigmoid(40 red - 30)
         net.head.box_bias[0, 4] = -30.0
-        if tree is TREE:
+        if tree is PETS:
             net.head.class_bias[0] = torch.tensor([2.0, 0.0, 0.0, 3.0, 0.0])  # animal .88, dog .95, pug 1
     return net.eval()
 
@@ -191,7 +152,7 @@ def test_a_box_in_the_grey_alone_is_dropped(model: YOLO9000) -> None:
 
 
 def test_flat_class_list() -> None:
-    cfg = CFG.replace("classes=5", "classes=20").replace("filters=10", "filters=25")
+    cfg = TRUNK + linear(25) + region(20, "1,1", softmax=1)
     model = YOLO9000(bright_finder(cfg, None), device="cpu")
     assert model.tree.max_depth == 0
     found = model.detect(spot(64, 96, 32, 64, 32), threshold=0.04)
@@ -248,7 +209,7 @@ def test_save_and_load(model: YOLO9000, tmp_path: Path) -> None:
     model.metadata["threshold"] = "0.9"
     model.save(path)
     again = YOLO9000.load(path, device="cpu")
-    assert again.tree == TREE
+    assert again.tree == PETS
     assert (again.threshold, model.threshold) == (0.9, 0.9)
     image = spot(64, 96, 32, 64, 32)
     assert len(again.detect(image)) == 0
@@ -308,9 +269,9 @@ def test_load_refuses(tmp_path: Path) -> None:
 
 
 def test_classifier_is_refused() -> None:
-    cfg = CFG[: CFG.index("[region]")].replace("filters=10", "filters=5") + "[avgpool]\n[softmax]\ngroups=1\n"
+    cfg = TRUNK + linear(5) + CLASSIFIED
     with pytest.raises(ConfigError, match=r"no \[region\] section: it is a classifier"):
-        YOLO9000(Network(Cfg.parse(cfg), TREE))
+        YOLO9000(Network(Cfg.parse(cfg), PETS))
 
 
 def test_device() -> None:

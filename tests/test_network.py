@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from toys import CLASSIFIED, POOL, conv, input_size, linear, region
 from wordtree.tree import WordTree
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import Convolution, DarknetBatchNorm, MaxPool, Reorg
@@ -16,34 +17,21 @@ from yolo9000.darknet.plan import plan_layers
 from yolo9000.errors import CfgError, ImageError
 from yolo9000.network import Network
 
-NET = "[net]\nwidth=64\nheight=64\nchannels=3\n"
+NET = input_size(64)
 
 #      top            a b c in the top group, d e under a
 #    a  b  c
 #   d e
 TREE = WordTree([-1, -1, -1, 0, 0], ["a", "b", "c", "d", "e"])
 
-
-def conv(filters: int, size: int = 3, activation: str = "leaky", norm: int = 1) -> str:
-    text = f"[convolutional]\nbatch_normalize={norm}\nfilters={filters}\nsize={size}\npad=1\n"
-    return text + f"activation={activation}\n"
-
-
-POOL = "[maxpool]\nsize=2\nstride=2\n"
 BACKBONE = NET + conv(8) + POOL + conv(16) + POOL
-CLASSIFIER = BACKBONE + conv(5, 1, "linear", 0) + "[avgpool]\n[softmax]\n"
-REGION = "[region]\nanchors=1,2, 3,4\nnum=2\nclasses=5\n"
-DETECTOR = BACKBONE + conv(20, 1, "linear", 0) + REGION
-TIED = BACKBONE + conv(15, 1, "linear", 0) + REGION + "tied=1\n"
+CLASSIFIER = BACKBONE + linear(5) + CLASSIFIED
+REGION = region(5, "1,2, 3,4")
+DETECTOR = BACKBONE + linear(20) + REGION
+TIED = BACKBONE + linear(15) + REGION + "tied=1\n"
 # A passthrough as in YOLOv2: layer 2 folded to layer 4's size.
-PASSTHROUGH = (
-    BACKBONE
-    + conv(12)
-    + "[route]\nlayers=2\n[reorg]\nstride=2\n[route]\nlayers=-1,4\n"
-    + conv(16)
-    + conv(20, 1, "linear", 0)
-    + REGION
-)
+FOLD = "[route]\nlayers=2\n[reorg]\nstride=2\n[route]\nlayers=-1,4\n"
+PASSTHROUGH = BACKBONE + conv(12) + FOLD + conv(16) + linear(20) + REGION
 
 
 def network(text: str, tree: WordTree | None = TREE, seed: int = 0) -> Network:
@@ -66,7 +54,7 @@ def images(batch: int = 2, height: int = 64, width: int = 64) -> Tensor:
 
 
 def layer_plan(layer: str, channels: int = 4, height: int = 6, width: int = 8):  # type: ignore[no-untyped-def]
-    return plan_layers(Cfg.parse(f"[net]\nwidth={width}\nheight={height}\nchannels={channels}\n{layer}"))[0]
+    return plan_layers(Cfg.parse(input_size(width, height, channels) + layer))[0]
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (5, 4), (7, 7), (8, 6)])
@@ -179,7 +167,7 @@ def test_pooled_classifier_equals_convolution_before_pooling() -> None:
 
 
 def test_pool_before_the_last_convolution() -> None:
-    text = BACKBONE + "[avgpool]\n" + conv(5, 1, "linear", 0) + "[softmax]\n"
+    text = BACKBONE + "[avgpool]\n" + linear(5) + "[softmax]\n"
     other = network(CLASSIFIER).eval()
     net = network(text).eval()
     assert net.features(images()).shape == (2, 16, 1, 1)
@@ -334,16 +322,13 @@ def test_network_without_starting_values_draws_none() -> None:
             "line 23: .*detector's last convolution must be a plain 1 x 1",
         ),
         (BACKBONE + conv(20, 1, "linear", 1) + REGION, "line 23: .*Set size=1, stride=1, activation=linear"),
-        (
-            BACKBONE + conv(5, 1, "linear", 0),
-            r"line 23: .*expected \[region\] .* or \[avgpool\] and \[softmax\]",
-        ),
+        (BACKBONE + linear(5), r"line 23: .*expected \[region\] .* or \[avgpool\] and \[softmax\]"),
         (DETECTOR + REGION, r"line 29: \[region\]: expected as the last layer; only one"),
         (
-            BACKBONE + conv(20, 1, "linear", 0) + "[maxpool]\nsize=2\n" + REGION,
+            BACKBONE + linear(20) + "[maxpool]\nsize=2\n" + REGION,
             r"line 29: \[maxpool\]: expected \[region\] directly after",
         ),
-        (BACKBONE + conv(5, 1, "linear", 0) + POOL + "[avgpool]", r"line 29: \[maxpool\]: cannot follow"),
+        (BACKBONE + linear(5) + POOL + "[avgpool]", r"line 29: \[maxpool\]: cannot follow"),
         (DETECTOR.replace("filters=20", "filters=21"), "needs 20 channels"),
     ],
 )

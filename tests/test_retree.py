@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from toys import CLASSIFIED, PETS, conv, input_size, linear, region
 from wordtree.tree import WordTree
 from yolo9000.checkpoint import load_model, read_metadata, save_model
 from yolo9000.darknet.cfg import Cfg
@@ -14,25 +15,8 @@ from yolo9000.errors import YOLO9000Error
 from yolo9000.network import Network
 from yolo9000.retree import retree, retree_file
 
-HEAD = """[net]
-width=64
-height=64
-channels=3
-[convolutional]
-batch_normalize=1
-filters=4
-size=3
-stride=2
-pad=1
-activation=leaky
-[convolutional]
-filters={filters}
-size=1
-activation=linear
-"""
-REGION = "[region]\nanchors=1,2, 3,4\nnum=2\nclasses=5\nmap=old.map\n"
-CLASSIFIER = "[avgpool]\n[softmax]\ngroups=1\n"
-OLD = WordTree([-1, -1, 0, 0, 3], ["n0", "n1", "n2", "n3", "n4"], ["animal", "vehicle", "cat", "dog", "pug"])
+TRUNK = input_size(64) + conv(4, stride=2)
+REGION = region(5, "1,2, 3,4", map="old.map")
 # gone: vehicle; come: chair, office chair, armchair, husky; moved: cat, now at the top
 NEW = WordTree.from_edges(
     ["n0", "n2", "c", "n3", "n4", "h", "c1", "c2"],
@@ -40,15 +24,15 @@ NEW = WordTree.from_edges(
     ["animal", "cat", "chair", "dog", "pug", "husky", "office chair", "armchair"],
 )
 KINDS = {
-    "detector": HEAD.format(filters=20) + REGION,
-    "tied": HEAD.format(filters=15) + REGION + "tied=1\n",
-    "classifier": HEAD.format(filters=5) + CLASSIFIER,
+    "detector": TRUNK + linear(20) + REGION,
+    "tied": TRUNK + linear(15) + REGION + "tied=1\n",
+    "classifier": TRUNK + linear(5) + CLASSIFIED + "groups=1\n",
 }
 
 
 def trained(kind: str) -> Network:
     torch.manual_seed(0)
-    network = Network(Cfg.parse(KINDS[kind]), OLD).eval()
+    network = Network(Cfg.parse(KINDS[kind]), PETS).eval()
     with torch.no_grad():
         for tensor in network.state_dict().values():
             tensor.copy_(torch.rand(tensor.shape))
@@ -68,7 +52,7 @@ def test_logits_of_nodes_that_stay_are_the_same(kind: str) -> None:
             features = network.features(images)
             assert torch.equal(network.head.boxes(features), again.head.boxes(features))
     for node, wnid in enumerate(NEW.wnids):
-        old = OLD.node_of(wnid)
+        old = PETS.node_of(wnid)
         expected = torch.zeros(2) if old is None else before[:, old]
         torch.testing.assert_close(after[:, node], expected)
     new_group = torch.tensor([NEW.index("c1"), NEW.index("c2")])
@@ -83,7 +67,7 @@ def test_logits_of_nodes_that_stay_are_the_same(kind: str) -> None:
 def test_there_and_back(kind: str) -> None:
     """The old tree again: what stayed is as it was, what was gone is zero."""
     network = trained(kind)
-    back = retree(retree(network, NEW)[0], OLD)[0]
+    back = retree(retree(network, NEW)[0], PETS)[0]
     for name, tensor in back.state_dict().items():
         original = network.state_dict()[name]
         if original.shape != tensor.shape or torch.equal(original, tensor):
@@ -95,7 +79,7 @@ def test_there_and_back(kind: str) -> None:
             else original != tensor
         )
         assert differs.tolist() == [False, True, False, False, False], name
-    same, change = retree(network, OLD)
+    same, change = retree(network, PETS)
     assert all(
         torch.equal(a, b)
         for a, b in zip(network.state_dict().values(), same.state_dict().values(), strict=True)

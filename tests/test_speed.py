@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from toys import POOL, conv, input_size, linear, region
 from wordtree.tree import WordTree
 from yolo9000.checkpoint import load_model, save_model
 from yolo9000.darknet.cfg import Cfg, RegionConfig
@@ -27,29 +28,6 @@ UNUSED = (
     "torch.distributed.tensor yolo9000.train yolo9000.loss yolo9000.datasets yolo9000.evaluation"
 )
 PHOTO = demo_photos()[0]
-CFG = """
-[net]
-width=64
-height=64
-channels=3
-[convolutional]
-batch_normalize=1
-filters=16
-size=3
-pad=1
-activation=leaky
-[maxpool]
-size=2
-stride=2
-[convolutional]
-filters={filters}
-size=1
-activation=linear
-[region]
-anchors=1,1, 2,2, 4,4
-num=3
-classes={classes}
-"""
 
 
 def wide_tree(nodes: int, branches: int = 10) -> WordTree:
@@ -59,8 +37,8 @@ def wide_tree(nodes: int, branches: int = 10) -> WordTree:
 
 
 def detector(nodes: int) -> Network:
-    cfg = CFG.format(filters=3 * (5 + nodes), classes=nodes)
-    return Network(Cfg.parse(cfg), wide_tree(nodes))
+    last = linear(3 * (5 + nodes)) + region(nodes, "1,1, 2,2, 4,4")
+    return Network(Cfg.parse(input_size(64) + conv(16) + POOL + last), wide_tree(nodes))
 
 
 def test_detection_loads_nothing_that_it_does_not_use(tmp_path: Path) -> None:

@@ -15,20 +15,18 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from toys import conv, input_size, linear, region
 from wordtree.tree import WordTree
 from yolo9000.datasets import read_records
 from yolo9000.errors import ConfigError
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 SMALL = (
-    "[net]\nwidth=64\nheight=64\nchannels=3\n"
-    + "".join(
-        f"[convolutional]\nbatch_normalize=1\nfilters={filters}\nsize=3\nstride=2\npad=1\nactivation=leaky\n"
-        for filters in (8, 8, 16, 16, 16)
-    )
-    + "[convolutional]\nfilters=9428\nsize=1\nstride=1\npad=1\nactivation=linear\n"
-    + "[region]\nanchors=0.6,1.5, 1.5,1.2\nnum=2\nclasses=9418\ncoords=4\nsoftmax=1\ntied=1\nbias_match=1\n"
-    + "rescore=1\nthresh=.6\nrandom=0\ntree=9k.tree\n"
+    input_size(64)
+    + "".join(conv(filters, stride=2) for filters in (8, 8, 16, 16, 16))
+    + linear(9428)
+    + region(9418, "0.6,1.5, 1.5,1.2", coords=4, softmax=1, tied=1, bias_match=1, rescore=1, thresh=0.6)
+    + "random=0\ntree=9k.tree\n"
 )
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from toys import random_tree
 from wordtree.tree import WordTree
 from yolo9000.tree_ops import TreeOps
 
@@ -18,16 +19,6 @@ from yolo9000.tree_ops import TreeOps
 #          -- 3 dog -- 4 husky, 5 pug, 6 beagle
 # 1 vehicle (leaf)
 TOY = WordTree([-1, -1, 0, 0, 3, 3, 3], [f"n{i}" for i in range(7)])
-
-
-def random_tree(seed: int, nodes: int = 60) -> WordTree:
-    """A tree with groups of 1 to 6 nodes, laid out breadth first."""
-    rng = np.random.default_rng(seed)
-    parent = [-1] * int(rng.integers(1, 5))
-    for node in range(nodes):
-        if node < len(parent) < nodes and rng.random() < 0.6:
-            parent += [node] * int(rng.integers(1, 7))
-    return WordTree(parent, [f"n{i}" for i in range(len(parent))])
 
 
 def slow_log_softmax(tree: WordTree, logits: Tensor) -> Tensor:
@@ -77,7 +68,7 @@ def test_paths_end_in_padding_below_a_leaf() -> None:
 @settings(max_examples=25, deadline=None)
 @given(seeds, rows_of)
 def test_softmax_and_products_agree_with_loops(seed: int, rows: int) -> None:
-    tree = random_tree(seed)
+    tree = random_tree(seed, 60)
     ops, logits = TreeOps(tree), random_logits(tree, rows, seed)
     conditional = ops.log_softmax(logits)
     torch.testing.assert_close(conditional.double(), slow_log_softmax(tree, logits), rtol=1e-5, atol=1e-5)
@@ -92,7 +83,7 @@ def test_softmax_and_products_agree_with_loops(seed: int, rows: int) -> None:
 @settings(max_examples=25, deadline=None)
 @given(seeds, rows_of)
 def test_probabilities_of_a_group_add_up_to_its_parent(seed: int, rows: int) -> None:
-    tree = random_tree(seed)
+    tree = random_tree(seed, 60)
     ops = TreeOps(tree)
     absolute = ops.path_log_probs(ops.log_softmax(random_logits(tree, rows, seed))).exp()
     for start, size, parent in zip(tree.group_start, tree.group_size, tree.group_parent, strict=True):
@@ -103,7 +94,7 @@ def test_probabilities_of_a_group_add_up_to_its_parent(seed: int, rows: int) -> 
 @settings(max_examples=25, deadline=None)
 @given(seeds, rows_of)
 def test_descend_takes_the_likeliest_child_down_to_a_leaf(seed: int, rows: int) -> None:
-    tree = random_tree(seed)
+    tree = random_tree(seed, 60)
     ops, logits = TreeOps(tree), random_logits(tree, rows, seed)
     conditional = slow_log_softmax(tree, logits)
     paths, steps = ops.descend(logits)
@@ -123,7 +114,7 @@ def test_descend_takes_the_likeliest_child_down_to_a_leaf(seed: int, rows: int) 
 @settings(max_examples=25, deadline=None)
 @given(seeds, rows_of)
 def test_path_loss_is_the_negative_log_probability(seed: int, rows: int) -> None:
-    tree = random_tree(seed)
+    tree = random_tree(seed, 60)
     ops, logits = TreeOps(tree), random_logits(tree, rows, seed)
     nodes = torch.from_numpy(np.random.default_rng(seed).integers(0, len(tree), rows))
     absolute = slow_absolute(tree, slow_log_softmax(tree, logits))
@@ -134,7 +125,7 @@ def test_path_loss_is_the_negative_log_probability(seed: int, rows: int) -> None
 @settings(max_examples=25, deadline=None)
 @given(seeds)
 def test_path_loss_gradient_is_darknets_class_delta(seed: int) -> None:
-    tree = random_tree(seed)
+    tree = random_tree(seed, 60)
     ops, logits = TreeOps(tree), random_logits(tree, 5, seed).requires_grad_()
     nodes = torch.from_numpy(np.random.default_rng(seed).integers(0, len(tree), 5))
     ops.path_nll(logits, nodes).sum().backward()
@@ -174,7 +165,7 @@ def test_far_apart_and_huge_logits_stay_finite() -> None:
 @settings(max_examples=25, deadline=None)
 @given(seeds)
 def test_a_shift_of_a_whole_group_changes_nothing(seed: int) -> None:
-    tree = random_tree(seed)
+    tree = random_tree(seed, 60)
     ops, logits = TreeOps(tree), random_logits(tree, 4, seed)
     shift = torch.randn(len(tree.group_start), generator=torch.Generator().manual_seed(seed))
     shift = shift[torch.from_numpy(tree.group.astype(np.int64))]
@@ -198,7 +189,7 @@ def test_flat_tree_is_an_ordinary_softmax() -> None:
 @settings(max_examples=25, deadline=None)
 @given(seeds, st.integers(0, 40))
 def test_walk_over_rows_is_the_walk_over_logits(seed: int, count: int) -> None:
-    tree = random_tree(seed)
+    tree = random_tree(seed, 60)
     ops, generator = TreeOps(tree), torch.Generator().manual_seed(seed)
     vectors, weight, bias = (
         torch.randn(shape, dtype=torch.float64, generator=generator)
@@ -212,7 +203,7 @@ def test_walk_over_rows_is_the_walk_over_logits(seed: int, count: int) -> None:
 
 @pytest.mark.parametrize("count", [1024, 1025, 2500])
 def test_walk_over_rows_of_many_boxes_is_the_walk_over_logits(count: int) -> None:
-    tree = random_tree(3)
+    tree = random_tree(3, 60)
     ops = TreeOps(tree)
     vectors, weight = (torch.randn(rows, 5, dtype=torch.float64) for rows in (count, len(tree)))
     bias = torch.randn(len(tree), dtype=torch.float64)
@@ -248,7 +239,7 @@ def test_input_and_incoming_gradient_are_left_alone(rows: int) -> None:
 
 
 def test_leading_axes_and_slices_do_not_matter() -> None:
-    tree = random_tree(3)
+    tree = random_tree(3, 60)
     ops, logits = TreeOps(tree), random_logits(tree, 90, 3)
     whole = ops.log_softmax(logits)
     assert torch.equal(ops.log_softmax(logits.view(2, 5, 9, -1)).view(90, -1), whole)
@@ -260,7 +251,7 @@ def test_leading_axes_and_slices_do_not_matter() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
-    tree = random_tree(4)
+    tree = random_tree(4, 60)
     ops, logits = TreeOps(tree), random_logits(tree, 3, 4).to(dtype)
     nodes = torch.tensor([0, 1, len(tree) - 1])
     with torch.autocast("cpu", torch.bfloat16):

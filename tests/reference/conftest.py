@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
+from libdarknet import Library
+from wordtree.tree import WordTree
 from yolo9000.darknet.layers import Convolution
 from yolo9000.network import Network
 
 
-def _module() -> ModuleType:
-    """`libdarknet.py` beside this file; a test folder is no package that could be imported from."""
-    name = "yolo9000_test_libdarknet"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("libdarknet.py"))
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
+@pytest.fixture(scope="session")
+def libdarknet(libdarknet_path: Path) -> Library:
+    """The library, as `libdarknet.Library`."""
+    return Library(libdarknet_path)
 
 
 @pytest.fixture(scope="session")
-def libdarknet(libdarknet_path: Path) -> Any:
-    """The library, as `libdarknet.Library`."""
-    return _module().Library(libdarknet_path)
+def tree9k(darknet_dir: Path) -> WordTree:
+    """Darknet's 9k.tree."""
+    lines = [line.split() for line in (darknet_dir / "data" / "9k.tree").read_text().splitlines()]
+    return WordTree([int(parent) for _, parent in lines], [wnid for wnid, _ in lines])
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +26,52 @@ LIGHT = ["yolov2-tiny", "tiny"]
 HEAVY = ["yolov2-tiny-voc", "yolo9000", "yolov2", "yolov2-voc", "darknet19", "darknet19_448", "darknet9000"]
 ALL = LIGHT + [pytest.param(name, marks=pytest.mark.slow) for name in HEAVY]
 SIZES = [(64, 64), (96, 64), (64, 96)]  # width, height
+Twins = Callable[..., AbstractContextManager[tuple[Network, Any]]]
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_network_equals_libdarknet(
-    name: str,
+@pytest.fixture
+def twins(
     darknet_dir: Path,
     libdarknet: Any,
     randomise: Callable[[Network, int], Network],
     resized_cfg: Callable[..., Path],
     tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    path = darknet_dir / "cfg" / f"{name}.cfg"
-    network = randomise(Network(Cfg.load(path)), 1)
-    network.seen = 12_345
-    written = tmp_path / "random.weights"
-    save_weights(network, written)
+) -> Twins:
+    """Opens a published network twice, ours and the library's, which reads `random.weights` that we wrote."""
 
-    # We and the library write what was read, byte by byte.
-    copy = Network(network.cfg, network.tree)
-    load_weights(copy, written)
-    save_weights(copy, tmp_path / "ours.weights")
-    assert (tmp_path / "ours.weights").read_bytes() == written.read_bytes()
-    width, height = SIZES[0]
+    @contextmanager
+    def load(
+        name: str,
+        seed: int,
+        seen: int = 0,
+        version: tuple[int, int, int] = (0, 2, 0),
+        **changes: Any,
+    ) -> Iterator[tuple[Network, Any]]:
+        path = darknet_dir / "cfg" / f"{name}.cfg"
+        network = randomise(Network(Cfg.load(path)), seed)
+        network.seen, network.weights_version = seen, version
+        save_weights(network, tmp_path / "random.weights")
+        width, height = SIZES[0]
+        cfg = resized_cfg(path, width=width, height=height, **changes)
+        with libdarknet.load(cfg, tmp_path / "random.weights") as net:
+            yield network, net
+
+    return load
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_network_equals_libdarknet(
+    name: str, twins: Twins, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    written = tmp_path / "random.weights"
     capfd.readouterr()
-    with libdarknet.load(resized_cfg(path, batch=2, width=width, height=height), written) as net:
+    with twins(name, 1, seen=12_345, batch=2) as (network, net):
         _compare_listing(network, capfd.readouterr().err)
+        # We and the library write what was read, byte by byte.
+        copy = Network(network.cfg, network.tree)
+        load_weights(copy, written)
+        save_weights(copy, tmp_path / "ours.weights")
+        assert (tmp_path / "ours.weights").read_bytes() == written.read_bytes()
         net.save_weights(tmp_path / "theirs.weights")
         assert (tmp_path / "theirs.weights").read_bytes() == written.read_bytes()
 
@@ -72,21 +92,9 @@ def test_network_equals_libdarknet(
         ),
     ],
 )
-def test_boxes_and_objectness_equal_the_librarys(
-    name: str,
-    darknet_dir: Path,
-    libdarknet: Any,
-    randomise: Callable[[Network, int], Network],
-    resized_cfg: Callable[..., Path],
-    tmp_path: Path,
-) -> None:
+def test_boxes_and_objectness_equal_the_librarys(name: str, twins: Twins) -> None:
     """Every anchor of every cell, as `get_network_boxes` lists them."""
-    path = darknet_dir / "cfg" / f"{name}.cfg"
-    network = randomise(Network(Cfg.load(path)), 8)
-    save_weights(network, tmp_path / "random.weights")
-    width, height = SIZES[0]
-    cfg = resized_cfg(path, width=width, height=height, flat=True)
-    with libdarknet.load(cfg, tmp_path / "random.weights") as net:
+    with twins(name, 8, flat=True) as (network, net):
         for width, height in SIZES:
             net.resize(width, height)
             images = np.random.default_rng(height).random((1, 3, height, width), dtype=np.float32)
@@ -243,39 +251,17 @@ def test_unusual_layers_equal_libdarknet(
 
 
 @pytest.mark.parametrize("name", ["cifar", "extraction"])
-def test_classifiers_whose_last_convolution_is_not_linear(
-    name: str,
-    darknet_dir: Path,
-    libdarknet: Any,
-    randomise: Callable[[Network, int], Network],
-    resized_cfg: Callable[..., Path],
-    tmp_path: Path,
-) -> None:
-    path = darknet_dir / "cfg" / f"{name}.cfg"
-    network = randomise(Network(Cfg.load(path)), 9)
-    save_weights(network, tmp_path / "w.weights")
+def test_classifiers_whose_last_convolution_is_not_linear(name: str, twins: Twins) -> None:
     images = torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(9))
-    cfg = resized_cfg(path, batch=2, width=64, height=64)
-    with libdarknet.load(cfg, tmp_path / "w.weights") as net, torch.no_grad():
+    with twins(name, 9, batch=2) as (network, net), torch.no_grad():
         net.predict(images.numpy())
         _assert_close(network(images), net.output(network.last + 1)[:, :, 0, 0])
 
 
 @pytest.mark.parametrize("version", [(0, 1, 0), (0, 2, 0), (0, 2, 5), (1, 0, 0)])
-def test_library_reads_every_header_version(
-    version: tuple[int, int, int],
-    darknet_dir: Path,
-    libdarknet: Any,
-    randomise: Callable[[Network, int], Network],
-    resized_cfg: Callable[..., Path],
-    tmp_path: Path,
-) -> None:
-    path = darknet_dir / "cfg" / "tiny.cfg"
-    network = randomise(Network(Cfg.load(path)), 4)
-    network.seen, network.weights_version = 77, version
-    save_weights(network, tmp_path / "w.weights")
+def test_library_reads_every_header_version(version: tuple[int, int, int], twins: Twins) -> None:
     images = torch.rand((1, 3, 64, 64), generator=torch.Generator().manual_seed(5))
-    with libdarknet.load(resized_cfg(path, width=64, height=64), tmp_path / "w.weights") as net:
+    with twins("tiny", 4, seen=77, version=version) as (network, net):
         net.predict(images.numpy())
         assert net.seen == 77
         with torch.no_grad():
@@ -283,22 +269,15 @@ def test_library_reads_every_header_version(
 
 
 def test_partial_file_of_the_library_initialises_a_detector(
-    darknet_dir: Path,
-    libdarknet: Any,
-    randomise: Callable[[Network, int], Network],
-    resized_cfg: Callable[..., Path],
-    tmp_path: Path,
+    twins: Twins, randomise: Callable[[Network, int], Network], tmp_path: Path
 ) -> None:
     """Darknet's recipe on a small network: `partial` cuts a classifier, the detector starts from that."""
-    path = darknet_dir / "cfg" / "tiny.cfg"
-    classifier = randomise(Network(Cfg.load(path)), 6)
-    save_weights(classifier, tmp_path / "whole.weights")
-    with libdarknet.load(resized_cfg(path, width=64, height=64), tmp_path / "whole.weights") as net:
+    with twins("tiny", 6) as (classifier, net):
         net.save_weights(tmp_path / "theirs.conv.13", layers=13)
     save_weights(classifier, tmp_path / "ours.conv.13", layers=13)
     assert (tmp_path / "ours.conv.13").read_bytes() == (tmp_path / "theirs.conv.13").read_bytes()
 
-    fresh = randomise(Network(Cfg.load(path)), 7)
+    fresh = randomise(Network(classifier.cfg), 7)
     loaded = load_weights(fresh, tmp_path / "theirs.conv.13", partial=True)
     assert loaded.layers == 13
     for index, (ours, theirs) in enumerate(zip(fresh.layers, classifier.layers, strict=True)):

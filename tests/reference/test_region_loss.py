@@ -14,7 +14,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from torch import Tensor
 
+from toys import Truths, input_size, labels_only, linear, random_tree, region
 from wordtree.tree import WordTree
 from yolo9000.config import LossConfig
 from yolo9000.darknet.cfg import Cfg, RegionConfig
@@ -39,18 +38,10 @@ CLASSIFICATION = 999_999.0  # x and y of a truth that says what the whole image 
 # Of deltas up to about 20. Ours are float64; float32 in C loses a few 1e-5 in the overlap of small boxes.
 TOLERANCE = 5e-5
 
-NET = """[net]
-batch={batch}
-subdivisions=1
-width={side}
-height={side}
-channels=1
-[convolutional]
-filters={filters}
-size=1
-stride=1
-activation=linear
-"""
+
+def fed_directly(section: str, filters: int, batch: int = 1, side: int = 32) -> str:
+    """A cfg whose one convolution only gives the region layer its shape."""
+    return input_size(side, channels=1, batch=batch, subdivisions=1) + linear(filters) + section
 
 
 class CTree(ctypes.Structure):
@@ -67,17 +58,6 @@ class CTree(ctypes.Structure):
         ("group_size", ctypes.c_void_p),
         ("group_offset", ctypes.c_void_p),
     )
-
-
-@dataclass
-class Batch:
-    boxes: Tensor
-    nodes: Tensor
-    image_index: Tensor
-    labels: Tensor
-    tiles: Tensor = field(default_factory=lambda: torch.zeros(0, 4))
-    tile_nodes: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
-    tile_index: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
 
 class Pair:
@@ -102,7 +82,7 @@ class Pair:
         raw[:, :, 5:] *= 2
         return raw
 
-    def theirs(self, raw: NDArray[np.float32], batch: Batch, seen: int) -> NDArray[np.float32]:
+    def theirs(self, raw: NDArray[np.float32], batch: Truths, seen: int) -> NDArray[np.float32]:
         """Deltas [B, A, 5 + N, S, S]; `seen` counts this batch, as `train_network_datum` does."""
         truths = np.zeros((self.shape[0], 30, 5), dtype=np.float32)
         for image in range(self.shape[0]):
@@ -119,7 +99,7 @@ class Pair:
         delta: NDArray[np.float32] = self.net.forward_region(flat, truths, seen=seen).delta
         return delta.reshape(self.shape)
 
-    def ours(self, raw: NDArray[np.float32], batch: Batch, seen: int, mode: str) -> NDArray[np.float64]:
+    def ours(self, raw: NDArray[np.float32], batch: Truths, seen: int, mode: str) -> NDArray[np.float64]:
         """Negative gradients of the criterion in the same form."""
         loss = JointLoss(self._head(raw), self.region, LossConfig(mode=mode))  # type: ignore[arg-type]
         images = self.shape[0]
@@ -148,7 +128,7 @@ class Pair:
             head.load_darknet_conv(torch.eye(filters)[:, :, None, None], torch.zeros(filters))
         return head
 
-    def check(self, raw: NDArray[np.float32], batch: Batch, seen: int) -> NDArray[np.float32]:
+    def check(self, raw: NDArray[np.float32], batch: Truths, seen: int) -> NDArray[np.float32]:
         """Compare; returns the deltas."""
         theirs = self.theirs(raw, batch, seen)
         np.testing.assert_allclose(self.ours(raw, batch, seen, "darknet"), theirs, rtol=0, atol=TOLERANCE)
@@ -158,10 +138,10 @@ class Pair:
 @contextmanager
 def pair(libdarknet: Any, path: Path, section: str, tree: WordTree, batch: int, side: int) -> Iterator[Pair]:
     """Both from a [region] section."""
-    region = Cfg.parse(NET.format(batch=1, side=32, filters=1) + section).region
+    region = Cfg.parse(fed_directly(section, 1)).region
     assert region is not None
     filters = len(region.anchors) * (5 + len(tree))
-    path.write_text(NET.format(batch=batch, side=side, filters=filters) + section)
+    path.write_text(fed_directly(section, filters, batch, side))
     with libdarknet.load(path) as net:
         net.set_temperature(1)
         yield Pair(net, region, tree, batch, side)
@@ -175,7 +155,7 @@ def published(darknet_dir: Path, name: str, **changes: float) -> str:
     return "\n".join(kept + [f"{key}={value}" for key, value in changes.items()]) + "\n"
 
 
-def truths_of(seed: int, counts: list[int], classes: int, cells: int = 13) -> Batch:
+def truths_of(seed: int, counts: list[int], classes: int, cells: int = 13) -> Truths:
     """Random truths whose centres lie in the first `cells` x `cells` cells of 13 x 13."""
     rng = np.random.default_rng(seed)
     total = sum(counts)
@@ -183,10 +163,10 @@ def truths_of(seed: int, counts: list[int], classes: int, cells: int = 13) -> Ba
     boxes = np.column_stack([centres, np.exp(rng.uniform(-4, -0.1, (total, 2)))]).astype(np.float32)
     image = np.repeat(np.arange(len(counts)), counts)
     nodes = torch.from_numpy(rng.integers(0, classes, total))
-    return Batch(torch.from_numpy(boxes), nodes, torch.from_numpy(image), torch.full((len(counts),), -1))
+    return Truths(torch.from_numpy(boxes), nodes, torch.from_numpy(image), torch.full((len(counts),), -1))
 
 
-def near(raw: NDArray[np.float32], batch: Batch, region: RegionConfig) -> NDArray[np.float32]:
+def near(raw: NDArray[np.float32], batch: Truths, region: RegionConfig) -> NDArray[np.float32]:
     """The same output, but two anchors of each truth's cell predict about its box: IoU above `thresh`."""
     raw = raw.copy()
     side = raw.shape[-1]
@@ -267,21 +247,6 @@ def test_plain_classes_without_softmax(libdarknet: Any, darknet_dir: Path, tmp_p
 
 
 ONE, THREE = ((0.8, 0.6),), ((0.8, 0.6), (1.5, 2.5), (3.0, 1.0))
-TREE_REGION = """[region]
-anchors={anchors}
-num={num}
-classes={classes}
-coords=4
-softmax=1
-tree={tree}
-thresh={thresh}
-rescore={rescore}
-bias_match=1
-object_scale=5
-noobject_scale=1.5
-class_scale=2
-coord_scale=1
-"""
 
 
 @contextmanager
@@ -296,23 +261,23 @@ def tree_pair(
     anchors: Sequence[tuple[float, float]] = ONE,
 ) -> Iterator[Pair]:
     """A region layer over a tree; by default one anchor on a 1 x 1 grid."""
-    lines = (f"{wnid} {parent}\n" for wnid, parent in zip(tree.wnids, tree.parent, strict=True))
-    (folder / "some.tree").write_text("".join(lines))
-    section = TREE_REGION.format(
-        classes=len(tree),
+    tree.save(folder / "some.tree")
+    section = region(
+        len(tree),
+        ", ".join(f"{w},{h}" for w, h in anchors),
+        coords=4,
+        softmax=1,
         tree=folder / "some.tree",
         thresh=thresh,
         rescore=rescore,
-        anchors=", ".join(f"{w},{h}" for w, h in anchors),
-        num=len(anchors),
+        bias_match=1,
+        object_scale=5,
+        noobject_scale=1.5,
+        class_scale=2,
+        coord_scale=1,
     )
     with pair(libdarknet, folder / "some.cfg", section, tree, batch, side) as both:
         yield both
-
-
-def image_of(label: int) -> Batch:
-    none = torch.zeros(0, dtype=torch.long)
-    return Batch(torch.zeros(0, 4), none, none, torch.tensor([label]))
 
 
 def check_tree(libdarknet: Any, folder: Path, tree: WordTree, seed: int, counts: list[int]) -> None:
@@ -326,7 +291,7 @@ def check_tree(libdarknet: Any, folder: Path, tree: WordTree, seed: int, counts:
             label = int(rng.integers(len(tree)))
             raw = both.raw(seed)
             raw[:, :, 4] = objectness
-            delta = both.check(raw, image_of(label), seen=1)[0, 0, :, 0, 0]
+            delta = both.check(raw, labels_only(label), seen=1)[0, 0, :, 0, 0]
             assert (delta[:5] == 0).all()  # the one anchor is the best one: not taught to be empty
             path = set(tree.path(label))
             groups = {int(tree.group[node]) for node in path}
@@ -336,24 +301,9 @@ def check_tree(libdarknet: Any, folder: Path, tree: WordTree, seed: int, counts:
             assert set(np.flatnonzero(delta[5:]).tolist()) <= wanted
 
 
-@pytest.fixture(scope="session")
-def tree9k(darknet_dir: Path) -> WordTree:
-    lines = [line.split() for line in (darknet_dir / "data" / "9k.tree").read_text().splitlines()]
-    return WordTree([int(parent) for _, parent in lines], [wnid for wnid, _ in lines])
-
-
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_whole_tree(libdarknet: Any, tree9k: WordTree, tmp_path: Path, seed: int) -> None:
     check_tree(libdarknet, tmp_path, tree9k, seed, [1, 30])
-
-
-def random_tree(seed: int, nodes: int) -> WordTree:
-    rng = np.random.default_rng(seed)
-    parent = [-1] * int(rng.integers(1, 5))
-    for node in range(nodes):
-        if node < len(parent) < nodes and rng.random() < 0.6:
-            parent += [node] * int(rng.integers(1, 7))
-    return WordTree(parent, [f"n{i:08d}" for i in range(len(parent))])
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -387,13 +337,13 @@ def test_the_reference_never_lifts_objectness_to_0_3(
     with tree_pair(libdarknet, tmp_path, TOY) as both:
         raw = both.raw(1)
         raw[:, :, 4] = objectness
-        assert both.check(raw, image_of(5), 0)[0, 0, 4, 0, 0] == 0
-        paper = both.ours(raw, image_of(5), 0, "paper")[0, 0, 4, 0, 0]
+        assert both.check(raw, labels_only(5), 0)[0, 0, 4, 0, 0] == 0
+        paper = both.ours(raw, labels_only(5), 0, "paper")[0, 0, 4, 0, 0]
         assert (paper > 0) == lifted
         assert (paper != 0) == lifted
 
 
-def mixed(seed: int, count: int, tree: WordTree) -> Batch:
+def mixed(seed: int, count: int, tree: WordTree) -> Truths:
     """Three images: `count` boxes in a few cells, a label, and no boxes."""
     batch = truths_of(seed, [count, 0, 0], len(tree), cells=7)
     batch.labels[1] = int(np.random.default_rng(seed).integers(len(tree)))
@@ -425,8 +375,8 @@ def test_the_reference_weighs_image_labels_by_objectness(libdarknet: Any, tmp_pa
         raw[:] = 0
         raw[0, :, 4, 0, 0] = [-0.5, -3, 0]
         raw[0, :, 5 + 2, 0, 0] = [3, 4, -4]  # dog
-        delta = both.check(raw, image_of(2), 0)[0, :, :, 0, 0]
-        paper = both.ours(raw, image_of(2), 0, "paper")[0, :, :, 0, 0]
+        delta = both.check(raw, labels_only(2), 0)[0, :, :, 0, 0]
+        paper = both.ours(raw, labels_only(2), 0, "paper")[0, :, :, 0, 0]
     assert (delta[:, 5:] != 0).any(1).tolist() == [True, False, False]
     assert np.sign(delta[:, 4]).tolist() == [0, -1, -1]
     assert (paper[:, 5:] != 0).any(1).tolist() == [False, False, True]

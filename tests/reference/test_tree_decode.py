@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from toys import input_size, linear, random_tree, region
 from wordtree.tree import WordTree
 from yolo9000.darknet.cfg import RegionConfig
 from yolo9000.decode import Decoder
@@ -28,55 +29,18 @@ pytestmark = pytest.mark.reference
 
 ANCHOR = (2.0, 3.0)
 THRESHOLDS = [n / 10 for n in range(1, 10)]
-# One 1 x 1 convolution before the region layer; its input is not used, the region layer is fed directly.
-CFG = """[net]
-batch=1
-subdivisions=1
-width=1
-height=1
-channels=1
-[convolutional]
-filters={filters}
-size=1
-stride=1
-activation=linear
-[region]
-anchors={anchors}
-num=1
-classes={classes}
-coords=4
-softmax=1
-tree={tree}
-thresh=0.6
-"""
-
-
-def random_tree(seed: int, nodes: int) -> WordTree:
-    rng = np.random.default_rng(seed)
-    parent = [-1] * int(rng.integers(1, 5))
-    for node in range(nodes):
-        if node < len(parent) < nodes and rng.random() < 0.6:
-            parent += [node] * int(rng.integers(1, 7))
-    return WordTree(parent, [f"n{i:08d}" for i in range(len(parent))])
-
-
-@pytest.fixture(scope="session")
-def tree9k(darknet_dir: Path) -> WordTree:
-    lines = [line.split() for line in (darknet_dir / "data" / "9k.tree").read_text().splitlines()]
-    return WordTree([int(parent) for _, parent in lines], [wnid for wnid, _ in lines])
 
 
 @contextmanager
 def region_net(libdarknet: Any, folder: Path, tree: WordTree) -> Iterator[Any]:
     """A network whose region layer has one anchor on a 1 x 1 grid over `tree`."""
-    lines = (f"{wnid} {parent}\n" for wnid, parent in zip(tree.wnids, tree.parent, strict=True))
-    (folder / "some.tree").write_text("".join(lines))
-    cfg = folder / "some.cfg"
-    anchors = ",".join(map(str, ANCHOR))
-    cfg.write_text(
-        CFG.format(filters=5 + len(tree), anchors=anchors, classes=len(tree), tree=folder / "some.tree")
-    )
-    with libdarknet.load(cfg) as net:
+    tree.save(folder / "some.tree")
+    # The convolution only gives the region layer its shape; that is fed directly.
+    cfg = input_size(1, channels=1, batch=1, subdivisions=1) + linear(5 + len(tree))
+    options = {"coords": 4, "softmax": 1, "tree": folder / "some.tree", "thresh": 0.6}
+    cfg += region(len(tree), f"{ANCHOR[0]},{ANCHOR[1]}", **options)
+    (folder / "some.cfg").write_text(cfg)
+    with libdarknet.load(folder / "some.cfg") as net:
         net.set_temperature(1)
         yield net
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import yolo9000
+from toys import conv, input_size, linear, region
 from yolo9000.config import TrainConfig, from_mapping
 
 PHOTOS = Path(yolo9000.__file__).parent / "photos"
@@ -24,25 +25,13 @@ NAMES = ["dog", "bicycle", "truck", "bird", "person", "horse"]
 # ImageNet photos of the classification part: crops of the same animals, under synsets deeper than the boxes'
 # labels.
 CROPS = {"n02109961": ("dog.jpg", 0), "n01614925": ("eagle.jpg", 0)}  # Eskimo dog, bald eagle
-
-
-def conv(filters: int, size: int = 3, stride: int = 1) -> str:
-    head = f"[convolutional]\nbatch_normalize=1\nfilters={filters}\nsize={size}\nstride={stride}\n"
-    return head + "pad=1\nactivation=leaky\n"
-
-
 SMALL = (
-    "[net]\nwidth=160\nheight=160\nchannels=3\n"
-    + conv(16, stride=2)
-    + conv(32, stride=2)
-    + conv(48, stride=2)
-    + conv(64, stride=2)
-    + conv(128, stride=2)
+    input_size(160)
+    + "".join(conv(filters, stride=2) for filters in (16, 32, 48, 64, 128))
     + conv(128)
-    + "[convolutional]\nfilters=9433\nsize=1\nstride=1\npad=1\nactivation=linear\n"
-    + "[region]\nanchors=0.6,1.5, 1.5,1.2, 2.5,2.5\nnum=3\nclasses=9418\ncoords=4\nsoftmax=1\ntied=1\n"
-    + "bias_match=1\nrescore=1\nobject_scale=5\nnoobject_scale=1\nclass_scale=1\ncoord_scale=1\n"
-    + "thresh=.6\nrandom=0\ntree=9k.tree\n"
+    + linear(9433)
+    + region(9418, "0.6,1.5, 1.5,1.2, 2.5,2.5", coords=4, softmax=1, tied=1, bias_match=1, rescore=1)
+    + "object_scale=5\nnoobject_scale=1\nclass_scale=1\ncoord_scale=1\nthresh=.6\nrandom=0\ntree=9k.tree\n"
 )
 
 

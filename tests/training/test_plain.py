@@ -12,6 +12,7 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
+from toys import CLASSIFIED, linear
 from yolo9000.checkpoint import load_model, save_model
 from yolo9000.cli import app
 from yolo9000.config import TrainConfig, to_yaml
@@ -32,15 +33,13 @@ def cfgs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small network with flat lists of 80, 20 and 6 classes, and as classifiers."""
     folder = tmp_path_factory.mktemp("cfgs")
     tree = (data / "small.cfg").read_text()
-    trunk = tree[: tree.index("[convolutional]\nfilters=9433")]
+    trunk = tree[: tree.rindex("[convolutional]")]
     region = tree[tree.index("[region]") :].replace("tree=9k.tree\n", "").replace("tied=1\n", "")
     for classes in (80, 20, 6):
-        last = f"[convolutional]\nfilters={3 * (5 + classes)}\nsize=1\nstride=1\nactivation=linear\n"
-        text = trunk + last + region.replace("classes=9418", f"classes={classes}")
+        text = trunk + linear(3 * (5 + classes)) + region.replace("classes=9418", f"classes={classes}")
         (folder / f"flat{classes}.cfg").write_text(text)
     for classes, label in ((9418, "tree=9k.tree\n"), (1000, "groups=1\n")):
-        last = f"[convolutional]\nfilters={classes}\nsize=1\nstride=1\nactivation=linear\n"
-        (folder / f"classifier{classes}.cfg").write_text(trunk + last + "[avgpool]\n[softmax]\n" + label)
+        (folder / f"classifier{classes}.cfg").write_text(trunk + linear(classes) + CLASSIFIED + label)
     return folder
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import yolo9000
+from toys import CLASSIFIED, linear
 from yolo9000.cli import app
 from yolo9000.config import TrainConfig, load_config
 from yolo9000.optim import learning_rate
@@ -63,9 +64,8 @@ def test_dry_run_of_the_recipe(
     """With a small network: the real one is tried by hand."""
     tree = (data / "small.cfg").read_text()
     (tmp_path / "small.cfg").write_text(tree)
-    trunk = tree[: tree.index("[convolutional]\nfilters=9433")]
-    last = "[convolutional]\nfilters=9418\nsize=1\nstride=1\nactivation=linear\n[avgpool]\n[softmax]\n"
-    (tmp_path / "classifier9418.cfg").write_text(trunk + last + "tree=9k.tree\n")
+    trunk = tree[: tree.rindex("[convolutional]")]
+    (tmp_path / "classifier9418.cfg").write_text(trunk + linear(9418) + CLASSIFIED + "tree=9k.tree\n")
     arguments = ["--config", str(RECIPES / "yolo9000" / f"{stage}.yaml"), "--model", str(tmp_path / model)]
     arguments += ["-c", f"imagenet:{layouts / 'imagenet'}", "--dry-run", "--batch-size", "2", "--size", "64"]
     command = "train-classifier"
