@@ -62,12 +62,6 @@ def images(batches: list[list[Key]], kind: Kind) -> list[int]:
 @pytest.mark.parametrize(
     ("batch_size", "ratio"), [(5, 4.0), (8, 4.0), (64, 4.0), (10, 1.0), (7, 2.5), (32, 0.25)]
 )
-def test_sizes_are_multiples_of_the_stride() -> None:
-    assert JointSampler(4, 0, 2, sizes=(80,), stride=16).sizes == (80,)
-    with pytest.raises(ConfigError, match=r"positive multiples of 64, got \(96,\)"):
-        JointSampler(4, 0, 2, sizes=(96,), stride=64)
-
-
 def test_proportions(batch_size: int, ratio: float) -> None:
     batches = keys(JointSampler(13, 400, batch_size, ratio))
     share = batch_size / (1 + ratio)
@@ -364,3 +358,9 @@ def test_images_that_only_fill_mosaics(probability: float, share: float) -> None
     nodes = torch.cat([example.nodes for example in examples])
     assert {example.source for example in examples} == {"detection 0"}
     assert float((nodes == 1).float().mean()) == pytest.approx(share, abs=0.07)
+
+
+def test_sizes_are_multiples_of_the_stride() -> None:
+    assert JointSampler(4, 0, 2, sizes=(80,), stride=16).sizes == (80,)
+    with pytest.raises(ConfigError, match=r"positive multiples of 64, got \(96,\)"):
+        JointSampler(4, 0, 2, sizes=(96,), stride=64)

@@ -228,6 +228,25 @@ def test_weights_to_model_to_weights(
     assert first.batchnorm == second.batchnorm == "darknet"
 
 
+def test_what_is_rare_in_darknets_files_survives(home: Path) -> None:
+    """A tree of top nodes alone, line separators in a comment, and the largest number of images seen."""
+    flat = WordTree([-1, -1], ["a", "b"], ["apple", "bear"])
+    flat.save(home / "flat.tree")
+    (home / "first.cfg").write_text("# one \x0c two \u2028 three \x85\n" + CFG + "tree=flat.tree\n")
+    network = Network(Cfg.load(home / "first.cfg"))
+    network.seen = 2**64 - 1
+    save_weights(network, home / "first.weights")
+    convert(home / "first.weights", home / "first.safetensors", cfg="first.cfg")
+    (home / "flat.tree").unlink()
+    convert(home / "first.safetensors", home / "second.weights")
+    assert (home / "second.weights").read_bytes() == (home / "first.weights").read_bytes()
+    again = Network(Cfg.load(home / "second.cfg"))
+    assert again.tree == flat
+    assert again.region is not None
+    assert network.region is not None
+    assert again.region.anchors == network.region.anchors
+
+
 def test_trained_model_to_weights_to_model(home: Path) -> None:
     """Trained here, batch norm changes its formula once: variances alone, from then on nothing."""
     network = Network(Cfg.parse(CFG))

@@ -231,7 +231,7 @@ def _version(text: str) -> tuple[int, int, int]:
 
 
 def _whole(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS):
+    if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS and int(text) < 2**64):
         raise ValueError(f"expected a whole number from 0, got {text[:40]!r}")
     return int(text)
 

@@ -99,6 +99,8 @@ def test_a_names_file_says_what_the_classes_are(settings: Settings, cfgs: Path, 
     names.write_text("dog\ncat\n")
     with pytest.raises(YOLO9000Error, match=r"describes 6 classes, but the tree has 2"):
         detector_trainer(settings(tmp_path / "run", names=str(names), **flat))
+    names.write_bytes(b"\xef\xbb\xbfdog\r\ncat\r\n")  # as Windows writes it
+    assert read_names(names).names == ("dog", "cat")
     names.write_text("dog\n\ncat\n")
     with pytest.raises(ConfigError, match="a class name on every line"):
         read_names(names)
