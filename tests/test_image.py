@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import io
 import os
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -400,3 +401,11 @@ def test_unmap_clips() -> None:
     boxes = torch.tensor([[0.5, 0.5, 5.0, 5.0], [0.5, 0.1, 0.2, 0.1]])
     assert fit.unmap(boxes).tolist() == [[0, 0, 200, 100], [pytest.approx(80), 0, pytest.approx(120), 0]]
     assert fit.unmap(torch.zeros(0, 4)).shape == (0, 4)
+
+
+def test_turned_picture_with_a_tag_of_a_wrong_type(tmp_path: Path) -> None:
+    entries = [(0x112, 3, 1, 6), (0x11A, 1, 1, 72)]  # orientation 6; a resolution of type BYTE
+    tags = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + tags + bytes(8)
+    Image.new("RGB", (30, 20)).save(tmp_path / "phone.jpg", exif=exif)
+    assert read_image(tmp_path / "phone.jpg").shape == (3, 30, 20)

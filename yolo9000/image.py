@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from yolo9000 import __version__
@@ -113,6 +113,17 @@ def _download(url: str) -> bytes:
     return data
 
 
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # by EXIF orientation
+
+
 def _guarded(decode: Callable[[], Tensor], name: str) -> Tensor:
     """Run a decoder and turn what it raises into ImageError."""
     try:
@@ -137,7 +148,10 @@ def _decode(data: bytes, name: str) -> Tensor:
 
 def _from_pil(image: Image.Image) -> Tensor:
     _check_size(image.height, image.width, source_name(image) or "image")
-    image = ImageOps.exif_transpose(image)
+    image.load()  # turns a TIFF, and takes the tag off it
+    # Not ImageOps.exif_transpose, which writes all the tags anew and fails where one is of a wrong type.
+    if (turn := _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))) is not None:
+        image = image.transpose(turn)
     if image.mode.startswith(("I", "F")):  # 16 or 32 bits a pixel, integer or float
         image = Image.fromarray(_to_8_bits(np.asarray(image)))
     elif image.has_transparency_data:

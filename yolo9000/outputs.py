@@ -123,6 +123,8 @@ class _Names:
     def name(self, found: Detections) -> str:
         if found.frame and self._video[0] == found.source:  # a further frame of the same video
             return self._video[1]
+        if found.source and not (is_url(found.source) or is_stream(found.source)):
+            self._sources.add(Path(found.source).resolve())  # from a list or a pipe: not known before
         name = self._unused(found.source or "image")
         self._video = (found.source, name)
         return name
