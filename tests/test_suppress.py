@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision import ops
 
+from toys import random_tree
 from wordtree.tree import WordTree
 from yolo9000.boxes import box_iou
 from yolo9000.errors import ConfigError
@@ -20,15 +21,6 @@ from yolo9000.suppress import DEPTH_FACTOR, SuppressMode, suppress
 # 1 vehicle
 TOY = WordTree([-1, -1, 0, 0, 3, 3], [f"n{i}" for i in range(6)])
 ANIMAL, VEHICLE, CAT, DOG, HUSKY, PUG = range(6)
-
-
-def random_tree(seed: int, nodes: int = 40) -> WordTree:
-    rng = np.random.default_rng(seed)
-    parent = [-1] * int(rng.integers(1, 4))
-    for node in range(nodes):
-        if node < len(parent) < nodes and rng.random() < 0.6:
-            parent += [node] * int(rng.integers(1, 5))
-    return WordTree(parent, [f"n{i}" for i in range(len(parent))])
 
 
 def slow_suppress(
@@ -71,7 +63,7 @@ def same_place(*labels_and_scores: tuple[int, float]) -> tuple[Tensor, Tensor, T
 )
 def test_agrees_with_the_plain_greedy_loop(seed: int, count: int, iou: float, mode: SuppressMode) -> None:
     generator = torch.Generator().manual_seed(seed)
-    tree = random_tree(seed)
+    tree = random_tree(seed, 40)
     boxes = random_boxes(count, generator)
     scores = torch.rand(count, generator=generator)
     nodes = torch.randint(len(tree), (count,), generator=generator)
@@ -83,7 +75,7 @@ def test_agrees_with_the_plain_greedy_loop(seed: int, count: int, iou: float, mo
 @pytest.mark.parametrize(("spread", "labels"), [(0.1, 40), (6.0, 40), (6.0, 3), (2.0, 1)])
 def test_many_boxes_agree_with_the_plain_greedy_loop(spread: float, labels: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    tree = random_tree(7)
+    tree = random_tree(7, 40)
     boxes = random_boxes(800, generator, spread)
     scores = torch.rand(800, generator=generator)
     nodes = torch.randint(min(labels, len(tree)), (800,), generator=generator)

@@ -113,17 +113,6 @@ def _download(url: str) -> bytes:
     return data
 
 
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}  # by EXIF orientation
-
-
 def _guarded(decode: Callable[[], Tensor], name: str) -> Tensor:
     """Run a decoder and turn what it raises into ImageError."""
     try:
@@ -144,6 +133,17 @@ def _decode(data: bytes, name: str) -> Tensor:
     with Image.open(io.BytesIO(data)) as image:  # reads no more than the header
         _check_size(image.height, image.width, name)
         return _from_pil(image)
+
+
+_TURNS = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def _from_pil(image: Image.Image) -> Tensor:
