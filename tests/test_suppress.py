@@ -116,6 +116,12 @@ def test_the_boundary_is_the_depth_factor() -> None:
     assert suppress(*same_place((ANIMAL, 0.8), (HUSKY, limit - 1e-3)), TOY).tolist() == [0]
 
 
+def test_boxes_of_one_thing_leave_one_however_many() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10]]).expand(1_000, 4)
+    kept = suppress(boxes, torch.linspace(1, 0.5, 1_000), torch.full((1_000,), DOG), TOY)
+    assert kept.tolist() == [0]
+
+
 def test_a_suppressed_box_suppresses_nothing() -> None:
     boxes = torch.tensor([[0.0, 0, 10, 10], [4, 0, 14, 10], [8, 0, 18, 10]])  # each overlaps the next: 6 / 14
     scores, nodes = torch.tensor([0.9, 0.8, 0.7]), torch.tensor([DOG, DOG, DOG])

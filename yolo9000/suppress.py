@@ -97,7 +97,7 @@ def _greedy_block(planes: Tensor, iou: float) -> Tensor:
     changes is the greedy result.
     """
     above = _conflicts(planes, planes, iou).triu_(diagonal=1).float()
-    kept = torch.ones_like(above[0])
+    kept = above.new_ones(len(above))
     while True:
         again = (kept @ above == 0).float()
         if torch.equal(again, kept):
