@@ -34,7 +34,7 @@ from yolo9000.darknet.weights import load_weights, read_header, save_weights
 from yolo9000.datasets import open_dataset, read_records
 from yolo9000.datasets.pack import pack, read_pack
 from yolo9000.errors import CfgError, WeightsError, YOLO9000Error
-from yolo9000.model import YOLO9000
+from yolo9000.model import YOLO9000, load_any
 from yolo9000.network import Network
 
 
@@ -291,6 +291,10 @@ def test_paths_that_are_no_files(tmp_path: Path, path: str) -> None:
         lambda: load_tree(path),
         lambda: load_tree(path + ".tree"),
         lambda: class_list(path),
+        lambda: YOLO9000.load(path),
+        lambda: YOLO9000.load(f"{path}.onnx"),
+        lambda: load_any(path),
+        lambda: load_model(path),
         lambda: Cfg.parse(TEXT + f"tree={path}\n") and Network(Cfg.parse(TEXT + f"tree={path}.tree\n")),
     ):
         with pytest.raises(YOLO9000Error):

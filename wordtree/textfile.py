@@ -62,6 +62,14 @@ def exists(path: str | Path) -> bool:
         return False
 
 
+def is_file(path: str | Path) -> bool:
+    """Whether there is such a file; no error for names that no file can have."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def lines_of(text: str) -> list[str]:
     """Lines without their ends; the last end of line starts no further line, nor do blank lines behind it."""
     return text.rstrip("\n").split("\n")

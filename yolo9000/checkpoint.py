@@ -25,6 +25,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from wordtree._files import KIND_BYTES, SAFETENSORS, atomic_write, known_kind
+from wordtree.textfile import is_file
 from wordtree.tree import WordTree
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import DarknetBatchNorm
@@ -181,7 +182,7 @@ def read_tree(path: str | Path) -> WordTree:
 
 def _read(path: Path, *, tensors: bool) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Open a safetensors file, check that it is ours, and read metadata and, if wanted, tensors."""
-    if not path.is_file():
+    if not is_file(path):
         raise WeightsError(f"{path}: no such model file.")
     try:
         with path.open("rb") as stream:

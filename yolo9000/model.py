@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from wordtree.textfile import is_file
 from wordtree.tree import WordTree
 from yolo9000.checkpoint import RESERVED, load_darknet, load_model, save_model
 from yolo9000.decode import DecoderMode, RawDetections
@@ -365,7 +366,7 @@ def load_any(
     Raises:
         CfgError, WeightsError: The model is wrong or cannot be had.
     """
-    if str(source) in PUBLISHED and not Path(source).is_file():
+    if str(source) in PUBLISHED and not is_file(str(source)):
         return load_published(str(source), offline=offline, mirror=mirror), {}
     return load_model(model_path(source))
 
@@ -392,7 +393,7 @@ def model_path(source: str | os.PathLike[str]) -> Path:
             f"{path}: an exported model only detects; expected a model file (*.safetensors). Give the model "
             "that it was exported from."
         )
-    if path.is_file():
+    if is_file(path):
         return path
     packaged = packaged_models()
     if str(source) in packaged:

@@ -283,6 +283,7 @@ def _show(
 def _tree_of(source: str) -> WordTree:
     """The tree of a model file or model, or a tree by file or name."""
     from wordtree.formats import SUFFIXES, load_tree
+    from wordtree.textfile import is_file
     from wordtree.tree import WordTree
     from yolo9000.checkpoint import read_tree
     from yolo9000.export.program import is_program, program_tree
@@ -295,6 +296,6 @@ def _tree_of(source: str) -> WordTree:
     try:
         return read_tree(model_path(source))
     except YOLO9000Error:
-        if Path(source).is_file():
+        if is_file(source):
             raise
         return WordTree.load(source)
