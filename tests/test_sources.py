@@ -155,6 +155,35 @@ def test_names_that_no_file_can_have(home: Path) -> None:
     for name in ("x" * 5000, "a\0b", "x" * 5000 + "*"):
         assert all(isinstance(found, ImageError) for found in expand([name]))
 
+    Path("list.txt").write_text("a.png\n" + "x" * 5000 + "\nb.png\n")
+    errors: list[YOLO9000Error] = []
+    assert greys(frames("list.txt", on_error=errors.append)) == [10, 20]
+    assert len(errors) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux only")
+def test_names_that_are_no_text(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("a.png").rename("caf\udce9.png")
+    listed = b"\xef\xbb\xbfcaf\xe9.png\r\nb.png\n"
+    type_in(monkeypatch, listed)
+    Path("list.txt").write_bytes(listed)
+    for source in ("-", "list.txt", "caf*", "."):
+        found = list(frames(source))
+        assert found[-1 if source == "." else 0].source == "caf\udce9.png"
+        assert len(found) == (1 if source == "caf*" else 2)
+
+
+def test_folders_that_cannot_be_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("locked").mkdir()
+
+    def iterdir(path: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    errors: list[YOLO9000Error] = []
+    assert greys(frames("a.png", "locked", "b.png", on_error=errors.append)) == [10, 20]
+    assert [str(error) for error in errors] == ["locked: cannot be read: Permission denied."]
+
 
 def test_demo_photos() -> None:
     assert "dog.jpg" in [Path(photo).name for photo in demo_photos()]
@@ -181,6 +210,10 @@ def server(home: Path) -> Iterator[str]:
 
 def test_urls(server: str, home: Path) -> None:
     film(home / "clip.mp4", [0, 0.1, 0.2])
+    (home / "ö").mkdir()
+    (home / "a.png").rename("ö/a b.png")
+    for url in ("/ö/a b.png?x= ß#y", "/%C3%B6/a%20b.png"):
+        assert greys(frames(server + url)) == [10]
     errors: list[YOLO9000Error] = []
     found = list(
         frames(f"{server}/b.png", f"{server}/none.png", f"{server}/clip.mp4?x=1", on_error=errors.append)
@@ -259,6 +292,10 @@ def test_cameras(home: Path) -> None:
         list(frames("0"))
     Path("0").write_bytes(Path("a.png").read_bytes())
     assert greys(frames("0")) == [10], "a file of that name is the file"
+    Path("12").mkdir()
+    Path("b.png").rename("12/b.png")
+    assert greys(frames("12")) == [20], "and a folder the folder"
+    assert not is_camera("12")
 
 
 def test_without_pyav(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import string
 import urllib.error
 import urllib.request
 import warnings
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import numpy as np
 import torch
@@ -79,6 +81,18 @@ def is_url(source: object) -> bool:
     return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
 
 
+def quoted(url: str) -> str:
+    """A web address as the network has it: in ASCII, without spaces. What is quoted already stays.
+
+    Raises:
+        ValueError: No address.
+    """
+    parts = urlsplit(url.strip())
+    host = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode()
+    rest = (quote(part, string.punctuation, errors="surrogateescape") for part in parts[2:])
+    return urlunsplit((parts.scheme, host, *rest))
+
+
 def _read_bytes(source: object, name: str) -> bytes:
     if not isinstance(source, str | os.PathLike):
         kinds = "a path, URL, bytes, PIL image, NumPy array or torch tensor"
@@ -99,7 +113,7 @@ def _read_bytes(source: object, name: str) -> bytes:
 
 def _download(url: str) -> bytes:
     try:
-        request = urllib.request.Request(url, headers={"User-Agent": f"yolo9000/{__version__}"})
+        request = urllib.request.Request(quoted(url), headers={"User-Agent": f"yolo9000/{__version__}"})
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             data: bytes = response.read(MAX_DOWNLOAD + 1)
     except urllib.error.HTTPError as error:

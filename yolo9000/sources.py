@@ -11,6 +11,7 @@ A source is a text, as on the command line:
 
 from __future__ import annotations
 
+import codecs
 import io
 import re
 import sys
@@ -24,6 +25,7 @@ from typing import BinaryIO, TypeVar, cast
 
 from torch import Tensor
 
+from wordtree.textfile import exists, is_file
 from yolo9000.errors import ImageError, YOLO9000Error
 from yolo9000.image import ImageSource, is_url, read_image, source_name
 
@@ -36,7 +38,7 @@ VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".m
 LISTS = frozenset({".txt", ".list"})
 STDIN = "-"
 _STREAMS = ("rtsp://", "rtmp://", "rtp://", "udp://", "srt://")
-_TEXT = re.compile(r"[^\x00-\x08\x0e-\x1f\x7f]*")  # no control characters but white space
+_TEXT = re.compile(rb"[^\x00-\x08\x0e-\x1f\x7f]*")  # no control characters but white space
 
 _PPM = re.compile(rb"P[1-6]\s+\d+\s+\d+\s")
 
@@ -135,7 +137,7 @@ def is_video(source: object) -> bool:
     if not isinstance(source, str | Path):
         return False
     text = str(source)
-    if is_stream(text) or (is_camera(text) and not _is_file(Path(text))):
+    if is_stream(text) or is_camera(text):
         return True
     path = Path(re.sub(r"[?#].*", "", text)) if is_url(text) else Path(text)
     return path.suffix.lower() in VIDEOS
@@ -147,8 +149,10 @@ def is_stream(source: str) -> bool:
 
 
 def is_camera(source: str) -> bool:
-    """Whether a source is a camera: its number, or its device file."""
-    return bool(re.fullmatch(r"\d{1,2}|/dev/video\d+", source))
+    """Whether a source is a camera: its number, which no file or folder has as its name, or its device."""
+    return bool(re.fullmatch(r"/dev/video\d+", source)) or (
+        bool(re.fullmatch(r"\d{1,2}", source)) and not exists(source)
+    )
 
 
 def demo_photos() -> list[str]:
@@ -164,7 +168,7 @@ def _expand_one(source: str, *, listed: bool = False) -> Iterator[ImageSource | 
     path = Path(source)
     if is_url(source) or is_stream(source):
         yield source
-    elif _is_file(path):
+    elif is_file(path):
         if path.suffix.lower() in LISTS and not listed:
             yield from _lines(path)
         else:
@@ -172,11 +176,7 @@ def _expand_one(source: str, *, listed: bool = False) -> Iterator[ImageSource | 
     elif is_camera(source):
         yield source
     elif _is_folder(path):
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES | VIDEOS)
-        if not found:
-            endings = " ".join(sorted(PICTURES | VIDEOS))
-            yield ImageError(f"{source}: no pictures or videos in it (looked for {endings}).")
-        yield from map(str, found)
+        yield from _folder(path)
     elif any(sign in source for sign in "*?["):
         matches = _matches(path)
         if not matches:
@@ -186,11 +186,16 @@ def _expand_one(source: str, *, listed: bool = False) -> Iterator[ImageSource | 
         yield ImageError(f"{source}: no such file, folder or pattern.")
 
 
-def _is_file(path: Path) -> bool:
+def _folder(path: Path) -> Iterator[str | ImageError]:
     try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES | VIDEOS)
+    except OSError as error:
+        yield ImageError(f"{path}: cannot be read: {error.strerror or error}.")
+        return
+    if not found:
+        endings = " ".join(sorted(PICTURES | VIDEOS))
+        yield ImageError(f"{path}: no pictures or videos in it (looked for {endings}).")
+    yield from map(str, found)
 
 
 def _is_folder(path: Path) -> bool:
@@ -212,17 +217,19 @@ def _matches(pattern: Path) -> list[str]:
 def _lines(path: Path) -> Iterator[ImageSource | ImageError]:
     """The sources in a list file; relative paths are those of the current folder, or else of the list's."""
     try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        yield ImageError(f"{path}: expected a list of pictures, one a line, as UTF-8 text: {error}.")
+        data = path.read_bytes()
+    except OSError as error:
+        yield ImageError(f"{path}: cannot be read: {error.strerror or error}.")
         return
-    names = [line.strip() for line in text.splitlines()]
-    names = [name for name in names if name and not name.startswith("#")]
+    if not _TEXT.fullmatch(data):
+        yield ImageError(f"{path}: expected a list of pictures, one a line, as UTF-8 text; it is no text.")
+        return
+    names = [name for line in data.splitlines() if (name := _listed_name(line))]
     if not names:
         yield ImageError(f"{path}: names no pictures; write one source a line.")
     for name in names:
         beside = path.parent / name
-        elsewhere = not Path(name).exists() and not is_url(name) and beside.exists()
+        elsewhere = not exists(name) and not is_url(name) and exists(beside)
         yield from _expand_one(str(beside) if elsewhere else name, listed=True)
 
 
@@ -239,16 +246,15 @@ def _standard_input(stream: BinaryIO) -> Iterator[ImageSource | ImageError]:
         yield buffered.read()
     else:
         for line in buffered:
-            name = line.decode("utf-8", "replace").strip()
-            if name and not name.startswith("#"):
+            if name := _listed_name(line):
                 yield from _expand_one(name, listed=True)
 
 
+def _listed_name(line: bytes) -> str:
+    """The source that a line names, "" for none; a file's name need not be UTF-8, nor any text."""
+    line = line.removeprefix(codecs.BOM_UTF8).strip()
+    return "" if line.startswith(b"#") else line.decode(sys.getfilesystemencoding(), "surrogateescape")
+
+
 def _is_text(data: bytes) -> bool:
-    if _PPM.match(data):
-        return False
-    cut = max(data.rfind(b"\n"), 0) or len(data)  # a letter of several bytes may be cut in two at the end
-    try:
-        return _TEXT.fullmatch(data[:cut].decode("utf-8")) is not None
-    except UnicodeDecodeError:
-        return False
+    return not _PPM.match(data) and _TEXT.fullmatch(data) is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -74,7 +75,7 @@ def video_length(source: str) -> int | None:
 
 
 def _open(av: Any, source: str) -> Any:
-    name, options = (_camera(source)) if is_camera(source) and not Path(source).is_file() else (source, {})
+    name, options = _camera(source) if is_camera(source) else (source, {})
     try:
         return av.open(name, timeout=TIMEOUT, **options)
     except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -148,6 +149,10 @@ class VideoWriter:
         Raises:
             YOLO9000Error: The file cannot be written.
         """
+        with self._writing():
+            self._add(picture, time)
+
+    def _add(self, picture: Image.Image, time: float) -> None:
         if self._container is None:
             self._begin(picture)
         size = (self._stream.width, self._stream.height)
@@ -161,24 +166,45 @@ class VideoWriter:
 
     def _begin(self, picture: Image.Image) -> None:
         codec = next(name for name in _CODECS if name in self._av.codecs_available)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._container = self._av.open(str(self._partial), "w", format="mp4")
-        except (OSError, ValueError) as error:
-            raise YOLO9000Error(f"{self.path}: cannot be written: {_reason(error)}.") from error
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._container = self._av.open(str(self._partial), "w", format="mp4")
         self._stream = self._container.add_stream(codec, rate=self._rate, options=_QUALITY[codec])
         self._stream.width, self._stream.height = (side + side % 2 for side in picture.size)
         self._stream.pix_fmt = "yuv420p"  # half the colours' lines and columns: both must be even
         self._stream.codec_context.time_base = Fraction(1, _TICKS)
 
     def close(self) -> None:
-        """Finish the file."""
+        """Finish the file.
+
+        Raises:
+            YOLO9000Error: The file cannot be written.
+        """
         if self._container is None:
             return
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
-        self._container = None
-        self._partial.replace(self.path)
+        with self._writing():
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+            self._container = None
+            self._partial.replace(self.path)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Where writing fails, nothing is left: a video without its end cannot be played."""
+        try:
+            yield
+        except (self._av.error.FFmpegError, OSError, ValueError, OverflowError) as error:
+            self._discard()
+            raise YOLO9000Error(
+                f"{self.path}: cannot be written: {_reason(error)}. Choose another folder with --out."
+            ) from error
+
+    def _discard(self) -> None:
+        container, self._container = self._container, None
+        with suppress(self._av.error.FFmpegError, OSError):
+            if container is not None:
+                container.close()
+        with suppress(OSError):
+            self._partial.unlink()
 
 
 def _extended(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
