@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -131,15 +132,16 @@ def _show_warning(
 def main() -> None:
     """Run the command line; errors of ours and of files become one red line and exit code 1."""
     warnings.showwarning = _show_warning
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names and signs that a terminal lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     keep_freed_memory()
     try:
         app()
     except YOLO9000Error as error:
         _fail(str(error), error)
     except OSError as error:
-        if error.filename is None:
-            raise
-        _fail(f"{os.fsdecode(error.filename)}: {error.strerror or error}", error)
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        _fail(f"{where}{error.strerror or error}", error)
 
 
 def _fail(message: str, error: Exception) -> NoReturn:

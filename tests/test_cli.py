@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -222,6 +223,43 @@ def test_relabel_is_what_detect_would_say(run: Run, home: Path) -> None:
     assert code == 0
     assert re.search(r"dog\s+0\.55", out)
     assert Image.open(home / "out" / "spot.png").size == (320, 320)
+
+
+def test_relabel_does_not_write_over_what_it_reads(run: Run, home: Path) -> None:
+    run("detect", "spot.png", "-m", "m.safetensors", "--save", "jsonl")
+    before = Path("out/detections.jsonl").read_bytes()
+    code, out, err = run("relabel", "out/detections.jsonl", "-m", "m.safetensors", "--save", "jsonl,csv")
+    assert (code, out) == (1, "")
+    assert err.startswith("Error: out/detections.jsonl: is read in this run")
+    assert Path("out/detections.jsonl").read_bytes() == before
+    command = ("relabel", "out/detections.jsonl", "-m", "m.safetensors", "--save", "jsonl", "--out", "new")
+    assert run(*command)[0] == 0
+    assert Path("new/detections.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1"])
+def test_terminals_that_lack_letters(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    Path("spot.png").rename("狗\udce9.png")
+    printed = {}
+    for form in ("--tree", "--json"):
+        data = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(data, encoding))
+        code, _, err = run("detect", "狗\udce9.png", "-m", "m.safetensors", "--save", "pictures", form)
+        assert (code, err) == (0, "")
+        printed[form] = data.getvalue().decode("ascii" if encoding == "ascii" else "latin-1")
+    assert printed["--tree"].startswith(r"\u72d7\udce9.png  64")
+    assert json.loads(printed["--json"])["source"] == "狗\udce9.png"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("form", ["--tree", "--json"])
+def test_standard_output_that_is_full(run: Run, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    with Path("/dev/full").open("wb", buffering=0) as raw, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", io.TextIOWrapper(raw, write_through=True))  # type: ignore[type-var]
+        code, _, err = run("detect", "spot.png", "-m", "m.safetensors", "--save", "csv", form)
+    assert (code, err) == (1, "Error: No space left on device\n")
 
 
 def test_relabel_of_other_things(run: Run, home: Path) -> None:

@@ -165,6 +165,90 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
             write(tmp_path / "file", [kind], PAGES[0])
 
 
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [
+        ("jsonl", "detections.jsonl"),
+        ("csv", "detections.csv"),
+        ("coco", "coco.json"),
+        ("coco", "coco_images.json"),
+        ("yolo", "classes.txt"),
+        ("yolo", "labels/000139.txt"),
+        ("crops", "crops/cat/000139-1.jpg"),
+    ],
+)
+def test_no_source_is_written_over(tmp_path: Path, kind: str, file: str) -> None:
+    source = tmp_path / file
+    source.parent.mkdir(parents=True, exist_ok=True)
+    source.write_text("read")
+    with (
+        pytest.raises(ConfigError, match=rf"{file}: is read in this run.*--out"),
+        Outputs(tmp_path / "x" / "..", [kind], sources=[str(source)]) as outputs,
+    ):
+        outputs.write(GREY, PAGES[0])
+    assert source.read_text() == "read"
+
+
+def test_pictures_beside_a_source_are_not_written_over(tmp_path: Path) -> None:
+    """They may come later in a list that is read from a pipe."""
+    for name in ("a.png", "a-2.png", "b.mp4"):
+        (tmp_path / name).write_text("read later")
+    with Outputs(tmp_path) as outputs:
+        drawn = [
+            outputs.write(GREY, found([2], str(tmp_path / "a.png"))),
+            outputs.write(GREY, found([2], "b.mp4", frame=0, time=0.0)),
+            outputs.write(GREY, found([2], "elsewhere/a-2.png")),
+        ]
+    assert [path.name for path in drawn if path] == ["a-3.png", "b-2.mp4", "a-2-2.png"]
+    assert (tmp_path / "a-2.png").read_text() == "read later"
+    write(tmp_path, ["pictures"], found([2], "elsewhere/a-3.png"))
+    assert len(list(tmp_path.iterdir())) == 6, "what an earlier run wrote is written anew"
+    write(tmp_path, ["yolo"], found([2], str(tmp_path / "a.png")))
+    assert (tmp_path / "labels" / "a.txt").exists(), "no picture is written: the name stays"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_frames_and_pictures_of_like_names(tmp_path: Path, order: int) -> None:
+    video = [found([2], "clip.mp4", frame=k, time=k / 10) for k in range(2)]
+    pictures = [found([3], f"clip_{k:06d}.jpg") for k in range(2)]
+    write(tmp_path, ["yolo", "crops"], *[page for pages in (video, pictures)[::order] for page in pages])
+    for files in (tmp_path / "labels", *(tmp_path / "crops").iterdir()):
+        assert len(list(files.iterdir())) == (4 if files.name == "labels" else 2)
+    assert sorted(path.read_text()[0] for path in (tmp_path / "labels").iterdir()) == ["2", "2", "3", "3"]
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("https://example.org/a%20b%2F%00c.jpg?size=1/2", "a b__c"),
+        ("https://example.org/", "example"),
+        ("rtsp://camera/2/", "2"),
+        ("x" * 251 + ".jpg", "x" * 200),
+        ("犬" * 83 + ".jpg", "犬" * 66),
+        ("caf\udce9.png", "caf\udce9"),
+    ],
+    ids=["address", "host", "stream", "long", "long in bytes", "no text"],
+)
+def test_names_of_sources(tmp_path: Path, source: str, name: str) -> None:
+    """Such as an address has, such as are too long with an ending and a number, such as are no text."""
+    page = found([2], source)
+    write(tmp_path, list(KINDS), page)
+    assert [path.stem for path in (tmp_path / "labels").iterdir()] == [name]
+    line = (tmp_path / "detections.jsonl").read_text()
+    assert Detections.from_json(line, TREE).source == source
+    assert json.loads((tmp_path / "coco_images.json").read_text())["images"][0]["file_name"]
+    assert (tmp_path / "detections.csv").read_text().splitlines()[1].count("cat")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize(("kind", "file"), [("jsonl", "detections.jsonl"), ("pictures", ".x.mp4.part")])
+def test_a_full_disk(tmp_path: Path, kind: str, file: str) -> None:
+    (tmp_path / file).symlink_to("/dev/full")
+    with pytest.raises(YOLO9000Error, match=r"cannot be written: No space left on device.*--out"):
+        write(tmp_path, [kind], found([2], "x.mov", frame=0, time=0.0))
+    assert not list(tmp_path.glob(".*")), "half a video is left over"
+
+
 # ------------------------------------------------------------------------------------- other libraries
 
 

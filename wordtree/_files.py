@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal, overload
 
+_START = 40  # characters of a file's name that its temporary file has, too: the whole may be of the longest
+
 
 @overload
 def atomic_write(path: str | Path, *, text: Literal[True]) -> AbstractContextManager[IO[str]]: ...
@@ -35,7 +37,8 @@ def atomic_write(path: str | Path, *, text: bool = False) -> Iterator[IO[Any]]:
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        start = target.name[:_START]
+        descriptor, name = tempfile.mkstemp(prefix=f".{start}.", dir=target.parent)
         temporary = Path(name)
         # mkstemp makes files for the owner alone; give the result the mode any new file would have.
         mask = os.umask(0)

@@ -99,7 +99,7 @@ def run_detect(
 
     if batch is None:
         batch = 1 if live or model.device.type == "cpu" else _GPU_BATCH
-    outputs = _outputs(show, [source for source in known or [] if isinstance(source, str)])
+    outputs = _outputs(show, [source for source in (*sources, *(known or [])) if isinstance(source, str)])
     reporter = _Reporter(show, outputs)
     results = model.detect(images(), **options, batch=batch)
     with outputs, Counter(_count(known), reporter.console) as counter:
@@ -147,7 +147,7 @@ def run_relabel(path: str, tree: WordTree, show: Show, options: Mapping[str, Any
         DataError: A line that holds no detections, with its number.
     """
     failures = 0
-    outputs = _outputs(show, [])
+    outputs = _outputs(show, [path])
     reporter = _Reporter(show, outputs)
     source = _Again() if NEED_IMAGES & set(outputs.kinds) else None
     with outputs, Counter(None, reporter.console) as counter:

@@ -15,13 +15,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Protocol, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from PIL import Image
 from torch import Tensor
@@ -38,7 +39,9 @@ from yolo9000.video import VideoWriter
 
 NEED_IMAGES = frozenset({"pictures", "crops"})
 _JPEG_QUALITY = 92
-_LONGEST_NAME = 80  # characters of a folder named after a label
+_LONGEST_LABEL = 80  # characters of a folder named after a label
+_LONGEST_NAME = 200  # bytes of a name without number and ending; file systems take 255 in all
+_FORBIDDEN = r'[\\/:*?"<>|\x00-\x1f]'  # in the names of files, by one system or another
 
 
 class _Sink(Protocol):
@@ -57,11 +60,11 @@ class Outputs:
     Args:
         folder: Where to write.
         kinds: Of `KINDS`.
-        sources: Files that must not be overwritten.
+        sources: Files that are read meanwhile, and so must not be overwritten.
         show_path: Write the path on pictures, too.
 
     Raises:
-        ConfigError: An unknown kind.
+        ConfigError: An unknown kind, or one that would overwrite a source.
         YOLO9000Error: Something cannot be written.
     """
 
@@ -77,10 +80,10 @@ class Outputs:
         if unknown := [kind for kind in kinds if kind not in KINDS]:
             raise ConfigError(f"cannot save {', '.join(unknown)}: known are {', '.join(KINDS)}.")
         self.kinds = kinds
-        self._names = _Names(folder, sources)
+        where = _Folder(folder, sources)
+        self._names = _Names(where, drawn="pictures" in kinds)
         self._sinks: dict[str, _Sink] = {
-            kind: _Pictures(folder, show_path) if kind == "pictures" else KINDS[kind](folder)
-            for kind in kinds
+            kind: _Pictures(where, show_path) if kind == "pictures" else KINDS[kind](where) for kind in kinds
         }
 
     def __enter__(self) -> Self:
@@ -111,36 +114,90 @@ class Outputs:
         return drawn
 
 
+class _Folder:
+    """The folder of the outputs, where nothing is written over that the run reads."""
+
+    def __init__(self, path: Path, sources: Iterable[str]) -> None:
+        self._path, self._real = path, os.path.realpath(path)
+        self._there = {os.path.join(self._real, name) for name in _listed(path)}  # noqa: PTH118
+        self._read = {os.path.realpath(source) for source in sources}
+
+    def add(self, source: str) -> None:
+        """Note what is read. Where that is in this folder, more may be: what was there at the beginning."""
+        file = os.path.realpath(source)
+        self._read.add(file)
+        if os.path.dirname(file) == self._real:  # noqa: PTH120
+            self._read |= self._there
+
+    def is_read(self, *names: str) -> bool:
+        return os.path.realpath(self._path.joinpath(*names)) in self._read
+
+    def file(self, *names: str) -> Path:
+        """The path of an output.
+
+        Raises:
+            ConfigError: It is a source.
+        """
+        target = self._path.joinpath(*names)
+        if self.is_read(*names):
+            raise ConfigError(
+                f"{target}: is read in this run, and would be written over. Choose another folder with --out."
+            )
+        return target
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208
+    except OSError:  # is not there yet, or cannot be written either
+        return []
+
+
 class _Names:
     """A name for every picture: that of its file, numbered where two would be equal or one overwritten."""
 
-    def __init__(self, folder: Path, sources: Sequence[str]) -> None:
-        self._folder = folder
-        self._sources = {Path(source).resolve() for source in sources}
+    def __init__(self, folder: _Folder, *, drawn: bool) -> None:
+        self._folder, self._drawn = folder, drawn
         self._used: set[str] = set()
+        self._videos: set[str] = set()
+        self._like_frames: set[str] = set()  # the rest of names that end as those of frames do
         self._video: tuple[str | None, str] = (None, "")
 
     def name(self, found: Detections) -> str:
         if found.frame and self._video[0] == found.source:  # a further frame of the same video
             return self._video[1]
         if found.source and not (is_url(found.source) or is_stream(found.source)):
-            self._sources.add(Path(found.source).resolve())  # from a list or a pipe: not known before
-        name = self._unused(found.source or "image")
+            self._folder.add(found.source)  # from a list or a pipe: not known before
+        name = self._unused(found.source or "image", video=found.frame is not None)
         self._video = (found.source, name)
         return name
 
-    def _unused(self, source: str) -> str:
-        path = Path(unquote(urlsplit(source).path) if is_url(source) or is_stream(source) else source)
-        stem, number = path.stem or "image", 1
-        name = stem
-        while name in self._used or any(
-            (self._folder / f"{name}{suffix}").resolve() in self._sources
-            for suffix in (path.suffix, ".jpg", ".png", ".mp4")
-        ):
+    def _unused(self, source: str, *, video: bool) -> str:
+        path = Path(source)
+        if is_url(source) or is_stream(source):
+            last = re.sub(r"[?#].*", "", source).rstrip("/").rpartition("/")[2]
+            path = Path(re.sub(_FORBIDDEN, "_", unquote(last)))
+        name = stem = _shortened(path.stem) or "image"
+        suffixes = {path.suffix, path.suffix.lower(), ".jpg", ".png", ".mp4"} if self._drawn else set()
+        number = 1
+        while self._is_taken(name, video) or any(self._folder.is_read(name + end) for end in suffixes):
             number += 1
             name = f"{stem}-{number}"
         self._used.add(name)
+        if video:
+            self._videos.add(name)
+        else:
+            self._like_frames.add(_without_number(name))
         return name
+
+    def _is_taken(self, name: str, video: bool) -> bool:
+        """Whether a name, or that of a video's frame, is another picture's."""
+        like_frame = name in self._like_frames if video else _without_number(name) in self._videos
+        return like_frame or name in self._used
+
+
+def _without_number(name: str) -> str:
+    return re.sub(r"_\d{6,}$", "", name)
 
 
 def _frame_name(name: str, found: Detections) -> str:
@@ -150,7 +207,7 @@ def _frame_name(name: str, found: Detections) -> str:
 class _Pictures:
     """Annotated pictures, JPEG for JPEG and PNG for all else; one video for the frames of a video."""
 
-    def __init__(self, folder: Path, show_path: bool = False) -> None:
+    def __init__(self, folder: _Folder, show_path: bool = False) -> None:
         self._folder, self._show_path = folder, show_path
         self._video: VideoWriter | None = None
 
@@ -159,10 +216,10 @@ class _Pictures:
         picture = annotate(image, found, show_path=self._show_path)
         if found.frame is None:
             suffix = Path(found.source or "").suffix.lower()
-            target = self._folder / f"{name}{suffix if suffix in JPEG else '.png'}"
+            target = self._folder.file(f"{name}{suffix if suffix in JPEG else '.png'}")
             _save_picture(picture, target)
             return target
-        target = self._folder / f"{name}.mp4"
+        target = self._folder.file(f"{name}.mp4")
         if self._video is None or self._video.path != target:
             self.close()
             self._video = VideoWriter(target)
@@ -178,8 +235,8 @@ class _Pictures:
 class _Crops:
     """What is in each box, in a folder for each label."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / "crops"
+    def __init__(self, folder: _Folder) -> None:
+        self._folder = folder
 
     def write(self, name: str, image: Tensor | None, found: Detections) -> None:
         assert image is not None
@@ -187,9 +244,9 @@ class _Crops:
             x1, y1, x2, y2 = detection.box
             left, top = min(int(x1), image.shape[2] - 1), min(int(y1), image.shape[1] - 1)
             part = image[:, top : max(top + 1, round(y2)), left : max(left + 1, round(x2))]
-            folder = self._folder / _folder_name(found.tree, detection.node)
-            picture = Image.fromarray(part.cpu().permute(1, 2, 0).contiguous().numpy())
-            _save_picture(picture, folder / f"{_frame_name(name, found)}-{number}.jpg")
+            label = _folder_name(found.tree, detection.node)
+            target = self._folder.file("crops", label, f"{_frame_name(name, found)}-{number}.jpg")
+            _save_picture(Image.fromarray(part.cpu().permute(1, 2, 0).contiguous().numpy()), target)
 
     def close(self) -> None:
         """Every crop is finished when it is written."""
@@ -206,7 +263,7 @@ class _Lines:
         with _writing(self._path):
             if self._stream is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._stream = self._path.open("w", encoding="utf-8", newline="")
+                self._stream = self._path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
             self._stream.write(text)
             self._stream.flush()
 
@@ -214,20 +271,21 @@ class _Lines:
         if self._stream is None:
             self.add("")  # a file without lines says that nothing was there
         assert self._stream is not None
-        self._stream.close()
+        with _writing(self._path):
+            self._stream.close()
 
 
 class _JsonLines(_Lines):
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder / "detections.jsonl")
+    def __init__(self, folder: _Folder) -> None:
+        super().__init__(folder.file("detections.jsonl"))
 
     def write(self, name: str, image: Tensor | None, found: Detections) -> None:
         self.add(found.to_json() + "\n")
 
 
 class _Csv(_Lines):
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder / "detections.csv")
+    def __init__(self, folder: _Folder) -> None:
+        super().__init__(folder.file("detections.csv"))
         self.add(self._text([COLUMNS]))
 
     def write(self, name: str, image: Tensor | None, found: Detections) -> None:
@@ -243,20 +301,21 @@ class _Csv(_Lines):
 class _Yolo:
     """A label file for every picture, empty where nothing was found, as YOLO trainers read them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: _Folder) -> None:
         self._folder = folder
+        self._classes = folder.file("classes.txt")
         self._named = False
 
     def write(self, name: str, image: Tensor | None, found: Detections) -> None:
         if not self._named:
             self._named = True
-            _save_text("".join(f"{label}\n" for label in found.tree.names), self._folder / "classes.txt")
+            _save_text("".join(f"{label}\n" for label in found.tree.names), self._classes)
         height, width = found.image_size
         lines = []
         for node, (x1, y1, x2, y2) in zip(found.nodes.tolist(), found.boxes.tolist(), strict=True):
             shape = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
             lines.append(f"{node} " + " ".join(f"{value:.6f}" for value in shape) + "\n")
-        _save_text("".join(lines), self._folder / "labels" / f"{_frame_name(name, found)}.txt")
+        _save_text("".join(lines), self._folder.file("labels", f"{_frame_name(name, found)}.txt"))
 
     def close(self) -> None:
         """Every file is finished when it is written."""
@@ -269,8 +328,8 @@ class _Coco:
     A category's id is the node.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: _Folder) -> None:
+        self._files = folder.file("coco.json"), folder.file("coco_images.json")
         self._images: dict[int, dict[str, object]] = {}
         self._nodes: set[int] = set()
         self._results: list[dict[str, object]] = []
@@ -293,8 +352,8 @@ class _Coco:
 
     def close(self) -> None:
         images = {"images": list(self._images.values()), "categories": self._categories(), "annotations": []}
-        _save_text(json.dumps(self._results), self._folder / "coco.json")
-        _save_text(json.dumps(images, ensure_ascii=False), self._folder / "coco_images.json")
+        for content, target in zip((self._results, images), self._files, strict=True):
+            _save_text(json.dumps(content), target)
 
     def _categories(self) -> list[dict[str, object]]:
         tree = self._tree
@@ -311,7 +370,7 @@ class _Coco:
         ]
 
 
-KINDS: Mapping[str, Callable[[Path], _Sink]] = {
+KINDS: Mapping[str, Callable[[_Folder], _Sink]] = {
     "pictures": _Pictures,
     "jsonl": _JsonLines,
     "csv": _Csv,
@@ -326,7 +385,14 @@ def _folder_name(tree: WordTree, node: int) -> str:
     label = tree.names[node]
     if len(tree.named(label)) > 1:
         label = f"{label} {tree.wnids[node]}"
-    return re.sub(r'[\\/:*?"<>|\x00-\x1f]|^\.+|[. ]+$', "_", label[:_LONGEST_NAME])
+    return re.sub(rf"{_FORBIDDEN}|^\.+|[. ]+$", "_", _shortened(label[:_LONGEST_LABEL]))
+
+
+def _shortened(name: str) -> str:
+    name = name[:_LONGEST_NAME]
+    while len(name.encode("utf-8", "replace")) > _LONGEST_NAME:
+        name = name[:-1]
+    return name
 
 
 def _save_picture(picture: Image.Image, target: Path) -> None:

@@ -41,7 +41,7 @@ def print_detections(
     count = f"{len(found)} detection{'' if len(found) == 1 else 's'}"
     heading = Text.assemble((found.source or "image", "bold"), f"  {width} × {height}  {count}")
     if found.frame is not None:
-        heading = Text.assemble((found.source or "video", "bold"), f"  {found.time:.2f} s  {count}")
+        heading = Text.assemble((found.source or "video", "bold"), f"  {found.time or 0.0:.2f} s  {count}")
         if not tree:
             heading.append(_counted(found))
     if written is not None and not found.frame:

@@ -55,8 +55,8 @@ def to_dict(found: Detections) -> dict[str, Any]:
 
 
 def to_json(found: Detections) -> str:
-    """`to_dict` on one line."""
-    return json.dumps(to_dict(found), ensure_ascii=False)
+    """`to_dict` on one line, in ASCII: whatever the name of a file, and whatever a terminal's encoding."""
+    return json.dumps(to_dict(found))
 
 
 def _detection(found: Detections, index: int) -> dict[str, Any]:
