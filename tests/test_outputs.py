@@ -98,7 +98,10 @@ def test_crops(tmp_path: Path) -> None:
     image[:, 20:80, 10:60] = 200
     tiny = found([3], "x.jpg")
     object.__setattr__(tiny, "boxes", np.array([[199.9, 99.9, 200, 100]], np.float32))
+    changed = found([3], "y.jpg")
+    object.__setattr__(changed, "boxes", np.array([[-20, 500, -10, 600]], np.float32))
     with Outputs(tmp_path, ["crops"]) as outputs:
+        outputs.write(image, changed)
         outputs.write(image, found([2, 5], "a.png"))
         outputs.write(image, found([3], "clip.mp4", frame=7, time=1.0))
         outputs.write(image, tiny)
@@ -107,7 +110,8 @@ def test_crops(tmp_path: Path) -> None:
     assert np.asarray(crop).min() > 190
     assert (tmp_path / "crops" / "AC_DC_ con_" / "a-2.jpg").exists()
     assert (tmp_path / "crops" / "dog" / "clip_000007-1.jpg").exists()
-    assert Image.open(tmp_path / "crops" / "dog" / "x-1.jpg").size == (1, 1)
+    for name in ("x", "y"):
+        assert Image.open(tmp_path / "crops" / "dog" / f"{name}-1.jpg").size == (1, 1)
 
 
 def test_names_that_two_nodes_have_stay_apart(tmp_path: Path) -> None:

@@ -93,6 +93,8 @@ class Labelling:
 
     def __post_init__(self) -> None:
         _check_fractions("threshold", self.threshold)
+        if isinstance(self.nms, Mapping):
+            raise ConfigError(f"nms is one number in 0..1 for the whole tree, found {dict(self.nms)}.")
         _check_fractions("nms", self.nms)
         if self.hier_threshold is not None:
             _check_fractions("hier_threshold", self.hier_threshold)

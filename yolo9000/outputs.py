@@ -242,7 +242,9 @@ class _Crops:
         assert image is not None
         for number, detection in enumerate(found, 1):
             x1, y1, x2, y2 = detection.box
-            left, top = min(int(x1), image.shape[2] - 1), min(int(y1), image.shape[1] - 1)
+            # A pixel at least, also where the picture has changed since its boxes were found.
+            left = min(max(int(x1), 0), image.shape[2] - 1)
+            top = min(max(int(y1), 0), image.shape[1] - 1)
             part = image[:, top : max(top + 1, round(y2)), left : max(left + 1, round(x2))]
             label = _folder_name(found.tree, detection.node)
             target = self._folder.file("crops", label, f"{_frame_name(name, found)}-{number}.jpg")

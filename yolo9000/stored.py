@@ -16,6 +16,7 @@ label; probabilities are those of each node given its parent. Frames of a video 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from wordtree.errors import TreeError
 from wordtree.tree import WordTree
 from yolo9000.errors import ConfigError, DataError
+from yolo9000.image import MAX_PIXELS
 from yolo9000.labelling import Candidates, Labelling, are_paths
 
 if TYPE_CHECKING:
@@ -144,8 +146,8 @@ def _from_dict(entry: Mapping[str, Any], tree: WordTree) -> Detections:
         paths=paths,
         path_probs=probabilities,
         tree=tree,
-        image_size=(int(entry["height"]), int(entry["width"])),
-        source=entry["source"],
+        image_size=(_side(entry["height"]), _side(entry["width"])),
+        source=_source(entry["source"]),
         frame=None if entry.get("frame") is None else int(entry["frame"]),
         time=None if entry.get("time") is None else float(entry["time"]),
         candidates=_read_candidates(entry["candidates"], tree) if labelling else None,
@@ -153,11 +155,23 @@ def _from_dict(entry: Mapping[str, Any], tree: WordTree) -> Detections:
     )
 
 
+def _side(pixels: Any) -> int:
+    if not 1 <= (side := int(pixels)) <= MAX_PIXELS:
+        raise ValueError(f"width and height must be pixels from 1 to {MAX_PIXELS:,}, found {side}")
+    return side
+
+
+def _source(name: Any) -> str | None:
+    if name is not None and (not isinstance(name, str) or b"\0" in os.fsencode(name)):
+        raise ValueError("source must be a name that a file can have, or null")
+    return name
+
+
 def _read_candidates(rows: Iterable[Mapping[str, Any]], tree: WordTree) -> Candidates:
     rows = list(rows)
     found = Candidates(
         boxes=_numbers([row["box"] for row in rows]).reshape(len(rows), 4),
-        objectness=_numbers([row["objectness"] for row in rows]),
+        objectness=_numbers([float(row["objectness"]) for row in rows]),
         paths=_padded([row["nodes"] for row in rows], -1, np.int64),
         path_probs=_padded([row["probabilities"] for row in rows], 0, np.float32),
     )
@@ -165,7 +179,7 @@ def _read_candidates(rows: Iterable[Mapping[str, Any]], tree: WordTree) -> Candi
         raise ValueError("candidates need one probability for each of their nodes")
     if not ((found.paths >= -1) & (found.paths < len(tree))).all() or not are_paths(tree, found.paths).all():
         raise ValueError("the nodes of a candidate must run from a top node to a leaf")
-    if not (np.isfinite(found.boxes).all() and np.isfinite(found.path_probs).all()):
+    if not all(np.isfinite(values).all() for values in (found.boxes, found.objectness, found.path_probs)):
         raise ValueError("a candidate's numbers must be finite")
     return found
 
