@@ -225,6 +225,18 @@ def test_relabel_is_what_detect_would_say(run: Run, home: Path) -> None:
     assert Image.open(home / "out" / "spot.png").size == (320, 320)
 
 
+def test_relabel_of_standard_input(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("detect", "spot.png", "-m", "m.safetensors", "--save", "jsonl")
+    command = ("relabel", "-", "-m", "m.safetensors", "--save", "jsonl")
+    with Path("out/detections.jsonl").open() as stream:
+        monkeypatch.setattr(sys, "stdin", stream)
+        code, _, err = run(*command)
+    assert (code, "out/detections.jsonl: is read in this run" in err) == (1, True)
+    monkeypatch.setattr(sys, "stdin", None)
+    code, _, err = run(*command)
+    assert (code, "it is closed" in err) == (1, True)
+
+
 def test_relabel_does_not_write_over_what_it_reads(run: Run, home: Path) -> None:
     run("detect", "spot.png", "-m", "m.safetensors", "--save", "jsonl")
     before = Path("out/detections.jsonl").read_bytes()
@@ -301,6 +313,10 @@ def test_a_video_from_the_command_line(run: Run, home: Path) -> None:
     )
     assert code == 0
     assert "animal 0.88" in again
+    lines = Path("out/detections.jsonl").read_text().splitlines(keepends=True)
+    Path("back.jsonl").write_text("".join(lines[::-1]))
+    code, _, err = run("relabel", "back.jsonl", "-m", "m.safetensors", "--save", "crops", "--out", "back")
+    assert (code, err) == (0, "")
     assert {path.name for path in (home / "out/crops/animal").iterdir()} == {
         "clip_000001-1.jpg", "clip_000003-1.jpg",
     }  # fmt: skip

@@ -191,6 +191,12 @@ def test_no_source_is_written_over(tmp_path: Path, kind: str, file: str) -> None
     ):
         outputs.write(GREY, PAGES[0])
     assert source.read_text() == "read"
+    (tmp_path / "link").hardlink_to(source)
+    with (
+        pytest.raises(ConfigError, match=r"is read in this run"),
+        Outputs(tmp_path, [kind], sources=[str(tmp_path / "link")]) as outputs,
+    ):
+        outputs.write(GREY, PAGES[0])
 
 
 def test_pictures_beside_a_source_are_not_written_over(tmp_path: Path) -> None:
@@ -242,6 +248,12 @@ def test_names_of_sources(tmp_path: Path, source: str, name: str) -> None:
     assert Detections.from_json(line, TREE).source == source
     assert json.loads((tmp_path / "coco_images.json").read_text())["images"][0]["file_name"]
     assert (tmp_path / "detections.csv").read_text().splitlines()[1].count("cat")
+
+
+def test_many_pictures_of_one_name_are_quick(tmp_path: Path) -> None:
+    write(tmp_path, ["coco"], *[found([], f"{k}/image.jpg") for k in range(5_000)])
+    images = json.loads((tmp_path / "coco_images.json").read_text())["images"]
+    assert [image["id"] for image in images] == list(range(1, 5_001))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

@@ -84,6 +84,20 @@ def test_a_picture_on_standard_input(home: Path, monkeypatch: pytest.MonkeyPatch
     assert greys(frames("-")) == pytest.approx([60], abs=1)
 
 
+@pytest.mark.parametrize("header", ["P6 6 2 255\n", "P6\n# by GIMP\n6 2\n#\n255\n", "P3\n# 1\n6\n2 255\n"])
+def test_a_picture_without_control_characters(
+    home: Path, monkeypatch: pytest.MonkeyPatch, header: str
+) -> None:
+    type_in(monkeypatch, header.encode() + (b"60 " if "P3" in header else b"<") * 36)
+    assert greys(frames("-")) == [60]
+
+
+def test_no_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(ImageError, match="standard input: closed"):
+        list(frames("-"))
+
+
 def test_a_list_on_standard_input_is_read_line_by_line(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     type_in(monkeypatch, "# found by find\nb.png\n\nnöne.png\n*.png\n".encode())
     errors: list[YOLO9000Error] = []

@@ -5,6 +5,7 @@ Everything that a person sees goes through a rich console; JSON Lines go to stan
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -180,6 +181,7 @@ class _Again:
 
     def __init__(self) -> None:
         self._name: str | None = None
+        self._next = 0  # the first frame that is still to come
         self._frames: Iterator[Frame] = iter(())
 
     def frame(self, found: Detections) -> Frame:
@@ -187,8 +189,9 @@ class _Again:
             raise ImageError("a picture that was not in a file cannot be read again: detect in files.")
         if found.frame is None:
             return next(frames(found.source))
-        if self._name != found.source or not found.frame:
+        if self._name != found.source or found.frame < self._next:
             self._name, self._frames = found.source, frames(found.source)
+        self._next = found.frame + 1
         for frame in self._frames:
             if frame.number == found.frame:
                 return frame
@@ -198,6 +201,8 @@ class _Again:
 def _lines(path: str) -> Iterator[tuple[int, str]]:
     """Lines that are not blank, with their numbers."""
     try:
+        if path == STDIN and sys.stdin is None:
+            raise OSError(errno.EBADF, "it is closed")
         with sys.stdin if path == STDIN else Path(path).open(encoding="utf-8") as stream:
             yield from ((number, line) for number, line in enumerate(stream, 1) if line.strip())
     except (OSError, UnicodeDecodeError) as error:

@@ -17,6 +17,7 @@ import io
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -34,7 +35,7 @@ from yolo9000.draw import annotate
 from yolo9000.errors import ConfigError, YOLO9000Error
 from yolo9000.image import is_url
 from yolo9000.results import Detections
-from yolo9000.sources import JPEG, is_stream
+from yolo9000.sources import JPEG, STDIN, is_stream
 from yolo9000.video import VideoWriter
 
 NEED_IMAGES = frozenset({"pictures", "crops"})
@@ -118,19 +119,20 @@ class _Folder:
     """The folder of the outputs, where nothing is written over that the run reads."""
 
     def __init__(self, path: Path, sources: Iterable[str]) -> None:
-        self._path, self._real = path, os.path.realpath(path)
-        self._there = {os.path.join(self._real, name) for name in _listed(path)}  # noqa: PTH118
-        self._read = {os.path.realpath(source) for source in sources}
+        self._path, self._real = path, Path(os.path.realpath(path))
+        self._there = _listed(path)  # at the beginning
+        self._read = {_identity(source) for source in sources} - {None}
 
     def add(self, source: str) -> None:
         """Note what is read. Where that is in this folder, more may be: what was there at the beginning."""
-        file = os.path.realpath(source)
-        self._read.add(file)
-        if os.path.dirname(file) == self._real:  # noqa: PTH120
-            self._read |= self._there
+        self._read.add(_identity(source))
+        if self._there and Path(os.path.realpath(source)).parent == self._real:
+            self._read |= {_identity(path) for path in self._there}
+            self._there = []
+        self._read.discard(None)
 
     def is_read(self, *names: str) -> bool:
-        return os.path.realpath(self._path.joinpath(*names)) in self._read
+        return _identity(self._real.joinpath(*names)) in self._read
 
     def file(self, *names: str) -> Path:
         """The path of an output.
@@ -146,11 +148,20 @@ class _Folder:
         return target
 
 
-def _listed(folder: Path) -> list[str]:
+def _listed(folder: Path) -> list[Path]:
     try:
-        return os.listdir(folder)  # noqa: PTH208
+        return list(folder.iterdir())
     except OSError:  # is not there yet, or cannot be written either
         return []
+
+
+def _identity(file: str | Path) -> tuple[int, int] | None:
+    """What all names of a file share, and standard input that is read from it; None: no file."""
+    try:
+        status = os.fstat(sys.stdin.fileno()) if file == STDIN else Path(file).stat()
+    except (OSError, ValueError, AttributeError):  # names that no file can have, no standard input
+        return None
+    return status.st_dev, status.st_ino
 
 
 class _Names:
@@ -159,6 +170,7 @@ class _Names:
     def __init__(self, folder: _Folder, *, drawn: bool) -> None:
         self._folder, self._drawn = folder, drawn
         self._used: set[str] = set()
+        self._numbers: dict[str, int] = {}  # the last that was tried
         self._videos: set[str] = set()
         self._like_frames: set[str] = set()  # the rest of names that end as those of frames do
         self._video: tuple[str | None, str] = (None, "")
@@ -178,10 +190,9 @@ class _Names:
             last = re.sub(r"[?#].*", "", source).rstrip("/").rpartition("/")[2]
             path = Path(re.sub(_FORBIDDEN, "_", unquote(last)))
         name = stem = _shortened(path.stem) or "image"
-        suffixes = {path.suffix, path.suffix.lower(), ".jpg", ".png", ".mp4"} if self._drawn else set()
-        number = 1
-        while self._is_taken(name, video) or any(self._folder.is_read(name + end) for end in suffixes):
-            number += 1
+        ending = ".mp4" if video else _ending(source)
+        while self._is_taken(name, video) or (self._drawn and self._folder.is_read(name + ending)):
+            number = self._numbers[stem] = self._numbers.get(stem, 1) + 1
             name = f"{stem}-{number}"
         self._used.add(name)
         if video:
@@ -200,6 +211,12 @@ def _without_number(name: str) -> str:
     return re.sub(r"_\d{6,}$", "", name)
 
 
+def _ending(source: str) -> str:
+    """That of the annotated picture."""
+    suffix = Path(source).suffix.lower()
+    return suffix if suffix in JPEG else ".png"
+
+
 def _frame_name(name: str, found: Detections) -> str:
     return name if found.frame is None else f"{name}_{found.frame:06d}"
 
@@ -215,8 +232,7 @@ class _Pictures:
         assert image is not None
         picture = annotate(image, found, show_path=self._show_path)
         if found.frame is None:
-            suffix = Path(found.source or "").suffix.lower()
-            target = self._folder.file(f"{name}{suffix if suffix in JPEG else '.png'}")
+            target = self._folder.file(name + _ending(found.source or ""))
             _save_picture(picture, target)
             return target
         target = self._folder.file(f"{name}.mp4")
@@ -333,6 +349,7 @@ class _Coco:
     def __init__(self, folder: _Folder) -> None:
         self._files = folder.file("coco.json"), folder.file("coco_images.json")
         self._images: dict[int, dict[str, object]] = {}
+        self._last = 0  # the highest id
         self._nodes: set[int] = set()
         self._results: list[dict[str, object]] = []
         self._tree: WordTree | None = None
@@ -341,7 +358,8 @@ class _Coco:
         self._tree = found.tree
         file = Path(found.source).name if found.source and found.frame is None else _frame_name(name, found)
         wanted = int(name) if re.fullmatch(r"\d{1,15}", name) and found.frame is None else 1
-        number = wanted if wanted not in self._images else max(self._images) + 1
+        number = wanted if wanted not in self._images else self._last + 1
+        self._last = max(number, self._last)
         height, width = found.image_size
         self._images[number] = {"id": number, "file_name": file, "width": width, "height": height}
         for node, score, box in zip(found.nodes.tolist(), found.scores, found.boxes.tolist(), strict=True):

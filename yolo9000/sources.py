@@ -40,7 +40,8 @@ STDIN = "-"
 _STREAMS = ("rtsp://", "rtmp://", "rtp://", "udp://", "srt://")
 _TEXT = re.compile(rb"[^\x00-\x08\x0e-\x1f\x7f]*")  # no control characters but white space
 
-_PPM = re.compile(rb"P[1-6]\s+\d+\s+\d+\s")
+_SPACE = rb"\s(?:\s|#[^\n]*\n)*"  # of a PPM's header, with the comments that it may hold
+_PPM = re.compile(rb"P[1-6]" + 2 * (_SPACE + rb"\d+") + rb"\s")
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def expand(sources: Iterable[ImageSource]) -> Iterator[ImageSource | ImageError]
     """
     for source in sources:
         if source == STDIN:
-            yield from _standard_input(sys.stdin.buffer)
+            yield from _standard_input(sys.stdin and sys.stdin.buffer)
         elif isinstance(source, str | Path):
             yield from _expand_one(str(source))
         else:
@@ -233,11 +234,14 @@ def _lines(path: Path) -> Iterator[ImageSource | ImageError]:
         yield from _expand_one(str(beside) if elsewhere else name, listed=True)
 
 
-def _standard_input(stream: BinaryIO) -> Iterator[ImageSource | ImageError]:
+def _standard_input(stream: BinaryIO | None) -> Iterator[ImageSource | ImageError]:
     """A picture's bytes, or the sources of a list line by line, as they come.
 
     Text without control characters is a list: picture formats begin with bytes that no text has, but for PPM.
     """
+    if stream is None:
+        yield ImageError("standard input: closed; expected a picture, or one source a line.")
+        return
     buffered = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream)  # type: ignore[type-var]
     head = buffered.peek(io.DEFAULT_BUFFER_SIZE)
     if not head:
