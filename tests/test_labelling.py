@@ -164,6 +164,7 @@ DOG_AND_CAR = candidates((0.9, [0, 3, 5], [0.9, 0.8, 0.5]), (0.5, [1, 4], [0.8, 
         (Labelling(depth=1), ["dog", "car"]),
         (Labelling(depth=1, hier_threshold=0.75), ["animal", "vehicle"]),
         (Labelling(leaves=True), ["husky", "car"]),
+        (Labelling(depth=10**30), ["husky", "car"]),
         (Labelling(decoder="darknet"), ["dog", "car"]),  # 0.9 · 0.72 = 0.65
         (Labelling(decoder="darknet", hier_threshold=0.7), ["animal", "vehicle"]),
     ],

@@ -233,7 +233,7 @@ def labels(
         sure = (product > limit) & (found.paths >= 0)
         last = np.clip(np.cumprod(sure, axis=1).sum(axis=1) - 1, 0, last)
     if rule.depth is not None:
-        last = np.minimum(last, rule.depth)
+        last = np.minimum(last, min(rule.depth, found.paths.shape[1]))  # of any size, a C integer is not
     rows = np.arange(len(found))
     scores = found.objectness.astype(np.float64)
     if rule.decoder == "paper":

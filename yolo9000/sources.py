@@ -176,7 +176,7 @@ def _expand_one(source: str, *, listed: bool = False) -> Iterator[ImageSource | 
             yield source
     elif is_camera(source):
         yield source
-    elif _is_folder(path):
+    elif source and _is_folder(path):
         yield from _folder(path)
     elif any(sign in source for sign in "*?["):
         matches = _matches(path)
@@ -184,7 +184,7 @@ def _expand_one(source: str, *, listed: bool = False) -> Iterator[ImageSource | 
             yield ImageError(f"{source}: no file matches this pattern.")
         yield from matches
     else:
-        yield ImageError(f"{source}: no such file, folder or pattern.")
+        yield ImageError(f"{source or repr(source)}: no such file, folder or pattern.")
 
 
 def _folder(path: Path) -> Iterator[str | ImageError]:

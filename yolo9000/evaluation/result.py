@@ -26,8 +26,8 @@ class Result:
         return {"format": FORMAT, "kind": self.kind, **content}
 
     def to_json(self, indent: int | None = 2) -> str:
-        """`to_dict` as JSON text."""
-        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
+        """`to_dict` as JSON text, in ASCII: for any terminal."""
+        return json.dumps(self.to_dict(), indent=indent, allow_nan=False)
 
     def save(self, path: str | Path) -> None:
         """Write `to_json` to a file, whole or not at all."""
