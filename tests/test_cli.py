@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -223,6 +224,20 @@ def test_relabel_is_what_detect_would_say(run: Run, home: Path) -> None:
     assert code == 0
     assert re.search(r"dog\s+0\.55", out)
     assert Image.open(home / "out" / "spot.png").size == (320, 320)
+
+
+def test_sigterm_finishes_what_is_written(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(
+        "yolo9000.detect.print_detections", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    try:
+        assert run("detect", "spot.png", "dark.jpg", "-m", "m.safetensors", "--save", "coco") == (143, "", "")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [
+        image["file_name"] for image in json.loads(Path("out/coco_images.json").read_text())["images"]
+    ] == ["spot.png"]
 
 
 def test_relabel_of_standard_input(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -168,6 +169,7 @@ def detect(
     )
     options = labels | {"size": size, "decoder": decoder}
     show = _show(tree, json, save, out, draw_path, () if json else ("pictures",))
+    _finish_on_sigterm()
     if run_detect(detector, (demo_photos() if demo else []) + (sources or []), show, options, batch):
         raise typer.Exit(1)
 
@@ -208,6 +210,7 @@ def relabel(
     from yolo9000.detect import run_relabel
 
     show = _show(tree, json, save, out, draw_path, ())
+    _finish_on_sigterm()
     if run_relabel(results, _tree_of(model), show, options):
         raise typer.Exit(1)
 
@@ -278,6 +281,11 @@ def _show(
     if not kinds and (out is not None or draw_path):
         kinds = ["pictures"]
     return Show(tree=tree, draw_path=draw_path, json=json, save=kinds or default, out=out or Path("out"))
+
+
+def _finish_on_sigterm() -> None:
+    """Let SIGTERM (`timeout`, `docker stop`) end a run as Ctrl-C does: files and videos are finished."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def _tree_of(source: str) -> WordTree:
