@@ -15,15 +15,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Protocol, Self
-from urllib.parse import unquote
 
 from PIL import Image
 from torch import Tensor
@@ -33,16 +30,12 @@ from wordtree.tree import WordTree
 from yolo9000.adapters import COLUMNS, rows
 from yolo9000.draw import annotate
 from yolo9000.errors import ConfigError, YOLO9000Error
-from yolo9000.image import is_url
+from yolo9000.naming import Names, OutputFolder, ending_of, folder_name, frame_name
 from yolo9000.results import Detections
-from yolo9000.sources import JPEG, STDIN, is_stream
 from yolo9000.video import VideoWriter
 
 NEED_IMAGES = frozenset({"pictures", "crops"})
 _JPEG_QUALITY = 92
-_LONGEST_LABEL = 80  # characters of a folder named after a label
-_LONGEST_NAME = 200  # bytes of a name without number and ending; file systems take 255 in all
-_FORBIDDEN = r'[\\/:*?"<>|\x00-\x1f]'  # in the names of files, by one system or another
 
 
 class _Sink(Protocol):
@@ -81,8 +74,8 @@ class Outputs:
         if unknown := [kind for kind in kinds if kind not in KINDS]:
             raise ConfigError(f"cannot save {', '.join(unknown)}: known are {', '.join(KINDS)}.")
         self.kinds = kinds
-        where = _Folder(folder, sources)
-        self._names = _Names(where, drawn="pictures" in kinds)
+        where = OutputFolder(folder, sources)
+        self._names = Names(where, drawn="pictures" in kinds)
         self._sinks: dict[str, _Sink] = {
             kind: _Pictures(where, show_path) if kind == "pictures" else KINDS[kind](where) for kind in kinds
         }
@@ -115,116 +108,10 @@ class Outputs:
         return drawn
 
 
-class _Folder:
-    """The folder of the outputs, where nothing is written over that the run reads."""
-
-    def __init__(self, path: Path, sources: Iterable[str]) -> None:
-        self._path, self._real = path, Path(os.path.realpath(path))
-        self._there = _listed(path)  # at the beginning
-        self._read = {_identity(source) for source in sources} - {None}
-
-    def add(self, source: str) -> None:
-        """Note what is read. Where that is in this folder, more may be: what was there at the beginning."""
-        self._read.add(_identity(source))
-        if self._there and Path(os.path.realpath(source)).parent == self._real:
-            self._read |= {_identity(path) for path in self._there}
-            self._there = []
-        self._read.discard(None)
-
-    def is_read(self, *names: str) -> bool:
-        return _identity(self._real.joinpath(*names)) in self._read
-
-    def file(self, *names: str) -> Path:
-        """The path of an output.
-
-        Raises:
-            ConfigError: It is a source.
-        """
-        target = self._path.joinpath(*names)
-        if self.is_read(*names):
-            raise ConfigError(
-                f"{target}: is read in this run, and would be written over. Choose another folder with --out."
-            )
-        return target
-
-
-def _listed(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except OSError:  # is not there yet, or cannot be written either
-        return []
-
-
-def _identity(file: str | Path) -> tuple[int, int] | None:
-    """What all names of a file share, and standard input that is read from it; None: no file."""
-    try:
-        status = os.fstat(sys.stdin.fileno()) if file == STDIN else Path(file).stat()
-    except (OSError, ValueError, AttributeError):  # names that no file can have, no standard input
-        return None
-    return status.st_dev, status.st_ino
-
-
-class _Names:
-    """A name for every picture: that of its file, numbered where two would be equal or one overwritten."""
-
-    def __init__(self, folder: _Folder, *, drawn: bool) -> None:
-        self._folder, self._drawn = folder, drawn
-        self._used: set[str] = set()
-        self._numbers: dict[str, int] = {}  # the last that was tried
-        self._videos: set[str] = set()
-        self._like_frames: set[str] = set()  # the rest of names that end as those of frames do
-        self._video: tuple[str | None, str] = (None, "")
-
-    def name(self, found: Detections) -> str:
-        if found.frame and self._video[0] == found.source:  # a further frame of the same video
-            return self._video[1]
-        if found.source and not (is_url(found.source) or is_stream(found.source)):
-            self._folder.add(found.source)  # from a list or a pipe: not known before
-        name = self._unused(found.source or "image", video=found.frame is not None)
-        self._video = (found.source, name)
-        return name
-
-    def _unused(self, source: str, *, video: bool) -> str:
-        path = Path(source)
-        if is_url(source) or is_stream(source):
-            last = re.sub(r"[?#].*", "", source).rstrip("/").rpartition("/")[2]
-            path = Path(re.sub(_FORBIDDEN, "_", unquote(last)))
-        name = stem = _shortened(path.stem) or "image"
-        ending = ".mp4" if video else _ending(source)
-        while self._is_taken(name, video) or (self._drawn and self._folder.is_read(name + ending)):
-            number = self._numbers[stem] = self._numbers.get(stem, 1) + 1
-            name = f"{stem}-{number}"
-        self._used.add(name)
-        if video:
-            self._videos.add(name)
-        else:
-            self._like_frames.add(_without_number(name))
-        return name
-
-    def _is_taken(self, name: str, video: bool) -> bool:
-        """Whether a name, or that of a video's frame, is another picture's."""
-        like_frame = name in self._like_frames if video else _without_number(name) in self._videos
-        return like_frame or name in self._used
-
-
-def _without_number(name: str) -> str:
-    return re.sub(r"_\d{6,}$", "", name)
-
-
-def _ending(source: str) -> str:
-    """That of the annotated picture."""
-    suffix = Path(source).suffix.lower()
-    return suffix if suffix in JPEG else ".png"
-
-
-def _frame_name(name: str, found: Detections) -> str:
-    return name if found.frame is None else f"{name}_{found.frame:06d}"
-
-
 class _Pictures:
     """Annotated pictures, JPEG for JPEG and PNG for all else; one video for the frames of a video."""
 
-    def __init__(self, folder: _Folder, show_path: bool = False) -> None:
+    def __init__(self, folder: OutputFolder, show_path: bool = False) -> None:
         self._folder, self._show_path = folder, show_path
         self._video: VideoWriter | None = None
 
@@ -232,7 +119,7 @@ class _Pictures:
         assert image is not None
         picture = annotate(image, found, show_path=self._show_path)
         if found.frame is None:
-            target = self._folder.file(name + _ending(found.source or ""))
+            target = self._folder.file(name + ending_of(found.source or ""))
             _save_picture(picture, target)
             return target
         target = self._folder.file(f"{name}.mp4")
@@ -251,7 +138,7 @@ class _Pictures:
 class _Crops:
     """What is in each box, in a folder for each label."""
 
-    def __init__(self, folder: _Folder) -> None:
+    def __init__(self, folder: OutputFolder) -> None:
         self._folder = folder
 
     def write(self, name: str, image: Tensor | None, found: Detections) -> None:
@@ -262,8 +149,8 @@ class _Crops:
             left = min(max(int(x1), 0), image.shape[2] - 1)
             top = min(max(int(y1), 0), image.shape[1] - 1)
             part = image[:, top : max(top + 1, round(y2)), left : max(left + 1, round(x2))]
-            label = _folder_name(found.tree, detection.node)
-            target = self._folder.file("crops", label, f"{_frame_name(name, found)}-{number}.jpg")
+            label = folder_name(found.tree, detection.node)
+            target = self._folder.file("crops", label, f"{frame_name(name, found)}-{number}.jpg")
             _save_picture(Image.fromarray(part.cpu().permute(1, 2, 0).contiguous().numpy()), target)
 
     def close(self) -> None:
@@ -294,7 +181,7 @@ class _Lines:
 
 
 class _JsonLines(_Lines):
-    def __init__(self, folder: _Folder) -> None:
+    def __init__(self, folder: OutputFolder) -> None:
         super().__init__(folder.file("detections.jsonl"))
 
     def write(self, name: str, image: Tensor | None, found: Detections) -> None:
@@ -302,7 +189,7 @@ class _JsonLines(_Lines):
 
 
 class _Csv(_Lines):
-    def __init__(self, folder: _Folder) -> None:
+    def __init__(self, folder: OutputFolder) -> None:
         super().__init__(folder.file("detections.csv"))
         self.add(self._text([COLUMNS]))
 
@@ -319,7 +206,7 @@ class _Csv(_Lines):
 class _Yolo:
     """A label file for every picture, empty where nothing was found, as YOLO trainers read them."""
 
-    def __init__(self, folder: _Folder) -> None:
+    def __init__(self, folder: OutputFolder) -> None:
         self._folder = folder
         self._classes = folder.file("classes.txt")
         self._named = False
@@ -333,7 +220,7 @@ class _Yolo:
         for node, (x1, y1, x2, y2) in zip(found.nodes.tolist(), found.boxes.tolist(), strict=True):
             shape = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
             lines.append(f"{node} " + " ".join(f"{value:.6f}" for value in shape) + "\n")
-        _save_text("".join(lines), self._folder.file("labels", f"{_frame_name(name, found)}.txt"))
+        _save_text("".join(lines), self._folder.file("labels", f"{frame_name(name, found)}.txt"))
 
     def close(self) -> None:
         """Every file is finished when it is written."""
@@ -346,7 +233,7 @@ class _Coco:
     A category's id is the node.
     """
 
-    def __init__(self, folder: _Folder) -> None:
+    def __init__(self, folder: OutputFolder) -> None:
         self._files = folder.file("coco.json"), folder.file("coco_images.json")
         self._images: dict[int, dict[str, object]] = {}
         self._last = 0  # the highest id
@@ -356,7 +243,7 @@ class _Coco:
 
     def write(self, name: str, image: Tensor | None, found: Detections) -> None:
         self._tree = found.tree
-        file = Path(found.source).name if found.source and found.frame is None else _frame_name(name, found)
+        file = Path(found.source).name if found.source and found.frame is None else frame_name(name, found)
         wanted = int(name) if re.fullmatch(r"\d{1,15}", name) and found.frame is None else 1
         number = wanted if wanted not in self._images else self._last + 1
         self._last = max(number, self._last)
@@ -390,7 +277,7 @@ class _Coco:
         ]
 
 
-KINDS: Mapping[str, Callable[[_Folder], _Sink]] = {
+KINDS: Mapping[str, Callable[[OutputFolder], _Sink]] = {
     "pictures": _Pictures,
     "jsonl": _JsonLines,
     "csv": _Csv,
@@ -398,21 +285,6 @@ KINDS: Mapping[str, Callable[[_Folder], _Sink]] = {
     "yolo": _Yolo,
     "crops": _Crops,
 }
-
-
-def _folder_name(tree: WordTree, node: int) -> str:
-    """A label as a folder: what file systems refuse becomes `_`; its id is added where it is not unique."""
-    label = tree.names[node]
-    if len(tree.named(label)) > 1:
-        label = f"{label} {tree.wnids[node]}"
-    return re.sub(rf"{_FORBIDDEN}|^\.+|[. ]+$", "_", _shortened(label[:_LONGEST_LABEL]))
-
-
-def _shortened(name: str) -> str:
-    name = name[:_LONGEST_NAME]
-    while len(name.encode("utf-8", "replace")) > _LONGEST_NAME:
-        name = name[:-1]
-    return name
 
 
 def _save_picture(picture: Image.Image, target: Path) -> None:

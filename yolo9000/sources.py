@@ -126,7 +126,7 @@ def expand(sources: Iterable[ImageSource]) -> Iterator[ImageSource | ImageError]
     """
     for source in sources:
         if source == STDIN:
-            yield from _standard_input(sys.stdin and sys.stdin.buffer)
+            yield from _standard_input(None if sys.stdin is None else sys.stdin.buffer)
         elif isinstance(source, str | Path):
             yield from _expand_one(str(source))
         else:
