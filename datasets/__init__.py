@@ -15,7 +15,7 @@ from yolo9000.datasets.darknet import read_darknet, read_darknet_classifier
 from yolo9000.datasets.imagenet import read_imagenet, read_tiny_imagenet
 from yolo9000.datasets.imagenet_det import read_imagenet_det
 from yolo9000.datasets.imagenet_tar import read_imagenet_tar
-from yolo9000.datasets.joint import JointDataset, JointSampler, balance_weights
+from yolo9000.datasets.joint import JointDataset, JointSampler, balance_weights, repeat_weights
 from yolo9000.datasets.pack import pack, read_pack
 from yolo9000.datasets.records import OnError, Records, TableDataset
 from yolo9000.datasets.sample import Kind, Sample, SampleDataset
@@ -134,4 +134,5 @@ __all__ = [
     "open_datasets",
     "pack",
     "read_records",
+    "repeat_weights",
 ]

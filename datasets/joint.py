@@ -39,6 +39,7 @@ class JointDataset(Dataset[tuple[Key, Example | Drawing]]):
         mosaic: Images with boxes that only fill mosaics: half of the tiles beside the image that the sampler
             asks for. Without them all tiles are images of `detection`.
         classification_tiles: Share of those tiles that are classification images instead.
+        detection_weights: [images of `detection`] relative frequency of each in tiles; see `repeat_weights`.
 
     Raises:
         DataError: Neither is given, one is of the other kind, or their trees differ.
@@ -51,6 +52,7 @@ class JointDataset(Dataset[tuple[Key, Example | Drawing]]):
         transform: Transform | None = None,
         mosaic: SampleDataset | None = None,
         classification_tiles: float = 0.0,
+        detection_weights: NDArray[np.float64] | None = None,
     ) -> None:
         given: dict[Kind, SampleDataset | None] = {"detection": detection, "classification": classification}
         self._sets = {kind: dataset for kind, dataset in given.items() if dataset is not None}
@@ -67,6 +69,7 @@ class JointDataset(Dataset[tuple[Key, Example | Drawing]]):
         if classification_tiles and len(self._sets) < 2:
             raise DataError("classification images in mosaics need both kinds of data; got one")
         self._mosaic, self._classification_tiles = mosaic, classification_tiles
+        self._ends = None if detection_weights is None else np.cumsum(detection_weights)
         self.transform = TrainTransform() if transform is None else transform
 
     def _more(self, rng: np.random.Generator) -> Sample:
@@ -75,6 +78,8 @@ class JointDataset(Dataset[tuple[Key, Example | Drawing]]):
             dataset = self._sets["classification"]
         elif self._mosaic is not None and rng.random() < _MOSAIC_SHARE:
             dataset = self._mosaic
+        elif self._ends is not None:
+            return dataset[int(np.searchsorted(self._ends, rng.random() * self._ends[-1], side="right"))]
         return dataset[int(rng.integers(len(dataset)))]
 
     def __getitem__(self, key: Key) -> tuple[Key, Example | Drawing]:
@@ -91,8 +96,8 @@ class JointSampler(Sampler[list[Key]]):
     ranks take consecutive parts of it, in which the kinds are spread evenly. Detection images are drawn by
     going through all of them again and again, in new orders, over the epochs. An epoch is one pass over the
     classification images (or over the detection images where there are no others); its last batch is filled
-    up from the start of the same order. With `classification_weights` an epoch has as many draws, each
-    image drawn in proportion to its weight (its expected number rounded up or down).
+    up from the start of the same order. With weights an epoch, and a turn of the detection images, has as
+    many draws, each image drawn in proportion to its weight (its expected number rounded up or down).
 
     Use it as the `batch_sampler` of a loader. The loader's workers run ahead of training, so tell the
     sampler what has been used (`consumed`); `state_dict` is then exact in the middle of an epoch, with any
@@ -109,6 +114,7 @@ class JointSampler(Sampler[list[Key]]):
         rank: This process.
         world_size: Number of processes.
         classification_weights: [n_classification] relative frequency of each image; see `balance_weights`.
+        detection_weights: [n_detection] likewise; see `repeat_weights`.
         size_every: Batches with the same size.
         stride: What sizes are multiples of.
 
@@ -128,13 +134,16 @@ class JointSampler(Sampler[list[Key]]):
         world_size: int = 1,
         *,
         classification_weights: NDArray[np.float64] | None = None,
+        detection_weights: NDArray[np.float64] | None = None,
         size_every: int = SIZE_EVERY,
         stride: int = 32,
     ) -> None:
         self.n_detection, self.n_classification = n_detection, n_classification
         self.batch_size, self.ratio, self.sizes, self.seed = batch_size, ratio, tuple(sizes), seed
         self.rank, self.world_size, self.size_every = rank, world_size, size_every
-        self.weights, self.stride = classification_weights, stride
+        self.weights, self.detection_weights = classification_weights, detection_weights
+        self.stride = stride
+        self._turn = lru_cache(maxsize=4)(self._detection_order)
         self.epoch, self.batch = 0, 0
         self._check()
         self._detection_ends = self._plan()
@@ -155,8 +164,12 @@ class JointSampler(Sampler[list[Key]]):
             f"seed: expected 0 or more, got {self.seed}": self.seed >= 0,
             f"rank: expected 0 to {self.world_size - 1}, got {self.rank}": 0 <= self.rank < self.world_size,
             f"size_every: expected at least 1, got {self.size_every}": self.size_every >= 1,
-            f"classification_weights: expected {self.n_classification} positive numbers": self.weights is None
-            or (len(self.weights) == self.n_classification and bool(np.all(np.asarray(self.weights) > 0))),
+            f"classification_weights: expected {self.n_classification} positive numbers": _are_weights(
+                self.weights, self.n_classification
+            ),
+            f"detection_weights: expected {self.n_detection} positive numbers": _are_weights(
+                self.detection_weights, self.n_detection
+            ),
         }
         wrong = [problem for problem, right in tests.items() if not right]
         if wrong:
@@ -226,6 +239,7 @@ class JointSampler(Sampler[list[Key]]):
             "size_every": self.size_every,
             "seed": self.seed,
             "balanced": self.weights is not None,
+            "repeated": self.detection_weights is not None,
         }
 
     def __iter__(self) -> Iterator[list[Key]]:
@@ -263,33 +277,40 @@ class JointSampler(Sampler[list[Key]]):
             turn, place = divmod(epoch * int(self._detection_ends[-1]) + draw, self.n_detection)
         else:
             turn, place = epoch, draw % self.n_detection
-        return int(_permutation(self.n_detection, self.seed, turn)[place])
+        return int(self._turn(turn)[place])
+
+    def _detection_order(self, turn: int) -> NDArray[np.int64]:
+        rng = np.random.default_rng((_DETECTION, self.seed, turn))
+        return _drawn(self.n_detection, self.detection_weights, rng)
 
     def _size(self, batch: int) -> int:
         rng = np.random.default_rng((_SIZE, self.seed, batch // self.size_every))
         return self.sizes[int(rng.integers(len(self.sizes)))]
 
     def _classification_order(self, epoch: int) -> NDArray[np.int64]:
-        n = self.n_classification
         rng = np.random.default_rng((_CLASSIFICATION, self.seed, epoch))
-        if self.weights is None or not n:
-            return rng.permutation(n)
-        # Systematic sampling: n equally spaced marks on the cumulated weights, shuffled before and after.
-        shuffled = rng.permutation(n)
-        ends = np.cumsum(np.asarray(self.weights, dtype=np.float64)[shuffled])
-        marks = (np.arange(n) + rng.random()) * (ends[-1] / n)
-        drawn = shuffled[np.searchsorted(ends, marks, side="right").clip(max=n - 1)]
-        return rng.permutation(drawn)
+        return _drawn(self.n_classification, self.weights, rng)
+
+
+def _are_weights(weights: NDArray[np.float64] | None, count: int) -> bool:
+    return weights is None or (len(weights) == count and bool(np.all(np.asarray(weights) > 0)))
+
+
+def _drawn(count: int, weights: NDArray[np.float64] | None, rng: np.random.Generator) -> NDArray[np.int64]:
+    """`count` draws of as many images in random order: each once, or in proportion to its weight."""
+    if weights is None or not count:
+        return rng.permutation(count)
+    # Systematic sampling: equally spaced marks on the cumulated weights, shuffled before and after.
+    shuffled = rng.permutation(count)
+    ends = np.cumsum(np.asarray(weights, dtype=np.float64)[shuffled])
+    marks = (np.arange(count) + rng.random()) * (ends[-1] / count)
+    drawn = shuffled[np.searchsorted(ends, marks, side="right").clip(max=count - 1)]
+    return rng.permutation(drawn)
 
 
 def _spread(count: int, total: int) -> list[bool]:
     """`count` of `total` slots, evenly spaced."""
     return [(slot + 1) * count // total > slot * count // total for slot in range(total)]
-
-
-@lru_cache(maxsize=4)
-def _permutation(n: int, seed: int, turn: int) -> NDArray[np.int64]:
-    return np.random.default_rng((_DETECTION, seed, turn)).permutation(n)
 
 
 def balance_weights(dataset: SampleDataset) -> NDArray[np.float64]:
@@ -303,3 +324,21 @@ def balance_weights(dataset: SampleDataset) -> NDArray[np.float64]:
     nodes = np.asarray([dataset.nodes(i)[0] for i in range(len(dataset))])
     frequency = np.bincount(nodes)
     return np.asarray(1 / np.sqrt(frequency[nodes]), dtype=np.float64)
+
+
+def repeat_weights(dataset: SampleDataset, share: float) -> NDArray[np.float64]:
+    """Weights that draw photos with rare classes more often, as LVIS repeats them (arXiv 1908.03195).
+
+    A class that a fraction f of the photos show asks for max(1, sqrt(share / f)); a photo has the largest
+    weight that one of its classes asks for, and 1 without any.
+
+    Shape: float64 [images].
+
+    Args:
+        dataset: Detection data.
+        share: Classes that fewer photos show are rare (LVIS: 0.001), in 0..1.
+    """
+    shown = [np.unique(np.asarray(dataset.nodes(i), np.int64)) for i in range(len(dataset))]
+    photos = np.bincount(np.concatenate(shown)) if shown else np.zeros(0)
+    wanted = np.sqrt(share * len(shown) / np.maximum(photos, 1))
+    return np.asarray([max(1.0, *wanted[nodes]) if len(nodes) else 1.0 for nodes in shown], np.float64)

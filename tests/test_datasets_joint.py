@@ -21,6 +21,7 @@ from yolo9000.datasets import (
     TrainTransform,
     balance_weights,
     collate,
+    repeat_weights,
 )
 from yolo9000.datasets.batch import Key
 from yolo9000.datasets.records import make_sample
@@ -257,6 +258,36 @@ def test_balance() -> None:
     assert {counts[i] for i in range(400)} == {0, 1}  # 0.83 expected
 
 
+def test_repeat() -> None:
+    dataset = Numbers(100, "detection", [0] * 96 + [1] * 4)
+    weights = repeat_weights(dataset, 0.36)
+    assert weights.tolist() == pytest.approx([1.0] * 96 + [3.0] * 4)  # sqrt(0.36 / 0.04)
+    assert repeat_weights(dataset, 0.04).tolist() == [1.0] * 100
+    sampler = JointSampler(100, 100, 10, 1.0, detection_weights=weights)
+    for epoch in range(2):  # a turn has as many draws as there are photos
+        sampler.set_epoch(epoch)
+        counts = Counter(images(keys(sampler), "detection"))
+        assert sum(counts[index] for index in range(96, 100)) == pytest.approx(100 * 12 / 108, abs=2)
+    state, done = sampler.state_dict(), keys(sampler)
+    with pytest.raises(ConfigError, match="repeated: False then, True now"):
+        sampler.load_state_dict({**state, "repeated": False})
+    again = JointSampler(100, 100, 10, 1.0, detection_weights=weights)
+    again.load_state_dict(state)
+    assert keys(again) == done
+
+
+def test_repeated_photos_fill_mosaics_as_often() -> None:
+    weights = np.asarray([1.0, 1.0, 6.0])
+    dataset = JointDataset(
+        Numbers(3, "detection", [0, 0, 1]), None, TrainTransform(mosaic=1.0), detection_weights=weights
+    )
+    shown = [
+        node for number in range(300) for node in dataset[Key("detection", 0, 64, 0, 0, 0, number)][1].nodes
+    ]
+    others = len(shown) - 300  # the photo asked for is in each
+    assert shown.count(1) / others == pytest.approx(0.75, abs=0.06)
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -271,6 +302,7 @@ def test_balance() -> None:
         ({"size_every": 0}, "size_every"),
         ({"classification_weights": np.ones(3)}, "classification_weights: expected 40"),
         ({"classification_weights": np.zeros(40)}, "classification_weights"),
+        ({"detection_weights": np.ones(40)}, "detection_weights: expected 7"),
     ],
 )
 def test_wrong_settings(arguments: dict[str, object], problem: str) -> None:

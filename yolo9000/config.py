@@ -112,6 +112,9 @@ class DataConfig:
     map: str | None = None  # darknet map file for the boxes' classes (line i: node of class i); None: by name
     ratio: float = 4.0  # classification images to detection images in every batch (paper: 4 : 1)
     balance: bool = False  # draw rare synsets more often, by the inverse square root of their frequency
+    # Draw photos with classes more often that less than this share of them show, by the square root of that
+    # (LVIS, arXiv 1908.03195); 0: all alike.
+    repeat: float = 0.0
     # network input sizes in pixels, a new one every 10 batches; (): the cfg's own (320 to 608 by random=1)
     sizes: tuple[int, ...] = ()
     workers: int = 2  # loader processes; 0: in this process
@@ -210,9 +213,10 @@ class TrainConfig:
             }
             | {f"ema: expected 0 or more and less than 1, got {self.ema}": 0 <= self.ema < 1}
             | {
+                f"data.repeat: expected 0 to 1, got {self.data.repeat}": 0 <= self.data.repeat <= 1,
                 f"data.mosaic_classification: expected 0 to 1, got {self.data.mosaic_classification}": (
                     0 <= self.data.mosaic_classification <= 1
-                )
+                ),
             }
             | {
                 f"augment.cutmix: expected 0 to 1, got {self.augment.cutmix}": 0 <= self.augment.cutmix <= 1,

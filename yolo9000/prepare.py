@@ -31,6 +31,7 @@ from yolo9000.datasets import (
     collate,
     collate_plans,
     open_datasets,
+    repeat_weights,
 )
 from yolo9000.errors import ConfigError
 from yolo9000.network import Network
@@ -130,6 +131,7 @@ def build_data(
     mosaic = open_datasets(data.mosaic, tree, cache=data.cache)
     for source in (detection, classification, mosaic):
         _report_unmatched(source, console)
+    repeats = repeat_weights(detection, data.repeat) if data.repeat and detection else None
     sampler = JointSampler(
         0 if detection is None else len(detection),
         0 if classification is None else len(classification),
@@ -140,6 +142,7 @@ def build_data(
         rank=fabric.global_rank,
         world_size=fabric.world_size,
         classification_weights=balance_weights(classification) if data.balance and classification else None,
+        detection_weights=repeats,
         stride=network.stride,
     )
     if network.cfg.width != network.cfg.height and not data.sizes:
@@ -155,6 +158,7 @@ def build_data(
         transform if bank is None else transform.plan,
         mosaic,
         data.mosaic_classification,
+        repeats,
     )
     return dataset, sampler, bank
 
