@@ -96,6 +96,24 @@ def iou(one: tuple[float, ...], two: list[float]) -> float:
     return inter / ((one[2] - one[0]) * (one[3] - one[1]) + (two[2] - two[0]) * (two[3] - two[1]) - inter)
 
 
+@pytest.mark.parametrize("draw", ["loader", "device"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_programs_default_dtype_changes_nothing(
+    settings: Settings, tmp_path: Path, dtype: torch.dtype, draw: str
+) -> None:
+    def run(name: str) -> tuple[bytes, str]:
+        train_joint(settings(tmp_path / name, max_steps=1, data__draw=draw, loss__whole_scale=1.0))
+        found = yolo9000.YOLO9000.load(device="cpu").detect(PHOTOS / "dog.jpg")
+        return (tmp_path / name / "model.safetensors").read_bytes(), found.to_json()
+
+    expected = run("float32")
+    torch.set_default_dtype(dtype)
+    try:
+        assert run("other") == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 SCRIPT = """
 import sys
 import torch

@@ -71,7 +71,8 @@ def export(model: YOLO9000, path: str | os.PathLike[str], options: ExportOptions
     graph = GatedGraph(network, kept, pad=options.dynamic) if kept else DenseGraph(network)
     metadata = describe_export(original, model.metadata, kept=kept, size=size, dynamic=options.dynamic)
     batch = 2 if options.dynamic else 1  # torch.export takes 1 for a constant
-    example = torch.rand(batch, network.cfg.channels, *size, device=model.device)
+    shape = (batch, network.cfg.channels, *size)
+    example = torch.rand(shape, dtype=torch.float32, device=model.device)
     with torch.no_grad(), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # about torch's own parts, and of tracing what is constant here
         data = write(graph.eval(), example, network.stride if options.dynamic else None, metadata)
