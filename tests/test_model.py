@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,6 +103,9 @@ def test_all_sources_agree(model: YOLO9000, tmp_path: Path) -> None:
         path,
         str(path),
         path.read_bytes(),
+        bytearray(path.read_bytes()),
+        memoryview(path.read_bytes()),
+        io.BytesIO(path.read_bytes()),
     ):
         got = model.detect(source).to_dict()
         named = isinstance(source, str | Path)

@@ -26,7 +26,15 @@ from yolo9000.engine import Engine, Precision
 from yolo9000.errors import ConfigError, WeightsError
 from yolo9000.export.program import Program, is_program
 from yolo9000.hub import PUBLISHED, load_published
-from yolo9000.image import ImageSource, Letterbox, LetterboxMode, letterbox, read_image, source_name
+from yolo9000.image import (
+    ImageSource,
+    Letterbox,
+    LetterboxMode,
+    is_encoded,
+    letterbox,
+    read_image,
+    source_name,
+)
 from yolo9000.labelling import (
     DEFAULT_HIER_THRESHOLD,
     DEFAULT_NMS,
@@ -442,7 +450,7 @@ def _with_own(threshold: Threshold | None, own: float) -> Threshold:
 def _is_one(source: object) -> bool:
     if isinstance(source, Tensor | np.ndarray):
         return source.ndim != 4
-    return isinstance(source, Frame | str | os.PathLike | bytes | Image.Image)
+    return isinstance(source, Frame | str | os.PathLike | Image.Image) or is_encoded(source)
 
 
 def _given(**arguments: object) -> list[tuple[str, object]]:
