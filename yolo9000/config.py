@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
+import numpy as np
 import yaml
 
 from wordtree._files import atomic_write
@@ -272,6 +273,7 @@ def _build(cls: Any, values: Any, prefix: str, problems: list[str]) -> Any:
 
 def _convert(hint: Any, value: Any, name: str, problems: list[str]) -> Any:
     origin, options = typing.get_origin(hint), typing.get_args(hint)
+    value = value.item() if isinstance(value, np.generic) else value
     if origin in (Union, types.UnionType):
         if value is None and type(None) in options:
             return None

@@ -422,6 +422,13 @@ def test_unknown_and_wrong_keys_are_refused_all_at_once(tmp_path: Path) -> None:
         assert part in str(caught.value)
 
 
+def test_numbers_of_numpy_are_pythons_own() -> None:
+    values = {"epochs": np.int64(3), "curves": np.bool_(False), "optim": {"lr": np.float32(0.5)}}
+    assert to_yaml(from_mapping(TrainConfig, values)) == to_yaml(
+        from_mapping(TrainConfig, {"epochs": 3, "curves": False, "optim": {"lr": 0.5}})
+    )
+
+
 def test_configuration_survives_yaml(settings: Settings, tmp_path: Path) -> None:
     config = settings(tmp_path)
     (tmp_path / "run.yaml").write_text(to_yaml(config))

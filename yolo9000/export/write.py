@@ -25,6 +25,7 @@ from yolo9000.export.graph import DenseGraph, GatedGraph
 from yolo9000.model import MAX_SIDE, YOLO9000, Size
 from yolo9000.network import Network
 from yolo9000.optional import optional
+from yolo9000.settings import whole
 
 _MAX_BATCH = 1024  # of a dynamic program; torch.export wants a bound
 
@@ -94,7 +95,7 @@ def _writer(path: Path, options: ExportOptions) -> _Write:
             f"{path}: TorchScript is recorded at one size and cannot be dynamic: write .onnx or .pt2, or one "
             "file a size."
         )
-    if options.top < 1:
+    if whole("top", options.top) < 1:
         raise ConfigError(f"top must be at least 1, found {options.top}.")
     if write is _onnx:
         optional("onnxscript", "writing ONNX files", "onnx onnxscript")
