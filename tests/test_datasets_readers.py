@@ -312,6 +312,11 @@ def test_imagenet_errors(tmp_path: Path, tree: WordTree) -> None:
     (tmp_path / "train" / "n02110185").mkdir(parents=True)
     with pytest.raises(DataError, match="found 1 folders and no image"):
         open_dataset(f"imagenet:{tmp_path}", tree)
+    link = tmp_path / "train" / "n02121620"
+    link.symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"n02121620: a link to .*gone, which is not there"):
+        open_dataset(f"imagenet:{tmp_path}", tree)
+    link.unlink()
     save(tmp_path / "train" / "gizmo" / "a.jpg")
     with pytest.raises(DataError, match=r"none of its 2 labels.*map file"):
         open_dataset(f"imagenet:{tmp_path}", tree)
