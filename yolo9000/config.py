@@ -113,7 +113,8 @@ class DataConfig:
     map: str | None = None  # darknet map file for the boxes' classes (line i: node of class i); None: by name
     ratio: float = 4.0  # classification images to detection images in every batch (paper: 4 : 1)
     balance: bool = False  # draw rare synsets more often, by the inverse square root of their frequency
-    # network input sizes in pixels, a new one every 10 batches; (): the cfg's own (320 to 608 by random=1)
+    # network input sizes in pixels, square, a new one every 10 batches; (): the cfg's width, and by random=1
+    # from 10/13 to 19/13 of it (320 to 608 of 416)
     sizes: tuple[int, ...] = ()
     workers: int = 2  # loader processes; 0: in this process
     cache: int = 0  # longest side in pixels of decoded images kept in memory; 0: read from disk every time
