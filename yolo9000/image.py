@@ -224,11 +224,16 @@ def _plain(array: NDArray[Any], name: str) -> NDArray[Any]:
         raise ImageError(
             f"{name}: array of dtype {array.dtype}; expected uint8 0..255 or floating point 0..1."
         )
-    return np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+    dtype = array.dtype.newbyteorder("=") if array.itemsize <= 8 else np.float64  # a long double
+    return np.array(array, dtype=dtype, order="C")
 
 
 def _from_array(array: Tensor, layout: Literal["CHW", "HWC"], name: str) -> Tensor:
     """Bring numbers [H, W], [H, W, C] or [C, H, W] to uint8 [3, H, W]."""
+    if array.layout != torch.strided or array.is_meta:
+        raise ImageError(
+            f"{name}: tensor of {array.layout} on {array.device}; expected a dense one that holds values."
+        )
     shape, channel = tuple(array.shape), layout.index("C")
     if array.ndim == 2:
         array = array.unsqueeze(channel)
@@ -252,10 +257,11 @@ def _to_uint8(array: Tensor, name: str) -> Tensor:
         return array
     if not array.is_floating_point():
         raise ImageError(f"{name}: pixels are {array.dtype}; expected uint8 0..255 or floating point 0..1.")
+    array = array.float()  # torch finds no limits of 8-bit floats
     low, high = (float(value) for value in array.aminmax())
     if not (low >= -1e-3 and high <= 1 + 1e-3):  # room for what resampling overshoots; NaN fails, too
         raise ImageError(f"{name}: floating-point pixels from {low:g} to {high:g}; expected 0..1.")
-    return (array.float() * 255).round().clamp(0, 255).to(torch.uint8)
+    return (array * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def _check_size(height: int, width: int, name: str) -> None:
