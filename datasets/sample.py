@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from yolo9000.errors import DataError
-from yolo9000.image import to_rgb
+from yolo9000.image import to_rgb, undecodable
 
 if TYPE_CHECKING:
     from wordtree.tree import WordTree
@@ -103,9 +103,8 @@ def decode_image(data: bytes, source: str) -> Tensor:
         with Image.open(io.BytesIO(data)) as picture:
             pixels = to_rgb(picture)
     except Exception as error:  # each of Pillow's plugins has its own kinds
-        reason = str(error) or type(error).__name__
         raise DataError(
-            f"{source}: cannot be decoded as an image ({len(data)} bytes: {reason}); replace or remove "
-            "the file, or train with on_error='skip'"
+            f"{source}: cannot be decoded as an image ({len(data)} bytes: {undecodable(error)}); replace or "
+            "remove the file, or train with on_error='skip'"
         ) from error
     return torch.from_numpy(pixels).permute(2, 0, 1)

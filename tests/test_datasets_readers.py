@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from wordtree import WordTree
+from yolo9000.anchors import box_shapes
 from yolo9000.datasets import CachedDataset, ConcatDataset, open_dataset, open_datasets, read_records
 from yolo9000.datasets.labels import Label, map_labels
 from yolo9000.datasets.sample import decode_image
@@ -153,6 +154,12 @@ def test_coco_errors(tmp_path: Path, tree: WordTree, content: object, message: s
     with pytest.raises(DataError, match=message) as caught:
         open_dataset(f"coco:{write_coco(tmp_path, content)}", tree)
     assert "instances_train.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a\0.jpg", "a\ud800.jpg"])
+def test_names_that_no_file_can_have(tmp_path: Path, tree: WordTree, name: str) -> None:
+    with pytest.raises(DataError, match="can be no name: correct the zero byte, or half of a surrogate"):
+        open_dataset(f"coco:{write_coco(tmp_path, _broken('images', 1, file_name=name))}", tree)
 
 
 @pytest.mark.parametrize(("value", "crowd"), [("0", False), (False, False), ("1", True), (None, False)])
@@ -484,6 +491,17 @@ def test_decode_keeps_colour_of_cmyk() -> None:
 def test_decode_16_bit_grey() -> None:
     grey = Image.fromarray(np.full((4, 5), 0x8000, dtype=np.uint16))
     assert (decode_image(encode(grey, "PNG"), "x").float() - 128).abs().max() <= 1
+
+
+def test_a_file_that_is_no_image(tmp_path: Path) -> None:
+    """The message is the same every time: without the address that Pillow's own has in it."""
+    records = read_records(f"coco:{write_coco(tmp_path)}")
+    (tmp_path / "train" / "b.jpg").write_bytes(b"text")
+    message = r"b\.jpg: cannot be .* as an image.*not a picture in any known format \(JPEG"
+    with pytest.raises(DataError, match=message):
+        decode_image(b"text", "b.jpg")
+    with pytest.raises(DataError, match=message):
+        box_shapes(records)
 
 
 def test_damaged_images(tmp_path: Path, tree: WordTree) -> None:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from yolo9000.datasets import Records
 from yolo9000.errors import DataError
+from yolo9000.image import undecodable
 
 
 def box_shapes(records: Records) -> NDArray[np.float64]:
@@ -33,12 +34,14 @@ def box_shapes(records: Records) -> NDArray[np.float64]:
 
 def _sides(records: Records, index: int) -> tuple[int, int]:
     """Width and height in pixels."""
+    data = records.store.read(index)
     try:
-        with Image.open(io.BytesIO(records.store.read(index))) as header:  # decodes nothing
+        with Image.open(io.BytesIO(data)) as header:  # decodes nothing
             width, height = header.size
             return int(width), int(height)
-    except OSError as error:
-        raise DataError(f"{records.store.name(index)}: cannot be read as an image: {error}") from error
+    except Exception as error:  # each of Pillow's plugins has its own kinds
+        name = records.store.name(index)
+        raise DataError(f"{name}: cannot be read as an image: {undecodable(error)}") from error
 
 
 def cluster_anchors(

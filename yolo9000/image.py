@@ -35,6 +35,7 @@ __all__ = [
     "read_image",
     "source_name",
     "to_rgb",
+    "undecodable",
 ]
 
 Encoded: TypeAlias = bytes | bytearray | memoryview | IO[bytes]
@@ -153,16 +154,20 @@ def _guarded(decode: Callable[[], Tensor], name: str) -> Tensor:
             warnings.simplefilter("ignore")  # Pillow's, of large pictures and odd metadata: we check
             return decode()
     except UnidentifiedImageError as error:
-        raise ImageError(
-            f"{name}: not a picture in any known format (JPEG, PNG, WebP, GIF, BMP, TIFF, ...)."
-        ) from error
+        raise ImageError(f"{name}: {undecodable(error)}.") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: more than {MAX_PIXELS:,} pixels; make it smaller first.") from error
     except ImageError:
         raise
     except Exception as error:  # each of Pillow's plugins has its own kinds
-        reason = str(error) or type(error).__name__
-        raise ImageError(f"{name}: damaged or cut off: {reason}.") from error
+        raise ImageError(f"{name}: damaged or cut off: {undecodable(error)}.") from error
+
+
+def undecodable(error: Exception) -> str:
+    """Why Pillow cannot decode a picture, by the error it raised."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture in any known format (JPEG, PNG, WebP, GIF, BMP, TIFF, ...)"
+    return str(error) or type(error).__name__
 
 
 def _decode(data: bytes, name: str) -> Tensor:
