@@ -241,6 +241,11 @@ def test_wrong_sources(model: YOLO9000) -> None:
         model.detect(3)  # type: ignore[call-overload]
 
 
+def test_a_name_is_no_network() -> None:
+    with pytest.raises(ConfigError, match=r"found 'yolo9000-nano'\. YOLO9000\.load reads a model"):
+        YOLO9000("yolo9000-nano")  # type: ignore[arg-type]
+
+
 def test_save_and_load(model: YOLO9000, tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     model.metadata["threshold"] = "0.9"

@@ -84,7 +84,7 @@ class YOLO9000:
         engine: The network as it runs.
 
     Raises:
-        ConfigError: The network is a classifier, or there is no such device.
+        ConfigError: The network is a classifier or none at all, or there is no such device.
     """
 
     def __init__(
@@ -107,6 +107,10 @@ class YOLO9000:
             self.letterbox: LetterboxMode = about.letterbox
             self._stride, self._size = about.stride, about.size
             return
+        if not isinstance(network, Network):
+            raise ConfigError(
+                f"expected a network, found {network!r}. YOLO9000.load reads a model by its file or name."
+            )
         if network.head is None:
             raise ConfigError(
                 f"{network.cfg.path or 'the model'} has no [region] section: it is a classifier and finds no "
