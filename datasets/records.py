@@ -6,6 +6,7 @@ Legend: `R` images, `T` labels of all images, `M` labels of one image.
 from __future__ import annotations
 
 import warnings
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -112,6 +113,7 @@ class RecordsBuilder:
             where: File and annotation, for the note.
             ignored: See `Records`.
         """
+        box = array("f", box).tolist()  # float32, as boxes are kept: what rounding makes flat has no area
         finite = all(map(isfinite, box))
         if not (finite and box[2] > box[0] and box[3] > box[1]):
             shown = ", ".join(f"{value:g}" for value in box)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 import tarfile
 from pathlib import Path
 
@@ -502,6 +503,27 @@ def test_a_file_that_is_no_image(tmp_path: Path) -> None:
         decode_image(b"text", "b.jpg")
     with pytest.raises(DataError, match=message):
         box_shapes(records)
+
+
+def test_whole_images_have_no_box_shapes(tmp_path: Path) -> None:
+    records = read_records(f"imagenet:{write_imagenet(tmp_path, {'n02110185': 1})}")
+    with pytest.raises(DataError, match="labels of whole images; priors are found for data with boxes"):
+        box_shapes(records)
+
+
+@pytest.mark.parametrize(
+    ("box", "reason"),
+    [
+        ([5, 5, 1e-7, 1e-7], r"\(5, 5, 5, 5\) has no area"),
+        ([0, 0, 1e39, 5], r"\(0, 0, inf, 5\) is not of finite numbers"),
+        ([float("nan"), 0, 5, 5], r"\(nan, 0, nan, 5\) is not of finite numbers"),
+    ],
+)
+def test_boxes_are_judged_as_they_are_kept(tmp_path: Path, box: list[float], reason: str) -> None:
+    """As float32; `data check` lists them, and priors are found without them."""
+    records = read_records(f"coco:{write_coco(tmp_path, _broken('annotations', 0, bbox=box))}")
+    assert re.search(f"annotation 1: box {reason}: left out", " ".join(records.issues))
+    assert (box_shapes(records) > 0).all()
 
 
 def test_damaged_images(tmp_path: Path, tree: WordTree) -> None:

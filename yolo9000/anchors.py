@@ -20,8 +20,10 @@ def box_shapes(records: Records) -> NDArray[np.float64]:
         records: What `yolo9000.datasets.read_records` gives; ignored boxes are left out.
 
     Raises:
-        DataError: An image cannot be read.
+        DataError: An image cannot be read, or the data set is one of whole images.
     """
+    if records.kind == "classification":
+        raise DataError(f"{records.root}: holds labels of whole images; priors are found for data with boxes")
     shapes = []
     for index in range(len(records.store)):
         keep = ~records.ignored[records.offsets[index] : records.offsets[index + 1]]
