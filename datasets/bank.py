@@ -70,7 +70,7 @@ def collate_plans(items: Sequence[tuple[Key, Drawing]]) -> Plan:
                 raise DataError(f"{drawing.source}: not in a bank; open its data through `ImageBank`")
             pastes[index, place] = (paste.stored, *paste.part, *paste.area)
     changes = [(float(drawing.flip), *drawing.colours) for drawing in drawings]
-    batch = collate_labels(keys, drawings, torch.zeros(len(drawings), 3, 0, 0))
+    batch = collate_labels(keys, drawings, torch.zeros(len(drawings), 3, 0, 0, dtype=torch.float32))
     return Plan(batch, size, torch.from_numpy(pastes), torch.tensor(changes, dtype=torch.float32))
 
 
@@ -197,7 +197,7 @@ class ImageBank:
 
 def _nearest_level(part: Tensor, area: Tensor) -> Tensor:
     """The smaller copy whose pixels are nearest in size to those of the picture: [B, K] from [B, K, 4]."""
-    shrunk = (part[..., 2:] - part[..., :2]) / (area[..., 2:] - area[..., :2])
+    shrunk = (part[..., 2:] - part[..., :2]).float() / (area[..., 2:] - area[..., :2])
     return shrunk.amin(-1).log2().round().long().clamp(0, _LEVELS - 1)
 
 
@@ -218,7 +218,7 @@ def _between(
         The pixel before, the one after and the share of the latter; whether the place belongs to the paste.
         Each [B, K, S].
     """
-    place, ratio = places[:, None], (pixels / whole)[..., None]
+    place, ratio = places[:, None].float(), (pixels.float() / whole)[..., None]
     (first, last), (begin, end) = part[..., None, :].unbind(-1), area[..., None, :].unbind(-1)
     exact = (first + (place + 0.5 - begin) * (last - first) / (end - begin)) * ratio - 0.5
     most = (pixels - 1)[..., None]

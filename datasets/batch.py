@@ -71,7 +71,7 @@ class Batch:
     sources: list[str]
     epoch: int = 0
     index: int = 0
-    tiles: Tensor = field(default_factory=lambda: torch.zeros(0, 4))
+    tiles: Tensor = field(default_factory=lambda: torch.zeros(0, 4, dtype=torch.float32))
     tile_nodes: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     tile_index: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 

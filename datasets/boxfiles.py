@@ -141,7 +141,8 @@ def _first_text(places: Sequence[str]) -> tuple[str, str]:
             with open(place, encoding="utf-8-sig") as stream:  # noqa: PTH123  (quicker than Path)
                 return place, stream.read()
         except (FileNotFoundError, NotADirectoryError):
-            continue
+            if os.path.islink(place):  # noqa: PTH114
+                raise DataError(f"{place}: a link to a file of boxes that is not there") from None
         except (OSError, ValueError) as error:
             raise DataError(f"{place}: cannot be read as a text file of boxes: {error}") from error
     return "", ""

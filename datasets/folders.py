@@ -32,13 +32,28 @@ def visible_files(folder: Path, *suffixes: str) -> list[str]:
         raise _unreadable(error, folder) from error
 
 
+def check_link(path: str) -> None:
+    """Refuse a link to a folder that is not there, whose files would be missing without a word.
+
+    Names with a suffix are taken for files, which are missed where they are read.
+
+    Raises:
+        DataError: It is one.
+    """
+    name_only = not os.path.splitext(path)[1]  # noqa: PTH122  (here and below: quicker than Path)
+    if name_only and os.path.islink(path) and not os.path.exists(path):  # noqa: PTH110, PTH114
+        raise DataError(
+            f"{path}: a link to {os.readlink(path)}, which is not there; correct or remove the link"  # noqa: PTH115
+        )
+
+
 def walk(place: Path) -> Iterator[tuple[str, list[str]]]:
     """A folder and all visible ones in it, also by links, each once: path, and names of its visible files.
 
     Folders come before the links to them, which may lead back to a folder above.
 
     Raises:
-        DataError: One of the folders cannot be read.
+        DataError: One of the folders cannot be read, or is a link to nothing.
     """
 
     def refuse(error: OSError) -> None:
@@ -54,7 +69,10 @@ def walk(place: Path) -> Iterator[tuple[str, list[str]]]:
             seen.add(real)
             folders[:] = sorted(filter(is_visible, folders))
             waiting += [path for path in (os.path.join(folder, f) for f in folders) if os.path.islink(path)]  # noqa: PTH114, PTH118
-            yield folder, sorted(filter(is_visible, names))
+            names = sorted(filter(is_visible, names))
+            for name in names:
+                check_link(os.path.join(folder, name))  # noqa: PTH118
+            yield folder, names
 
 
 def _unreadable(error: OSError, folder: Path) -> DataError:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from yolo9000.datasets.folders import is_visible, walk
+from yolo9000.datasets.folders import check_link, is_visible, walk
 from yolo9000.datasets.labels import Label
 from yolo9000.datasets.records import Records, RecordsBuilder, classification_records
 from yolo9000.datasets.store import FolderStore, RangeStore, Store, is_image
@@ -52,9 +52,13 @@ def read_imagenet(root: str | Path, split: str = "train") -> Records:
 
 def _subfolders(base: Path) -> list[str]:
     try:
-        return sorted(entry.name for entry in os.scandir(base) if entry.is_dir() and is_visible(entry.name))
+        entries = [entry for entry in os.scandir(base) if is_visible(entry.name)]
+        folders = [entry.name for entry in entries if entry.is_dir()]
     except OSError as error:
         raise DataError(f"{base}: {error.strerror}; expected a folder of class folders") from error
+    for entry in entries:
+        check_link(entry.path)
+    return sorted(folders)
 
 
 class _Files:

@@ -64,8 +64,9 @@ def read_imagenet_tar(root: str | Path, split: str = "train") -> Records:
 
 def _place(root: Path, split: str) -> Path:
     """The folder of tar files, or the one tar file."""
-    whole = root / f"ILSVRC2012_img_{split}.tar"
-    place = next((path for path in (whole, root / split) if path.exists()), root)
+    tars = visible_files(root, ".tar") if root.is_dir() else []
+    whole = [root / name for name in tars if name.lower() == f"ilsvrc2012_img_{split}.tar"]
+    place = next((path for path in (*whole, root / split) if path.exists()), root)
     if not place.exists():
         raise DataError(f"{place}: no such folder or tar file; expected ImageNet's tar files, nXXXXXXXX.tar")
     return place

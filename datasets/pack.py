@@ -41,7 +41,7 @@ from yolo9000.datasets.cache import CachedDataset, ConcatDataset
 from yolo9000.datasets.labels import Label
 from yolo9000.datasets.records import Records, TableDataset, concat_records
 from yolo9000.datasets.sample import SCORE_RULES, SampleDataset
-from yolo9000.datasets.store import RangeStore
+from yolo9000.datasets.store import RangeStore, encoded
 from yolo9000.errors import DataError
 
 FORMAT = "yolo9000-pack-1"
@@ -210,8 +210,8 @@ def _create(path: Path, records: Records, sizes: NDArray[np.int64]) -> None:
             "label_wnids": [label.wnid for label in records.labels],
             "issues": records.issues,
         }
-        for name, values in texts.items():  # fsencode: folder names need not be UTF-8
-            file.create_dataset(name, data=[os.fsencode(value) for value in values], dtype=text)
+        for name, values in texts.items():
+            file.create_dataset(name, data=[encoded(value) for value in values], dtype=text)
 
 
 def _copy(

@@ -6,6 +6,7 @@ Legend: `R` images, `T` labels of all images, `M` labels of one image.
 from __future__ import annotations
 
 import warnings
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -104,7 +105,7 @@ class RecordsBuilder:
         self.counts.append(0)
 
     def box(self, label: int, box: Sequence[float], where: str, *, ignored: bool = False) -> None:
-        """Add a box to the present image; one without area is left out and noted.
+        """Add a box to the present image; one without area, or of no numbers, is left out and noted.
 
         Args:
             label: Position in the list of classes.
@@ -112,9 +113,12 @@ class RecordsBuilder:
             where: File and annotation, for the note.
             ignored: See `Records`.
         """
-        if not (all(map(isfinite, box)) and box[2] > box[0] and box[3] > box[1]):
+        box = array("f", box).tolist()  # float32, as boxes are kept: what rounding makes flat has no area
+        finite = all(map(isfinite, box))
+        if not (finite and box[2] > box[0] and box[3] > box[1]):
             shown = ", ".join(f"{value:g}" for value in box)
-            self.issues.append(f"{where}: box ({shown}) has no area: left out")
+            reason = "has no area" if finite else "is not of finite numbers"
+            self.issues.append(f"{where}: box ({shown}) {reason}: left out")
             return
         self.counts[-1] += 1
         self.label_ids.append(label)

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
-import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
 from yolo9000.errors import DataError
+from yolo9000.image import to_rgb, undecodable
 
 if TYPE_CHECKING:
     from wordtree.tree import WordTree
@@ -84,8 +85,8 @@ class SampleDataset(Protocol):
 def decode_image(data: bytes, source: str) -> Tensor:
     """Decode JPEG, PNG, WebP, GIF and what Pillow knows besides to RGB.
 
-    Grey, palette, CMYK, 16-bit and transparent images become three 8-bit channels. (Pillow, not
-    `torchvision.io`: that is deprecated since 0.29, and some damaged PNG files end its process.)
+    Grey, palette, CMYK, 16-bit and transparent images become three 8-bit channels: see `to_rgb`. (Pillow,
+    not `torchvision.io`: that is deprecated since 0.29, and some damaged PNG files end its process.)
 
     Args:
         data: The encoded image.
@@ -98,17 +99,12 @@ def decode_image(data: bytes, source: str) -> Tensor:
     Raises:
         DataError: The bytes are no image, or a cut-off one.
     """
-    from PIL import Image, UnidentifiedImageError
-
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            if picture.mode.startswith("I"):  # 16 bit grey: Pillow would clip it to white
-                grey = np.asarray(picture, dtype=np.float64) / 257
-                picture = Image.fromarray(grey.clip(0, 255).astype(np.uint8))
-            pixels = np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+            pixels = to_rgb(picture)
+    except Exception as error:  # each of Pillow's plugins has its own kinds
         raise DataError(
-            f"{source}: cannot be decoded as an image ({len(data)} bytes: {error}); replace or remove "
-            "the file, or train with on_error='skip'"
+            f"{source}: cannot be decoded as an image ({len(data)} bytes: {undecodable(error)}); replace or "
+            "remove the file, or train with on_error='skip'"
         ) from error
     return torch.from_numpy(pixels).permute(2, 0, 1)

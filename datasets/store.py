@@ -25,17 +25,35 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")  # noqa: PTH122
 
 
+def encoded(name: str) -> bytes:
+    """The bytes of a name of a file or class, which need not be UTF-8.
+
+    Raises:
+        DataError: It holds what no name can.
+    """
+    try:
+        data = os.fsencode(name)
+    except UnicodeEncodeError:
+        data = b"\0"
+    if b"\0" in data:
+        raise DataError(f"{name!r} can be no name: correct the zero byte, or half of a surrogate pair, in it")
+    return data
+
+
 class Strings(Sequence[str]):
     """Many strings in two arrays: a few bytes each, and forked workers share the memory.
 
     Args:
         items: The strings.
+
+    Raises:
+        DataError: One of them can be no file's name.
     """
 
     def __init__(self, items: Iterable[str]) -> None:
-        encoded = [os.fsencode(item) for item in items]
-        self._data = b"".join(encoded)
-        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+        names = [encoded(item) for item in items]
+        self._data = b"".join(names)
+        self._ends = np.cumsum([0, *map(len, names)], dtype=np.int64)
 
     def arrays(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """All bytes, and where each string ends, the first at index 1: what `from_arrays` takes."""

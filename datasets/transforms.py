@@ -440,7 +440,7 @@ def distort(
     angle = torch.where(red == value, green - blue, torch.where(green == value, from_green, from_blue))
     angle.div_(chroma.clamp(min=1e-6)).add_(6 * hue)  # -3 to 7
     chroma = torch.minimum(chroma.mul_(saturation), value)
-    own = torch.arange(0.0, 6.0, 2.0, device=image.device).view(3, 1, 1)
+    own = torch.arange(0.0, 6.0, 2.0, dtype=image.dtype, device=image.device).view(3, 1, 1)
     torch.sub(angle.unsqueeze(-3), own, out=image)
     image.abs_().sub_(3).abs_().sub_(2).clamp_(-1, 0)  # 1 - distance around the circle of 6, cut off
     image.mul_(chroma.unsqueeze(-3)).add_(value.unsqueeze(-3))

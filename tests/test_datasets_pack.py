@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -26,6 +27,7 @@ from yolo9000.datasets import (
     pack,
     read_records,
 )
+from yolo9000.datasets.labels import Label
 from yolo9000.errors import DataError
 
 WNIDS = ["n00015388", "n02084071", "n02121620", "n02110185"]
@@ -255,6 +257,13 @@ def test_class_folders_need_not_be_utf8(tmp_path: Path) -> None:
     again = read_records(f"pack:{pack(records, tmp_path / 'p.h5')}")
     assert again.labels == records.labels
     assert folder in {label.name for label in again.labels}
+
+
+@pytest.mark.parametrize("name", ["d\0g", "d\ud800g"])
+def test_names_that_no_class_can_have(tmp_path: Path, detection: TableDataset, name: str) -> None:
+    labels = (Label(name), *detection.records.labels[1:])
+    with pytest.raises(DataError, match="can be no name: correct the zero byte"):
+        pack(replace(detection.records, labels=labels), tmp_path / "data.h5")
 
 
 def test_pack_that_cannot_be_written(tmp_path: Path, detection: TableDataset) -> None:

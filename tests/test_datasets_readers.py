@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 import tarfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 
 from wordtree import WordTree
+from yolo9000.anchors import box_shapes
 from yolo9000.datasets import CachedDataset, ConcatDataset, open_dataset, open_datasets, read_records
 from yolo9000.datasets.labels import Label, map_labels
 from yolo9000.datasets.sample import decode_image
@@ -153,6 +155,12 @@ def test_coco_errors(tmp_path: Path, tree: WordTree, content: object, message: s
     with pytest.raises(DataError, match=message) as caught:
         open_dataset(f"coco:{write_coco(tmp_path, content)}", tree)
     assert "instances_train.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a\0.jpg", "a\ud800.jpg"])
+def test_names_that_no_file_can_have(tmp_path: Path, tree: WordTree, name: str) -> None:
+    with pytest.raises(DataError, match="can be no name: correct the zero byte, or half of a surrogate"):
+        open_dataset(f"coco:{write_coco(tmp_path, _broken('images', 1, file_name=name))}", tree)
 
 
 @pytest.mark.parametrize(("value", "crowd"), [("0", False), (False, False), ("1", True), (None, False)])
@@ -312,6 +320,11 @@ def test_imagenet_errors(tmp_path: Path, tree: WordTree) -> None:
     (tmp_path / "train" / "n02110185").mkdir(parents=True)
     with pytest.raises(DataError, match="found 1 folders and no image"):
         open_dataset(f"imagenet:{tmp_path}", tree)
+    link = tmp_path / "train" / "n02121620"
+    link.symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"n02121620: a link to .*gone, which is not there"):
+        open_dataset(f"imagenet:{tmp_path}", tree)
+    link.unlink()
     save(tmp_path / "train" / "gizmo" / "a.jpg")
     with pytest.raises(DataError, match=r"none of its 2 labels.*map file"):
         open_dataset(f"imagenet:{tmp_path}", tree)
@@ -479,6 +492,38 @@ def test_decode_keeps_colour_of_cmyk() -> None:
 def test_decode_16_bit_grey() -> None:
     grey = Image.fromarray(np.full((4, 5), 0x8000, dtype=np.uint16))
     assert (decode_image(encode(grey, "PNG"), "x").float() - 128).abs().max() <= 1
+
+
+def test_a_file_that_is_no_image(tmp_path: Path) -> None:
+    """The message is the same every time: without the address that Pillow's own has in it."""
+    records = read_records(f"coco:{write_coco(tmp_path)}")
+    (tmp_path / "train" / "b.jpg").write_bytes(b"text")
+    message = r"b\.jpg: cannot be .* as an image.*not a picture in any known format \(JPEG"
+    with pytest.raises(DataError, match=message):
+        decode_image(b"text", "b.jpg")
+    with pytest.raises(DataError, match=message):
+        box_shapes(records)
+
+
+def test_whole_images_have_no_box_shapes(tmp_path: Path) -> None:
+    records = read_records(f"imagenet:{write_imagenet(tmp_path, {'n02110185': 1})}")
+    with pytest.raises(DataError, match="labels of whole images; priors are found for data with boxes"):
+        box_shapes(records)
+
+
+@pytest.mark.parametrize(
+    ("box", "reason"),
+    [
+        ([5, 5, 1e-7, 1e-7], r"\(5, 5, 5, 5\) has no area"),
+        ([0, 0, 1e39, 5], r"\(0, 0, inf, 5\) is not of finite numbers"),
+        ([float("nan"), 0, 5, 5], r"\(nan, 0, nan, 5\) is not of finite numbers"),
+    ],
+)
+def test_boxes_are_judged_as_they_are_kept(tmp_path: Path, box: list[float], reason: str) -> None:
+    """As float32; `data check` lists them, and priors are found without them."""
+    records = read_records(f"coco:{write_coco(tmp_path, _broken('annotations', 0, bbox=box))}")
+    assert re.search(f"annotation 1: box {reason}: left out", " ".join(records.issues))
+    assert (box_shapes(records) > 0).all()
 
 
 def test_damaged_images(tmp_path: Path, tree: WordTree) -> None:

@@ -108,8 +108,9 @@ def test_one_tar_a_synset(tmp_path: Path, loose: Path, form: int) -> None:
     assert [dataset.nodes(i)[0] for i in range(len(dataset))] == [1, 1, 1, 3, 2, 2, 2, 2]
 
 
-def test_tars_within_one_tar(tmp_path: Path, loose: Path) -> None:
-    path = whole_tar(tmp_path / "whole")
+@pytest.mark.parametrize("name", ["ILSVRC2012_img_train.tar", "ILSVRC2012_img_train.TAR"])
+def test_tars_within_one_tar(tmp_path: Path, loose: Path, name: str) -> None:
+    path = whole_tar(tmp_path / "whole").rename(tmp_path / "whole" / name)
     for spec in (f"imagenet-tar:{path}", f"imagenet-tar:{path.parent}"):
         records = read_records(spec)
         assert same(records, read_records(f"imagenet:{loose}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -299,6 +300,20 @@ def test_hidden_and_linked_folders(tmp_path: Path) -> None:
     assert found == ["more/b.jpg", "own/a.jpg", "own/b.jpg", "own/c.jpg"]
 
 
+def test_links_to_nothing(tmp_path: Path) -> None:
+    """An image's is missed where the image is read, as any that is missing; others are refused at once."""
+    data, gone = folders(tmp_path), tmp_path / "gone"
+    image = tmp_path / "images" / "train" / "c.jpg"
+    image.unlink()
+    image.symlink_to(gone)
+    assert "c.jpg: No such file" in data_check(f"yolo:{data}", TREE).unreadable[0]
+    for name in ("images/train/more", "labels/train/c.txt"):
+        (tmp_path / name).symlink_to(gone)
+        with pytest.raises(DataError, match=rf"{name}: a link to .* not there"):
+            read_records(f"yolo:{data}")
+        (tmp_path / name).unlink()
+
+
 def test_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = folders(tmp_path)
     closed = tmp_path / "images" / "train" / "closed"
@@ -337,13 +352,16 @@ def test_classes_without_names_need_a_map(tmp_path: Path) -> None:
 
 def test_check_finds_what_is_wrong(tmp_path: Path) -> None:
     path = folders(tmp_path)
-    (tmp_path / "labels" / "train" / "b.txt").write_text("3 .5 .5 .1 .1\n2 .5 .5 0 .1\n2 .9 .5 .4 .5\n")
+    text = "3 .5 .5 .1 .1\n2 .5 .5 0 .1\n2 .9 .5 .4 .5\n1 nan .5 .1 .1\n"
+    (tmp_path / "labels" / "train" / "b.txt").write_text(text)
     (tmp_path / "images" / "train" / "c.jpg").write_bytes(b"no image")
     report = data_check(f"yolo:{path}", TREE)
     assert report.counts == {DOG: 1, CAT: 1, HUSKY: 1}
     assert report.unmatched == {"gizmo": 1}
-    assert len(report.degenerate) == len(report.outside) == len(report.unreadable) == 1
-    assert "b.txt:2: box" in report.degenerate[0]
+    assert len(report.outside) == len(report.unreadable) == 1
+    flat, unknown = report.degenerate
+    assert re.search(r"b\.txt:2: box .* has no area: left out", flat)
+    assert re.search(r"b\.txt:4: box \(nan, .* is not of finite numbers: left out", unknown)
     assert "b.jpg: box 2 (Siberian husky: 44.8, 12, 70.4, 36)" in report.outside[0]
     assert "c.jpg" in report.unreadable[0]
 

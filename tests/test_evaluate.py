@@ -419,6 +419,8 @@ def test_settings_are_checked_at_once() -> None:
         EvaluateConfig(size=100, nms=2)
     with pytest.raises(ConfigError, match="iou above 0"):
         EvaluateConfig(iou=0)
+    with pytest.raises(ConfigError, match="size must be a whole number, found '64'"):
+        EvaluateConfig(size="64")  # type: ignore[arg-type]
 
 
 def test_other_trees_are_refused(network: Network, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import io
 import os
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
 from yolo9000 import image as image_module
-from yolo9000.errors import ImageError
+from yolo9000.datasets.sample import decode_image
+from yolo9000.errors import DataError, ImageError
 from yolo9000.image import Letterbox, letterbox, read_image, source_name
 
-ORIENTATION = 274  # EXIF tag
+ORIENTATION, RESOLUTION = 274, 282  # EXIF tags
+TURNED = ["JPEG", "PNG", "WEBP", "TIFF"]  # kinds that are turned by their EXIF orientation
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +86,28 @@ def test_deep_grey(photo: Image.Image) -> None:
     assert worst(read_image(deep), expected) == 0
     unit = Image.fromarray(grey.astype(np.float32) / 255)
     assert worst(read_image(encoded(unit, "TIFF")), expected) == 0
-    assert worst(read_image(Image.fromarray(grey.astype(np.float32))), expected) == 0
-    assert worst(read_image(Image.fromarray(grey.astype(np.int32))), expected) == 0
+
+
+@pytest.mark.parametrize(
+    ("dtype", "white", "overshot"),
+    [
+        (np.float32, 1, 1.3),
+        (np.float32, 255, 300),
+        (np.float32, 65535, 70_000),
+        (np.int32, 255, 300),
+        (np.int32, 65535, 70_000),
+        (np.float32, 1e9, 1e9),
+        (np.int32, 2**31 - 1, 2**31 - 1),
+        (np.float32, 1, np.nan),
+        (np.float32, 1, np.inf),
+    ],
+)
+def test_white_of_32_bit_grey(dtype: type, white: float, overshot: float) -> None:
+    """One pixel a little above white, or no number, leaves the others as they are; training reads alike."""
+    values = np.array([[0, white * 0.2, white, overshot]]).astype(dtype)
+    data = encoded(Image.fromarray(values), "TIFF")
+    expected = [0, 51, 255, 0 if np.isnan(overshot) else 255]
+    assert read_image(data)[0, 0].tolist() == decode_image(data, "x")[0, 0].tolist() == expected
 
 
 def test_sixteen_bit_colour_png() -> None:
@@ -110,9 +132,10 @@ def test_sixteen_bit_colour_png() -> None:
 def test_transparent_is_white(mode: str) -> None:
     picture = Image.new("RGBA", (4, 3), (0, 0, 0, 0))
     picture.putpixel((1, 1), (0, 0, 0, 255))
-    read = read_image(encoded(picture.convert(mode), "PNG"))
-    assert read[:, 0, 0].tolist() == [255, 255, 255]
-    assert read[:, 1, 1].tolist() == [0, 0, 0]
+    data = encoded(picture.convert(mode), "PNG")
+    for read in (read_image(data), decode_image(data, "training")):
+        assert read[:, 0, 0].tolist() == [255, 255, 255]
+        assert read[:, 1, 1].tolist() == [0, 0, 0]
 
 
 def test_transparent_palette_colour_key_and_array() -> None:
@@ -135,7 +158,7 @@ def test_first_frame_of_an_animation(photo: Image.Image) -> None:
         assert int(read_image(data).max()) < 5
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("kind", TURNED)
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(kind: str, orientation: int) -> None:
     """A white quarter must come out where a viewer shows it."""
@@ -174,6 +197,7 @@ def test_arrays_and_tensors_agree(photo: Image.Image) -> None:
         array / 255.0,
         (array / 255.0).astype(np.float32),
         (array / 255.0).astype(">f4"),
+        (array / 255.0).astype(np.longdouble),
         tensor,
         tensor.double() / 255,
         tensor.float() / 255 * (1 + 1e-6),
@@ -209,6 +233,8 @@ def test_what_is_read_is_not_shared(photo: Image.Image) -> None:
         (np.full((4, 4, 3), 128.0), "from 128 to 128; expected 0..1"),
         (np.full((4, 4, 3), -1.0), "from -1 to -1"),
         (torch.full((3, 4, 4), float("nan")), "expected 0..1"),
+        (torch.zeros(3, 4, 4).to_sparse(), "tensor of torch.sparse_coo on cpu; expected a dense one"),
+        (torch.zeros(3, 4, 4, device="meta"), "on meta; expected a dense one that holds values"),
         (b"", "empty, 0 bytes"),
         (b"\x89PNG\r\n\x1a\n", "not a picture"),
         (b"GIF89a", "not a picture|damaged"),
@@ -225,6 +251,28 @@ def test_refused(source: Any, message: str) -> None:
         read_image(source)
 
 
+@pytest.mark.parametrize("wrap", [bytes, bytearray, memoryview, io.BytesIO])
+def test_encoded_in_any_form(photo: Image.Image, wrap: Callable[[bytes], Any]) -> None:
+    source = wrap(encoded(photo, "PNG"))
+    for _ in range(2):  # a stream is read from its beginning
+        assert worst(read_image(source), pixels(photo)) == 0
+
+
+def test_open_files(photo: Image.Image, tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    with path.open("w+b") as stream:
+        photo.save(stream, "PNG")
+        assert worst(read_image(stream), pixels(photo)) == 0
+        assert source_name(stream) == str(path)
+    with pytest.raises(ImageError, match=r"photo\.png: cannot be read: .*closed"):
+        read_image(stream)
+    path.write_text("text")
+    with path.open() as text, pytest.raises(ImageError, match=r"photo\.png: reads str.*'rb'"):
+        read_image(text)  # type: ignore[arg-type]
+    with pytest.raises(ImageError, match="empty, 0 bytes"):
+        read_image(io.BytesIO())
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_cut_off_anywhere(photo: Image.Image, kind: str, tmp_path: Path) -> None:
     data = encoded(photo, kind)
@@ -235,16 +283,37 @@ def test_cut_off_anywhere(photo: Image.Image, kind: str, tmp_path: Path) -> None
             read_image(path)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Tag data larger")
 @settings(deadline=None)
 @given(st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]), st.data())
 def test_damage_never_escapes(kind: str, data: st.DataObject) -> None:
-    """Flipped bytes give a picture or an ImageError, nothing else."""
+    """Flipped bytes give a picture or an error of the two readers, nothing else."""
     y, x = np.mgrid[0:30, 0:40]
-    content = bytearray(encoded(Image.fromarray((x * 3 + y).astype(np.uint8)), kind))
+    exif = Image.Exif()
+    exif[ORIENTATION], exif[RESOLUTION] = 6, 72.0
+    own = {"exif": exif} if kind in TURNED else {}
+    content = bytearray(encoded(Image.fromarray((x * 3 + y).astype(np.uint8)), kind, **own))
     for _ in range(data.draw(st.integers(1, 8))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(ImageError):
         assert read_image(bytes(content)).dtype == torch.uint8
+    with contextlib.suppress(DataError):
+        assert decode_image(bytes(content), "x").dtype == torch.uint8
+
+
+@pytest.mark.parametrize("kind", [TypeError, AssertionError, struct.error, KeyError, ZeroDivisionError])
+def test_whatever_a_plugin_raises(monkeypatch: pytest.MonkeyPatch, kind: type[Exception]) -> None:
+    """Pillow 13 was seen to raise the first two on damaged TIFF and ICNS files."""
+
+    def load(self: Image.Image) -> None:
+        raise kind
+
+    data = encoded(Image.new("RGB", (2, 2)), "PNG")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    with pytest.raises(ImageError, match=f"damaged or cut off: {kind.__name__}"):
+        read_image(data)
+    with pytest.raises(DataError, match=rf"cannot be decoded .* {kind.__name__}\)"):
+        decode_image(data, "x")
 
 
 def test_too_many_pixels(monkeypatch: pytest.MonkeyPatch, photo: Image.Image, tmp_path: Path) -> None:

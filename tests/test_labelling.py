@@ -239,11 +239,30 @@ def test_picked_detections_keep_their_boxes() -> None:
         ({"depth": -1}, r"depth must be 0 \(the top\) or more"),
         ({"leaves": True, "depth": 2}, "give one rule"),
         ({"decoder": "best"}, "got 'best'"),
+        ({"threshold": "0.3"}, "threshold must be a number, found '0.3'"),
+        ({"threshold": {"dog": None}}, "threshold of dog must be a number, found None"),
+        ({"hier_threshold": [0.3]}, r"hier_threshold must be a number, found \[0.3\]"),
+        ({"nms": True}, "nms must be a number, found True"),
+        ({"depth": 1.5}, "depth must be a whole number, found 1.5"),
+        ({"leaves": "no"}, "leaves must be True or False, found 'no'"),
+        ({"under": 3}, "under must be the name or id of a node, or a list of them, found 3"),
+        ({"not_under": b"dog"}, "not_under must be the name or id of a node"),
     ],
 )
 def test_wrong_rules(rule: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Labelling(**rule)
+
+
+def test_numbers_of_numpy_are_pythons_own() -> None:
+    rule = Labelling(
+        threshold=np.float32(0.25),
+        hier_threshold={"dog": np.float64(0.5)},
+        depth=np.int64(2),  # type: ignore[arg-type]
+        nms=np.float16(0.5),
+    )
+    own = Labelling(threshold=0.25, hier_threshold={"dog": 0.5}, depth=2, nms=0.5)
+    assert json.dumps(rule.to_dict()) == json.dumps(own.to_dict())
 
 
 def test_rules_that_do_not_fit_the_tree() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,6 +105,9 @@ def test_all_sources_agree(model: YOLO9000, tmp_path: Path) -> None:
         path,
         str(path),
         path.read_bytes(),
+        bytearray(path.read_bytes()),
+        memoryview(path.read_bytes()),
+        io.BytesIO(path.read_bytes()),
     ):
         got = model.detect(source).to_dict()
         named = isinstance(source, str | Path)
@@ -197,11 +203,47 @@ def test_settings_are_checked_at_once(model: YOLO9000, wrong: dict[str, float]) 
         model.detect([WHITE], batch=0)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"size": "64"}, "size must be a whole number, found '64'"),
+        ({"size": (64.0, 64)}, "size must be a whole number, found 64.0"),
+        ({"size": (64,)}, r"size must be one number or \(height, width\), found \(64,\)"),
+        ({"batch": None}, "batch must be a whole number, found None"),
+        ({"under": None}, "under must be the name or id of a node, or a list of them, found None"),
+    ],
+)
+def test_settings_of_wrong_types(model: YOLO9000, wrong: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        model.detect([WHITE], **wrong)  # type: ignore[call-overload]
+
+
+def test_settings_may_be_numpys_numbers(model: YOLO9000) -> None:
+    image = spot(64, 96, 32, 64, 32)
+    numpys = {"threshold": np.float32(0.25), "depth": np.int64(0), "size": np.int32(64), "batch": np.int8(2)}
+    (found,) = model.detect([image], **numpys)
+    assert found.to_json() == model.detect(image, threshold=0.25, depth=0, size=64).to_json()
+
+
+@pytest.mark.parametrize("wrong", [{"source": 5}, {"source": b"yolo9000-nano"}, {"weights": [], "cfg": "x"}])
+def test_models_are_paths_and_names(wrong: dict[str, Any]) -> None:
+    name, value = next(iter(wrong.items()))
+    with pytest.raises(
+        ConfigError, match=re.escape(f"{name} must be a path or the name of a model, found {value!r}")
+    ):
+        YOLO9000.load(**wrong)
+
+
 def test_wrong_sources(model: YOLO9000) -> None:
     with pytest.raises(ImageError, match=r"nowhere\.jpg: no such file"):
         model.detect("nowhere.jpg")
     with pytest.raises(ConfigError, match="an iterable of pictures, found int"):
         model.detect(3)  # type: ignore[call-overload]
+
+
+def test_a_name_is_no_network() -> None:
+    with pytest.raises(ConfigError, match=r"found 'yolo9000-nano'\. YOLO9000\.load reads a model"):
+        YOLO9000("yolo9000-nano")  # type: ignore[arg-type]
 
 
 def test_save_and_load(model: YOLO9000, tmp_path: Path) -> None:
@@ -281,3 +323,5 @@ def test_device() -> None:
         pick_device("cuda:99")
     with pytest.raises(ConfigError, match="device 'toaster' cannot be used"):
         pick_device("toaster")
+    with pytest.raises(ConfigError, match=r"device '1\.5' cannot be used"):
+        pick_device(1.5)  # type: ignore[arg-type]

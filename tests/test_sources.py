@@ -48,11 +48,12 @@ def type_in(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
 
 def test_in_the_order_given(home: Path) -> None:
     memory = torch.full((3, 5, 5), 30, dtype=torch.uint8)
+    array, data = np.full((5, 5, 3), 50, np.uint8), Path("b.png").read_bytes()
     found = list(
-        frames("b.png", home / "a.png", memory, Image.new("L", (3, 3), 40), Path("b.png").read_bytes())
+        frames("b.png", home / "a.png", memory, Image.new("L", (3, 3), 40), array, data, io.BytesIO(data))
     )
-    assert greys(iter(found)) == [20, 10, 30, 40, 20]
-    assert [frame.source for frame in found] == ["b.png", str(home / "a.png"), None, None, None]
+    assert greys(iter(found)) == [20, 10, 30, 40, 50, 20, 20]
+    assert [frame.source for frame in found] == ["b.png", str(home / "a.png"), *[None] * 5]
     assert {frame.number for frame in found} == {None}
 
 

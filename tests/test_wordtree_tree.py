@@ -135,6 +135,13 @@ def test_index_errors_help(toy: WordTree) -> None:
     assert "d  machine > Crane" in str(caught.value)
 
 
+@pytest.mark.parametrize("key", [None, 0.0, b"dog", ["dog"]])
+def test_keys_of_wrong_types(toy: WordTree, key: object) -> None:
+    with pytest.raises(TreeError, match="expected the id, name or index of a node, found"):
+        toy.index(key)  # type: ignore[arg-type]
+    assert toy.index(np.int64(1)) == 1  # type: ignore[arg-type]
+
+
 def test_unknown_name_that_wordnet_knows() -> None:
     tree = WordTree.load("yolo9000")
     with pytest.raises(TreeError, match=r"Did you mean n02084071 \(dog\)"):

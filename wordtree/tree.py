@@ -14,6 +14,7 @@ Legend: `N` nodes, `G` sibling groups, `K` queries.
 from __future__ import annotations
 
 import hashlib
+import operator
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -268,10 +269,14 @@ class WordTree:
             key: An index, a wnid, a name (case ignored, `_` the same as a space), or an index as text.
 
         Raises:
-            TreeError: No such node (with suggestions), or several of that name (with their ids and paths).
+            TreeError: No such node (with suggestions), or several of that name (with their ids and paths), or
+                a key of another type.
         """
         if not isinstance(key, str):
-            return self._checked(int(key))
+            try:
+                return self._checked(operator.index(key))
+            except TypeError:
+                raise TreeError(f"expected the id, name or index of a node, found {key!r}.") from None
         if (node := self.node_of(key)) is not None:
             return node
         nodes = self.named(key)

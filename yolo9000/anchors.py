@@ -10,6 +10,7 @@ from PIL import Image
 
 from yolo9000.datasets import Records
 from yolo9000.errors import DataError
+from yolo9000.image import undecodable
 
 
 def box_shapes(records: Records) -> NDArray[np.float64]:
@@ -19,8 +20,10 @@ def box_shapes(records: Records) -> NDArray[np.float64]:
         records: What `yolo9000.datasets.read_records` gives; ignored boxes are left out.
 
     Raises:
-        DataError: An image cannot be read.
+        DataError: An image cannot be read, or the data set is one of whole images.
     """
+    if records.kind == "classification":
+        raise DataError(f"{records.root}: holds labels of whole images; priors are found for data with boxes")
     shapes = []
     for index in range(len(records.store)):
         keep = ~records.ignored[records.offsets[index] : records.offsets[index + 1]]
@@ -33,12 +36,14 @@ def box_shapes(records: Records) -> NDArray[np.float64]:
 
 def _sides(records: Records, index: int) -> tuple[int, int]:
     """Width and height in pixels."""
+    data = records.store.read(index)
     try:
-        with Image.open(io.BytesIO(records.store.read(index))) as header:  # decodes nothing
+        with Image.open(io.BytesIO(data)) as header:  # decodes nothing
             width, height = header.size
             return int(width), int(height)
-    except OSError as error:
-        raise DataError(f"{records.store.name(index)}: cannot be read as an image: {error}") from error
+    except Exception as error:  # each of Pillow's plugins has its own kinds
+        name = records.store.name(index)
+        raise DataError(f"{name}: cannot be read as an image: {undecodable(error)}") from error
 
 
 def cluster_anchors(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
+import numpy as np
 import yaml
 
 from wordtree._files import atomic_write
@@ -115,7 +116,8 @@ class DataConfig:
     # Draw photos with classes more often that less than this share of them show, by the square root of that
     # (LVIS, arXiv 1908.03195); 0: all alike.
     repeat: float = 0.0
-    # network input sizes in pixels, a new one every 10 batches; (): the cfg's own (320 to 608 by random=1)
+    # network input sizes in pixels, square, a new one every 10 batches; (): the cfg's width, and by random=1
+    # from 10/13 to 19/13 of it (320 to 608 of 416)
     sizes: tuple[int, ...] = ()
     workers: int = 2  # loader processes; 0: in this process
     cache: int = 0  # longest side in pixels of decoded images kept in memory; 0: read from disk every time
@@ -276,6 +278,7 @@ def _build(cls: Any, values: Any, prefix: str, problems: list[str]) -> Any:
 
 def _convert(hint: Any, value: Any, name: str, problems: list[str]) -> Any:
     origin, options = typing.get_origin(hint), typing.get_args(hint)
+    value = value.item() if isinstance(value, np.generic) else value
     if origin in (Union, types.UnionType):
         if value is None and type(None) in options:
             return None

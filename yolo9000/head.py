@@ -58,10 +58,10 @@ class RegionHead(nn.Module):
         self.num_anchors = len(region.anchors)
         self.tied = region.tied
         copies = 1 if self.tied else self.num_anchors
-        self.box_weight = nn.Parameter(torch.empty(self.num_anchors, BOX_CHANNELS, in_channels))
-        self.box_bias = nn.Parameter(torch.empty(self.num_anchors, BOX_CHANNELS))
-        self.class_weight = nn.Parameter(torch.empty(copies, len(tree), in_channels))
-        self.class_bias = nn.Parameter(torch.empty(copies, len(tree)))
+        self.box_weight = _parameter(self.num_anchors, BOX_CHANNELS, in_channels)
+        self.box_bias = _parameter(self.num_anchors, BOX_CHANNELS)
+        self.class_weight = _parameter(copies, len(tree), in_channels)
+        self.class_bias = _parameter(copies, len(tree))
         self.register_buffer("anchors", torch.tensor(region.anchors, dtype=torch.float32), persistent=False)
         if initialise:
             self.reset_parameters()
@@ -288,6 +288,11 @@ class RegionHead(nn.Module):
             [F.linear(part, w, c) for part, w, c in parts if len(part)] or [vectors @ weight[0].t()]
         )
         return logits.index_select(0, order.argsort())
+
+
+def _parameter(*shape: int) -> nn.Parameter:
+    """Of float32, whatever the program's default may be, and without starting values."""
+    return nn.Parameter(torch.empty(shape, dtype=torch.float32))
 
 
 def gather_vectors(features: Tensor, b: Tensor, y: Tensor, x: Tensor) -> Tensor:

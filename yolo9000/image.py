@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import IO, Any, Literal, TypeAlias, TypeGuard
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import numpy as np
@@ -27,9 +27,21 @@ from yolo9000 import __version__
 from yolo9000.errors import ImageError
 from yolo9000.letterbox import Letterbox, LetterboxMode, letterbox
 
-__all__ = ["ImageSource", "Letterbox", "LetterboxMode", "is_url", "letterbox", "read_image", "source_name"]
+__all__ = [
+    "ImageSource",
+    "Letterbox",
+    "LetterboxMode",
+    "is_encoded",
+    "is_url",
+    "letterbox",
+    "read_image",
+    "source_name",
+    "to_rgb",
+    "undecodable",
+]
 
-ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Tensor
+Encoded: TypeAlias = bytes | bytearray | memoryview | IO[bytes]
+ImageSource: TypeAlias = str | os.PathLike[str] | Encoded | Image.Image | NDArray[Any] | Tensor
 
 MAX_PIXELS = 178_956_970  # width × height; where Pillow, too, takes a picture for a decompression bomb
 MAX_BYTES = 512 * 2**20  # of one file; no photo comes near it
@@ -41,13 +53,12 @@ def read_image(source: ImageSource) -> Tensor:
     """Read one picture as RGB.
 
     Pillow decodes (torchvision's decoders are deprecated since 0.29, and some damaged PNG files end their
-    process). The EXIF orientation is applied, an animation gives its first frame, grey becomes RGB, and what
-    is transparent is laid over white, as a viewer would show it.
+    process). The EXIF orientation is applied, an animation gives its first frame; for the rest see `to_rgb`.
 
     Args:
-        source: A path, an http(s) URL, an encoded file's bytes, a PIL image, a NumPy array [H, W, 3] (also
-            [H, W], [H, W, 1 or 4]) or a torch tensor [3, H, W] (also [1 or 4, H, W]). Arrays and tensors are
-            RGB, not BGR, uint8 0..255 or floating point 0..1.
+        source: A path, an http(s) URL, an encoded file's bytes or the file itself, open for reading bytes, a
+            PIL image, a NumPy array [H, W, 3] (also [H, W], [H, W, 1 or 4]) or a torch tensor [3, H, W] (also
+            [1 or 4, H, W]). Arrays and tensors are RGB, not BGR, uint8 0..255 or floating point 0..1.
 
     Returns:
         Tensor [3, H, W] uint8, on the CPU or, for a tensor, where that tensor is.
@@ -63,7 +74,7 @@ def read_image(source: ImageSource) -> Tensor:
         return _from_array(torch.from_numpy(_plain(source, name)), "HWC", name)
     if isinstance(source, Image.Image):
         return _guarded(lambda: _from_pil(source), name)
-    data = source if isinstance(source, bytes) else _read_bytes(source, name)
+    data = _file_bytes(source, name) if is_encoded(source) else _read_bytes(source, name)
     if not data:
         raise ImageError(f"{name}: empty, 0 bytes; expected a picture.")
     return _guarded(lambda: _decode(data, name), name)
@@ -73,7 +84,14 @@ def source_name(source: ImageSource) -> str | None:
     """Name a source for messages and results: its path or URL; None for a picture in memory."""
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
-    return getattr(source, "filename", None) or None  # of an image that PIL opened from a file
+    # Of an image that PIL opened from a file, and of an open file, which may have a number in its place.
+    name = getattr(source, "name" if is_encoded(source) else "filename", None)
+    return name if isinstance(name, str) and name else None
+
+
+def is_encoded(source: object) -> TypeGuard[Encoded]:
+    """Tell the bytes of a file, or an open file, from a path and from pixels."""
+    return isinstance(source, bytes | bytearray | memoryview) or hasattr(source, "seekable")
 
 
 def is_url(source: object) -> bool:
@@ -93,9 +111,25 @@ def quoted(url: str) -> str:
     return urlunsplit((parts.scheme, host, *rest))
 
 
+def _file_bytes(source: Encoded, name: str) -> bytes:
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source)
+    try:
+        if source.seekable():
+            source.seek(0)  # as Pillow: what was just written is read, and read again
+        data = source.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: closed
+        raise ImageError(f"{name}: cannot be read: {error}.") from error
+    if not isinstance(data, bytes):
+        raise ImageError(f"{name}: reads {type(data).__name__}, expected bytes: open the file with 'rb'.")
+    if len(data) > MAX_BYTES:
+        raise ImageError(f"{name}: pictures may have up to {MAX_BYTES:,} bytes; this file has more.")
+    return data
+
+
 def _read_bytes(source: object, name: str) -> bytes:
     if not isinstance(source, str | os.PathLike):
-        kinds = "a path, URL, bytes, PIL image, NumPy array or torch tensor"
+        kinds = "a path, URL, bytes, open file, PIL image, NumPy array or torch tensor"
         raise ImageError(f"expected {kinds}, found {type(source).__name__}.")
     if is_url(source):
         return _download(name)
@@ -134,13 +168,20 @@ def _guarded(decode: Callable[[], Tensor], name: str) -> Tensor:
             warnings.simplefilter("ignore")  # Pillow's, of large pictures and odd metadata: we check
             return decode()
     except UnidentifiedImageError as error:
-        raise ImageError(
-            f"{name}: not a picture in any known format (JPEG, PNG, WebP, GIF, BMP, TIFF, ...)."
-        ) from error
+        raise ImageError(f"{name}: {undecodable(error)}.") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: more than {MAX_PIXELS:,} pixels; make it smaller first.") from error
-    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, IndexError, OverflowError) as error:
-        raise ImageError(f"{name}: damaged or cut off: {error}.") from error
+    except ImageError:
+        raise
+    except Exception as error:  # each of Pillow's plugins has its own kinds
+        raise ImageError(f"{name}: damaged or cut off: {undecodable(error)}.") from error
+
+
+def undecodable(error: Exception) -> str:
+    """Why Pillow cannot decode a picture, by the error it raised."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture in any known format (JPEG, PNG, WebP, GIF, BMP, TIFF, ...)"
+    return str(error) or type(error).__name__
 
 
 def _decode(data: bytes, name: str) -> Tensor:
@@ -166,22 +207,34 @@ def _from_pil(image: Image.Image) -> Tensor:
     # Not ImageOps.exif_transpose, which writes all the tags anew and fails where one is of a wrong type.
     if (turn := _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))) is not None:
         image = image.transpose(turn)
+    return torch.from_numpy(to_rgb(image)).permute(2, 0, 1).contiguous()
+
+
+def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    """Pixels of a picture in any mode, the same for detection and for training.
+
+    What is transparent is laid over white, as a viewer would show it. Grey of 16 or 32 bits is scaled to 8:
+    white is 65535 in 16 bits; in 32 bits the first of 1 (floating point alone), 255 and 65535 of which no
+    pixel is more than half as much again, else the brightest pixel.
+
+    Returns:
+        uint8 [H, W, 3], RGB.
+    """
     if image.mode.startswith(("I", "F")):  # 16 or 32 bits a pixel, integer or float
         image = Image.fromarray(_to_8_bits(np.asarray(image)))
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _to_8_bits(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    """Scale deep grey pixels [H, W]: floats from 0..1, integers above 255 from 0..65535."""
-    values = np.nan_to_num(pixels.astype(np.float64))
-    if pixels.dtype.kind == "f":
-        values *= 255 if values.max() <= 1 else 1
-    elif pixels.itemsize == 2 or values.max() > 255:
-        values /= 257  # 65535 / 255
-    return np.clip(np.round(values), 0, 255).astype(np.uint8)
+    """Scale deep grey pixels [H, W]; see `to_rgb`."""
+    values = pixels.astype(np.float64)
+    brightest = values.max(initial=0, where=np.isfinite(values))
+    whites = (65535,) if pixels.itemsize == 2 else (1, 255, 65535)[pixels.dtype.kind != "f" :]
+    white = next((white for white in whites if brightest <= 1.5 * white), brightest)  # resampling overshoots
+    return np.clip(np.nan_to_num(values * (255 / white)).round(), 0, 255).astype(np.uint8)
 
 
 def _plain(array: NDArray[Any], name: str) -> NDArray[Any]:
@@ -190,11 +243,16 @@ def _plain(array: NDArray[Any], name: str) -> NDArray[Any]:
         raise ImageError(
             f"{name}: array of dtype {array.dtype}; expected uint8 0..255 or floating point 0..1."
         )
-    return np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+    dtype = array.dtype.newbyteorder("=") if array.itemsize <= 8 else np.float64  # a long double
+    return np.array(array, dtype=dtype, order="C")
 
 
 def _from_array(array: Tensor, layout: Literal["CHW", "HWC"], name: str) -> Tensor:
     """Bring numbers [H, W], [H, W, C] or [C, H, W] to uint8 [3, H, W]."""
+    if array.layout != torch.strided or array.is_meta:
+        raise ImageError(
+            f"{name}: tensor of {array.layout} on {array.device}; expected a dense one that holds values."
+        )
     shape, channel = tuple(array.shape), layout.index("C")
     if array.ndim == 2:
         array = array.unsqueeze(channel)
@@ -218,10 +276,11 @@ def _to_uint8(array: Tensor, name: str) -> Tensor:
         return array
     if not array.is_floating_point():
         raise ImageError(f"{name}: pixels are {array.dtype}; expected uint8 0..255 or floating point 0..1.")
+    array = array.float()  # torch finds no limits of 8-bit floats
     low, high = (float(value) for value in array.aminmax())
     if not (low >= -1e-3 and high <= 1 + 1e-3):  # room for what resampling overshoots; NaN fails, too
         raise ImageError(f"{name}: floating-point pixels from {low:g} to {high:g}; expected 0..1.")
-    return (array.float() * 255).round().clamp(0, 255).to(torch.uint8)
+    return (array * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def _check_size(height: int, width: int, name: str) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from wordtree.tree import WordTree
 from yolo9000.decode import DecoderMode
 from yolo9000.errors import ConfigError
+from yolo9000.settings import number, switch, whole
 from yolo9000.suppress import suppress
 
 Threshold: TypeAlias = float | Mapping[str, float]
@@ -79,7 +80,7 @@ class Labelling:
             `yolo9000.decode.Decoder`.
 
     Raises:
-        ConfigError: A value out of range, or rules that exclude each other.
+        ConfigError: A value out of range or of a wrong type, or rules that exclude each other.
     """
 
     threshold: Threshold = DEFAULT_THRESHOLD
@@ -92,12 +93,18 @@ class Labelling:
     decoder: DecoderMode = "paper"
 
     def __post_init__(self) -> None:
-        _check_fractions("threshold", self.threshold)
-        if isinstance(self.nms, Mapping):
-            raise ConfigError(f"nms is one number in 0..1 for the whole tree, found {dict(self.nms)}.")
-        _check_fractions("nms", self.nms)
-        if self.hier_threshold is not None:
-            _check_fractions("hier_threshold", self.hier_threshold)
+        hier = self.hier_threshold
+        plain = {
+            "threshold": _fractions("threshold", self.threshold),
+            "hier_threshold": None if hier is None else _fractions("hier_threshold", hier),
+            "depth": None if self.depth is None else whole("depth", self.depth),
+            "leaves": switch("leaves", self.leaves),
+            "under": _nodes("under", self.under),
+            "not_under": _nodes("not_under", self.not_under),
+            "nms": _fraction("nms", self.nms),
+        }
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
         if self.depth is not None and self.depth < 0:
             raise ConfigError(f"depth must be 0 (the top) or more, found {self.depth}.")
         if self.leaves and (self.hier_threshold is not None or self.depth is not None):
@@ -105,9 +112,6 @@ class Labelling:
         if self.decoder not in get_args(DecoderMode):
             known = ", ".join(get_args(DecoderMode))
             raise ConfigError(f"the decoder is one of {known}; got {self.decoder!r}")
-        for name in ("under", "not_under"):
-            nodes = getattr(self, name)
-            object.__setattr__(self, name, (nodes,) if isinstance(nodes, str) else tuple(nodes))
         if self.hier_threshold is None and self.depth is None and not self.leaves:
             object.__setattr__(self, "hier_threshold", DEFAULT_HIER_THRESHOLD)
 
@@ -306,9 +310,20 @@ def _plain(threshold: Threshold | None) -> float | dict[str, float] | None:
     return dict(threshold) if isinstance(threshold, Mapping) else threshold
 
 
-def _check_fractions(name: str, threshold: Threshold) -> None:
-    values = threshold if isinstance(threshold, Mapping) else {"": threshold}
-    for node, value in values.items():
-        if not 0 <= value <= 1:
-            where = f" of {node}" if node else ""
-            raise ConfigError(f"{name}{where} must lie in 0..1, found {value}.")
+def _fractions(name: str, threshold: Threshold) -> Threshold:
+    if not isinstance(threshold, Mapping):
+        return _fraction(name, threshold)
+    return {node: _fraction(f"{name} of {node}", value) for node, value in threshold.items()}
+
+
+def _fraction(name: str, value: object) -> float:
+    value = number(name, value)
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name} must lie in 0..1, found {value}.")
+    return value
+
+
+def _nodes(name: str, nodes: object) -> tuple[str, ...]:
+    if isinstance(nodes, bytes) or not isinstance(nodes, Iterable):
+        raise ConfigError(f"{name} must be the name or id of a node, or a list of them, found {nodes!r}.")
+    return (nodes,) if isinstance(nodes, str) else tuple(nodes)

@@ -346,7 +346,7 @@ class JointLoss(nn.Module):
         else:
             labelled["image_class"] = _Labelled(index, a, y, x, nodes)
         if self.config.whole_scale:
-            share = cells / cells.sum((1, 2), keepdim=True)
+            share = cells.float() / cells.sum((1, 2), keepdim=True)
             terms["image_whole"] = self._whole((own * share[:, None]).sum((2, 3), keepdim=True), nodes)
         if self.config.mode == "darknet":
             others = _any_of(cells, index, len(raw))[:, None].repeat(1, raw.shape[1], 1, 1)

@@ -162,7 +162,7 @@ def _cells(boxes: Tensor, grid: Sequence[int], holds: Callable[[Tensor, Tensor, 
     """Cells [R,H,W] that `holds` is true of, by row and by column: cells [H or W], middles, sides [R,1]."""
     rows, columns = (
         holds(
-            torch.arange(cells, device=boxes.device),
+            torch.arange(cells, dtype=boxes.dtype, device=boxes.device),
             boxes[:, axis, None] * cells,
             boxes[:, 2 + axis, None] * cells,
         )

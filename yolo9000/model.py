@@ -27,7 +27,15 @@ from yolo9000.engine import Engine, Precision
 from yolo9000.errors import ConfigError, WeightsError
 from yolo9000.export.program import Program, is_program
 from yolo9000.hub import PUBLISHED, load_published
-from yolo9000.image import ImageSource, Letterbox, LetterboxMode, letterbox, read_image, source_name
+from yolo9000.image import (
+    ImageSource,
+    Letterbox,
+    LetterboxMode,
+    is_encoded,
+    letterbox,
+    read_image,
+    source_name,
+)
 from yolo9000.labelling import (
     DEFAULT_HIER_THRESHOLD,
     DEFAULT_NMS,
@@ -40,6 +48,7 @@ from yolo9000.labelling import (
 )
 from yolo9000.network import Network
 from yolo9000.results import Detections
+from yolo9000.settings import whole
 from yolo9000.sources import Frame
 
 DEFAULT_MODEL = "yolo9000-nano"
@@ -76,7 +85,7 @@ class YOLO9000:
         engine: The network as it runs.
 
     Raises:
-        ConfigError: The network is a classifier, or there is no such device.
+        ConfigError: The network is a classifier or none at all, or there is no such device.
     """
 
     def __init__(
@@ -99,6 +108,10 @@ class YOLO9000:
             self.letterbox: LetterboxMode = about.letterbox
             self._stride, self._size = about.stride, about.size
             return
+        if not isinstance(network, Network):
+            raise ConfigError(
+                f"expected a network, found {network!r}. YOLO9000.load reads a model by its file or name."
+            )
         if network.head is None:
             raise ConfigError(
                 f"{network.cfg.path or 'the model'} has no [region] section: it is a classifier and finds no "
@@ -155,9 +168,13 @@ class YOLO9000:
                 `YOLO9000_MIRROR`.
 
         Raises:
-            ConfigError: Arguments that do not go together, a classifier, no such device.
+            ConfigError: Arguments of a wrong type or that do not go together, a classifier, no such device.
             CfgError, WeightsError: The files are wrong, do not fit each other, or cannot be had.
         """
+        given = _given(source=source, weights=weights, cfg=cfg)
+        for name, value in given:
+            if not isinstance(value, str | os.PathLike):
+                raise ConfigError(f"{name} must be a path or the name of a model, found {value!r}.")
         if weights is None and cfg is None:
             if is_program(source):
                 program = Program(os.fspath(source or ""), pick_device(device))
@@ -170,7 +187,7 @@ class YOLO9000:
         if source is not None or weights is None or cfg is None:
             raise ConfigError(
                 "expected one model, or weights together with their cfg; found "
-                + ", ".join(f"{k}={v}" for k, v in _given(source=source, weights=weights, cfg=cfg))
+                + ", ".join(f"{name}={value}" for name, value in given)
                 + ". Give both, or only the model."
             )
         if Path(cfg).suffix == ".weights" or Path(weights).suffix == ".cfg":
@@ -269,7 +286,7 @@ class YOLO9000:
             `Detections`, or for an iterable an iterator of them in its order, which reads as it goes.
 
         Raises:
-            ConfigError: A setting out of range; the size is no multiple of the stride.
+            ConfigError: A setting out of range or of a wrong type; the size is no multiple of the stride.
             TreeError: A node that the tree does not have.
             ImageError: A picture cannot be read.
         """
@@ -279,13 +296,14 @@ class YOLO9000:
             hier_threshold=None if free else _with_own(hier_threshold, self.hier_threshold),
             depth=depth,
             leaves=leaves,
-            under=(under,) if isinstance(under, str) else tuple(under),
-            not_under=(not_under,) if isinstance(not_under, str) else tuple(not_under),
+            under=under,  # type: ignore[arg-type]  # becomes a tuple
+            not_under=not_under,  # type: ignore[arg-type]
             nms=nms,
             # Over a plain class list both decoders do the same, which is the paper's.
             decoder="paper" if self.engine.decoder.flat and decoder == "darknet" else decoder,
         )
         settings = _Settings(self.input_size(size), labelling.for_tree(self.tree))
+        batch = whole("batch", batch)
         if batch < 1:
             raise ConfigError(f"batch must be at least 1, found {batch}.")
         if _is_one(source):
@@ -305,10 +323,14 @@ class YOLO9000:
         """Height and width of the network input that `detect` uses for `size`, pixels.
 
         Raises:
-            ConfigError: The size is no multiple of the stride, too large, or not that of an exported model.
+            ConfigError: The size is no multiple of the stride, too large, of a wrong type, or not that of an
+                exported model.
         """
         stride = self._stride
-        height, width = (size, size) if isinstance(size, int) else size or self._size
+        sides = self._size if size is None else size if isinstance(size, list | tuple) else (size, size)
+        if len(sides) != 2:
+            raise ConfigError(f"size must be one number or (height, width), found {size!r}.")
+        height, width = (whole("size", side) for side in sides)
         for side in (height, width):
             if side % stride or not stride <= side <= MAX_SIDE:
                 nearest = min(max(stride, round(side / stride) * stride), MAX_SIDE // stride * stride)
@@ -418,7 +440,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
+    except (RuntimeError, AssertionError, TypeError) as error:  # AssertionError: torch without CUDA
         known = str(device).partition(":")[0] in ("cpu", "cuda", "mps", "xpu")
         reason = (
             f"{str(error).splitlines()[0].rstrip('.')}."
@@ -443,7 +465,7 @@ def _with_own(threshold: Threshold | None, own: float) -> Threshold:
 def _is_one(source: object) -> bool:
     if isinstance(source, Tensor | np.ndarray):
         return source.ndim != 4
-    return isinstance(source, Frame | str | os.PathLike | bytes | Image.Image)
+    return isinstance(source, Frame | str | os.PathLike | Image.Image) or is_encoded(source)
 
 
 def _given(**arguments: object) -> list[tuple[str, object]]:

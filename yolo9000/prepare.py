@@ -197,7 +197,10 @@ def build_transform(config: AugmentConfig) -> TrainTransform:
 
 
 def training_sizes(network: Network) -> tuple[int, ...]:
-    """Input sizes in pixels: multi-scale (paper: 320 to 608) where the cfg says `random=1`, else its own."""
+    """Sides of square inputs in pixels: the cfg's width, or where it says `random=1` multiples of the stride.
+
+    These go from 320/416 to 608/416 of the width: for 416 pixels the paper's 320 to 608.
+    """
     cfg = network.cfg
     if cfg.region is None or not cfg.region.random:
         return (cfg.width,)

@@ -288,7 +288,7 @@ class Detections:
         """
         options: dict[str, Any] = {
             "threshold": threshold, "hier_threshold": hier_threshold, "depth": depth,
-            "leaves": leaves or None, "under": _nodes(under), "not_under": _nodes(not_under), "nms": nms,
+            "leaves": leaves or None, "under": under, "not_under": not_under, "nms": nms,
         }  # fmt: skip
         given = {name: value for name, value in options.items() if value is not None}
         if not given:
@@ -370,12 +370,6 @@ class Detections:
         from yolo9000.adapters import to_pandas
 
         return to_pandas(self)
-
-
-def _nodes(given: str | Iterable[str] | None) -> tuple[str, ...] | None:
-    if given is None:
-        return None
-    return (given,) if isinstance(given, str) else tuple(given)
 
 
 _ARRAYS = tuple(field.name for field in fields(Detections))[:6]

@@ -72,7 +72,8 @@ def frames(*sources: ImageSource, on_error: OnError | None = None) -> Iterator[F
         ...     print(found)
 
     Args:
-        sources: Texts as at the head of this module; also paths, bytes, PIL images, arrays and tensors.
+        sources: Texts as at the head of this module; also paths, bytes, open files, PIL images, arrays and
+            tensors.
         on_error: Called with the error of what cannot be read, and reading goes on; by default it is raised.
 
     Raises:
@@ -125,7 +126,7 @@ def expand(sources: Iterable[ImageSource]) -> Iterator[ImageSource | ImageError]
     An error stands in the place of what is missing.
     """
     for source in sources:
-        if source == STDIN:
+        if isinstance(source, str) and source == STDIN:
             yield from _standard_input(None if sys.stdin is None else sys.stdin.buffer)
         elif isinstance(source, str | Path):
             yield from _expand_one(str(source))

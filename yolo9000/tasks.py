@@ -58,7 +58,7 @@ class ClassifierTask(nn.Module):
 
     def forward(self, batch: Batch, seen: int) -> dict[str, Tensor]:
         """The mean negative log probability of the labels."""
-        if self.cutmix and float(torch.rand(())) < self.cutmix:
+        if self.cutmix and float(torch.rand((), dtype=torch.float32)) < self.cutmix:
             images, other = cut_and_mix(batch.images)
             features = self.network.features(images)
             loss = (1 - other) * self._loss(features, batch.labels)
@@ -90,7 +90,7 @@ def cut_and_mix(images: Tensor) -> tuple[Tensor, float]:
         The new images, and the rectangle's share of them.
     """
     height, width = images.shape[-2:]
-    share, across, down = torch.rand(3).tolist()
+    share, across, down = torch.rand(3, dtype=torch.float32).tolist()
     half_h, half_w = height * share**0.5 / 2, width * share**0.5 / 2
     top, bottom = max(0, round(down * height - half_h)), min(height, round(down * height + half_h))
     left, right = max(0, round(across * width - half_w)), min(width, round(across * width + half_w))

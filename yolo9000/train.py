@@ -267,8 +267,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         weights, world = self.plain.weights, self.fabric.world_size
-        values = torch.zeros(len(weights) + 1, device=self.fabric.device)
-        present = torch.zeros(len(weights))
+        values = torch.zeros(len(weights) + 1, dtype=torch.float32, device=self.fabric.device)
+        present = torch.zeros(len(weights), dtype=torch.float32)
         for index, batch in enumerate(batches):
             batch = batch.to(self.fabric.device, non_blocking=True)
             others = (world - 1) * len(batch)  # images that are trained on at the same time
@@ -278,7 +278,7 @@ class Trainer:
                 self.fabric.backward(total / len(batches))
             absent = torch.zeros_like(total)
             values += torch.stack([*(terms.get(name, absent) for name in weights), total]).detach()
-            present += torch.tensor([float(name in terms) for name in weights])
+            present += torch.tensor([name in terms for name in weights])
             self.seen += len(batch) * world
         if self.config.optim.clip > 0:
             clip = self.config.optim.clip

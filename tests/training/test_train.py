@@ -96,6 +96,24 @@ def iou(one: tuple[float, ...], two: list[float]) -> float:
     return inter / ((one[2] - one[0]) * (one[3] - one[1]) + (two[2] - two[0]) * (two[3] - two[1]) - inter)
 
 
+@pytest.mark.parametrize("draw", ["loader", "device"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_programs_default_dtype_changes_nothing(
+    settings: Settings, tmp_path: Path, dtype: torch.dtype, draw: str
+) -> None:
+    def run(name: str) -> tuple[bytes, str]:
+        train_joint(settings(tmp_path / name, max_steps=1, data__draw=draw, loss__whole_scale=1.0))
+        found = yolo9000.YOLO9000.load(device="cpu").detect(PHOTOS / "dog.jpg")
+        return (tmp_path / name / "model.safetensors").read_bytes(), found.to_json()
+
+    expected = run("float32")
+    torch.set_default_dtype(dtype)
+    try:
+        assert run("other") == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 SCRIPT = """
 import sys
 import torch
@@ -402,6 +420,13 @@ def test_unknown_and_wrong_keys_are_refused_all_at_once(tmp_path: Path) -> None:
         "loss: expected",
     ):
         assert part in str(caught.value)
+
+
+def test_numbers_of_numpy_are_pythons_own() -> None:
+    values = {"epochs": np.int64(3), "curves": np.bool_(False), "optim": {"lr": np.float32(0.5)}}
+    assert to_yaml(from_mapping(TrainConfig, values)) == to_yaml(
+        from_mapping(TrainConfig, {"epochs": 3, "curves": False, "optim": {"lr": 0.5}})
+    )
 
 
 def test_configuration_survives_yaml(settings: Settings, tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ class DarknetBatchNorm(nn.BatchNorm2d):
     num_batches_tracked: Tensor
 
     def __init__(self, channels: int, mode: str = "torch") -> None:
-        super().__init__(channels, eps=1e-5, momentum=MOMENTUM)
+        # float32 here and below: the program's default may be another
+        super().__init__(channels, eps=1e-5, momentum=MOMENTUM, dtype=torch.float32)
         self.mode = mode
         self.shared = False
 
@@ -104,6 +105,7 @@ class Convolution(nn.Module):
             plan.padding,
             groups=plan.groups,
             bias=not plan.batch_normalize,
+            dtype=torch.float32,
         )
         self.bn = DarknetBatchNorm(plan.output[0]) if plan.batch_normalize else None
         self.activation = plan.activation

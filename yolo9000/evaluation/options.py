@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from yolo9000.errors import ConfigError, DataError
 from yolo9000.letterbox import LetterboxMode
+from yolo9000.settings import number, whole
 
 if TYPE_CHECKING:
     from yolo9000.datasets.sample import ScoreRules
@@ -17,7 +18,7 @@ class EvaluateConfig:
     """What is measured, and how.
 
     Raises:
-        ConfigError: Values out of range, all at once.
+        ConfigError: A value of a wrong type; values out of range, all at once.
     """
 
     size: int = 0  # side of the network input in pixels; 0: as the cfg says
@@ -44,16 +45,18 @@ class EvaluateConfig:
     rule: Literal["auto", "voc", "imagenet"] = "auto"
 
     def __post_init__(self) -> None:
+        for name in ("size", "batch_size", "threads", "limit", "per_image"):
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
+        fractions = ("score", "nms", "iou", "confident", "hier_threshold")
+        for name in fractions:
+            object.__setattr__(self, name, number(name, getattr(self, name)))
         checks = {
             "size": self.size >= 0 and self.size % 32 == 0,
             "batch_size": self.batch_size >= 1,
             "threads": self.threads >= 1,
             "limit": self.limit >= 0,
             "per_image": self.per_image >= 1,
-            **{
-                name: 0 <= getattr(self, name) <= 1
-                for name in ("score", "nms", "iou", "confident", "hier_threshold")
-            },
+            **{name: 0 <= getattr(self, name) <= 1 for name in fractions},
             "iou above 0": self.iou > 0,
             "rule": self.rule in ("auto", "voc", "imagenet"),
         }

@@ -25,6 +25,7 @@ from yolo9000.export.graph import DenseGraph, GatedGraph
 from yolo9000.model import MAX_SIDE, YOLO9000, Size
 from yolo9000.network import Network
 from yolo9000.optional import optional
+from yolo9000.settings import whole
 
 _MAX_BATCH = 1024  # of a dynamic program; torch.export wants a bound
 
@@ -71,7 +72,8 @@ def export(model: YOLO9000, path: str | os.PathLike[str], options: ExportOptions
     graph = GatedGraph(network, kept, pad=options.dynamic) if kept else DenseGraph(network)
     metadata = describe_export(original, model.metadata, kept=kept, size=size, dynamic=options.dynamic)
     batch = 2 if options.dynamic else 1  # torch.export takes 1 for a constant
-    example = torch.rand(batch, network.cfg.channels, *size, device=model.device)
+    shape = (batch, network.cfg.channels, *size)
+    example = torch.rand(shape, dtype=torch.float32, device=model.device)
     with torch.no_grad(), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # about torch's own parts, and of tracing what is constant here
         data = write(graph.eval(), example, network.stride if options.dynamic else None, metadata)
@@ -93,7 +95,7 @@ def _writer(path: Path, options: ExportOptions) -> _Write:
             f"{path}: TorchScript is recorded at one size and cannot be dynamic: write .onnx or .pt2, or one "
             "file a size."
         )
-    if options.top < 1:
+    if whole("top", options.top) < 1:
         raise ConfigError(f"top must be at least 1, found {options.top}.")
     if write is _onnx:
         optional("onnxscript", "writing ONNX files", "onnx onnxscript")
