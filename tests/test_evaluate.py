@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -25,7 +27,7 @@ from yolo9000.datasets import ConcatDataset, ImageBank, TableDataset, open_datas
 from yolo9000.datasets.records import concat_records
 from yolo9000.errors import ConfigError, DataError
 from yolo9000.evaluate import evaluate
-from yolo9000.evaluation.ap import Predictions, Truths
+from yolo9000.evaluation.ap import Predictions, Rule, Truths, match, match_imagenet
 from yolo9000.evaluation.classification import ClassificationResult
 from yolo9000.evaluation.coco import coco_scores
 from yolo9000.evaluation.detection import DetectionResult, evaluate_detection, scored_nodes
@@ -34,7 +36,7 @@ from yolo9000.evaluation.options import EvaluateConfig
 from yolo9000.evaluation.plots import save_curves
 from yolo9000.evaluation.predict import NodePredictor, chosen_images, load_batches
 from yolo9000.evaluation.report import tables
-from yolo9000.evaluation.scores import score_ancestors, score_cut
+from yolo9000.evaluation.scores import as_relatives, score_ancestors, score_classes, score_cut
 from yolo9000.network import Network
 from yolo9000.validation import Validator
 
@@ -164,7 +166,89 @@ def test_an_object_above_the_cut_excuses(network: Network, tmp_path: Path) -> No
     (at_cut,) = result.cuts
     assert [(score.name, score.ap) for score in at_cut.classes] == [("dog", 1.0)]
     assert at_cut.uncovered == 1
-    assert ap(result) == {"animal": 1.0, "husky": 0.5}
+    assert ap(result) == {"animal": 1.0, "husky": 1.0}
+
+
+def test_a_class_below_another_in_the_same_data(network: Network, tmp_path: Path) -> None:
+    """At the husky the network is surest of a dog, too: no false alarm of *dog*, nor a crowd's in COCO's."""
+    scene = {(0, 0): RED, (2, 2): DARK_RED}
+    result = detect(network, coco(tmp_path, [(scene, [("husky", 0, 0), ("dog", 2, 2)])]), score=0.01)
+    assert ap(result) == {"dog": 1.0, "husky": 1.0}
+    assert (result.truths, result.excused) == (2, 0)
+    assert result.coco.ap == pytest.approx(1.0)
+
+
+HERE, THERE, FAR = (0, 0, 10, 10), (20, 0, 30, 10), (50, 50, 60, 60)
+SHIFTED = (1, 0, 11, 10)  # overlaps HERE by 9/11
+
+
+@pytest.mark.parametrize("rule", [match, match_imagenet])
+@pytest.mark.parametrize(
+    ("truths", "found", "expected"),
+    [
+        pytest.param(
+            [("dog", HERE), ("pug", THERE)],
+            [("dog", THERE, 0.9), ("dog", HERE, 0.8), ("pug", HERE, 0.9), ("pug", THERE, 0.8)],
+            {"dog": 1, "pug": 1},
+            id="below and above",
+        ),
+        pytest.param(
+            [("dog", HERE), ("pug", THERE), ("cat", FAR)],
+            [("dog", FAR, 0.9), ("dog", HERE, 0.8), ("cat", HERE, 0.9), ("cat", FAR, 0.8)],
+            {"dog": 1 / 2, "pug": 0, "cat": 1 / 2},
+            id="beside",
+        ),
+        pytest.param(
+            [("husky", HERE), ("pug", THERE), ("dog", FAR)],
+            [("husky", THERE, 0.9), ("husky", HERE, 0.8)],
+            {"husky": 1 / 2, "pug": 0, "dog": 0},
+            id="siblings below",
+        ),
+        pytest.param(
+            [("dog", HERE), ("pug", THERE)],
+            [("pug", HERE, 0.9), ("dog", THERE, 0.9)],
+            {"dog": 0, "pug": 0},
+            id="need not be found, nor are they",
+        ),
+        pytest.param(
+            [("pug", HERE), ("dog", SHIFTED)],
+            [("dog", HERE, 0.9), ("dog", FAR, 0.8), ("pug", HERE, 0.7)],
+            {"dog": 1, "pug": 1},
+            id="one thing labelled twice",
+        ),
+    ],
+)
+def test_classes_below_classes(
+    truths: list[Any], found: list[Any], expected: dict[str, float], rule: Rule
+) -> None:
+    objects = Truths.of([b for _, b in truths], [NAMES.index(n) for n, _ in truths], [0] * len(truths))
+    predictions = Predictions.of(
+        [b for _, b, _ in found],
+        [NAMES.index(n) for n, _, _ in found],
+        [0] * len(found),
+        [s for *_, s in found],
+    )
+    scores = score_classes(TREE, predictions, objects, 0.5, "", rule=rule)
+    assert {score.name: score.ap for score in scores.classes} == expected
+
+
+def test_only_nested_classes_have_relatives() -> None:
+    """Crowds stay crowds; what is difficult as itself excuses as a relative, too."""
+    names = ["animal", "husky", "pug", "dog", "car"]
+    marks = [[mark == name for name in names] for mark in ("pug", "dog")]
+    truths = Truths.of([HERE] * 5, [NAMES.index(name) for name in names], [0] * 5, *marks)
+    near = as_relatives(TREE, truths)
+    rows = zip(near.classes.tolist(), near.difficult.tolist(), near.crowd.tolist(), strict=True)
+    assert Counter((NAMES[node], *flags) for node, *flags in rows) == {
+        ("animal", True, False): 2,  # husky and pug
+        ("animal", False, True): 1,  # dog
+        ("dog", True, False): 3,  # animal, husky and pug
+        ("husky", True, False): 1,  # animal
+        ("husky", False, True): 1,  # dog
+        ("pug", True, False): 1,
+        ("pug", False, True): 1,
+    }
+    assert len(as_relatives(TREE, truths[np.isin(truths.classes, [6, 7, 4])])) == 0
 
 
 def test_each_class_at_its_ancestor() -> None:
@@ -244,6 +328,16 @@ def test_classification(network: Network, tmp_path: Path) -> None:
     assert result.best_anchor is not None
     # All cells are equally sure; the first one, red in the last picture, is taken.
     assert result.best_anchor.top1 == 0.5
+
+
+def test_classes_above_and_below_the_label_do_not_compete(network: Network, tmp_path: Path) -> None:
+    """Red is a husky: it is a dog and an animal, too, but no cat; at the pug husky comes first."""
+    scene = {(x, y): RED for x in range(4) for y in range(4)}
+    names = ("animal", "dog", "cat", "husky", "pug")  # right but for cat and pug
+    result = evaluate(network, folders(tmp_path, [(name, scene) for name in names]))
+    assert isinstance(result, ClassificationResult)
+    assert result.best_anchor is not None
+    assert result.whole.top1 == result.best_anchor.top1 == pytest.approx(3 / 5)
 
 
 def test_a_picture_without_a_confident_anchor_has_no_verdict(network: Network, tmp_path: Path) -> None:
