@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from wordtree._files import atomic_write
+from wordtree._files import write_together
+from wordtree.formats import darknet_files
 from yolo9000.checkpoint import load_darknet, load_model, save_model
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import DarknetBatchNorm
-from yolo9000.darknet.weights import save_weights
+from yolo9000.darknet.weights import write_weights
 from yolo9000.errors import ConfigError
 from yolo9000.network import Network
 
@@ -23,7 +25,8 @@ def convert(source: Path, target: Path, *, cfg: str | None = None, half: bool = 
 
     Args:
         source: `*.weights` with its `cfg`, or a model file `*.safetensors`.
-        target: The other kind. Beside `*.weights` its cfg and, for a tree, its tree files are written.
+        target: The other kind. Beside `*.weights` its cfg and, for a tree, its tree files are written, all or
+            none.
         cfg: The cfg of `source`, a file or a built-in name.
         half: Store a model file's parameters as float16.
 
@@ -51,19 +54,16 @@ def convert(source: Path, target: Path, *, cfg: str | None = None, half: bool = 
 
 def _to_darknet(network: Network, target: Path) -> list[Path]:
     _use_darknet_batchnorm(network)
-    save_weights(network, target)
-    files = [target, target.with_suffix(".cfg")]
-    text = darknet_cfg(network.cfg)
+    text, tree = darknet_cfg(network.cfg), target.with_suffix(".tree")
+    files: dict[Path, str] = {}
     if network.tree.max_depth or any(layer.options.get("tree") for layer in network.cfg.layers):
-        tree = target.with_suffix(".tree")
-        network.tree.save(tree)
+        files = darknet_files(network.tree, tree)
         layers = Cfg.parse(text).layers
         holder = next((k for k, layer in enumerate(layers) if "tree" in layer.options), len(layers) - 1)
         text = set_option(text, holder, "tree", tree.name)
-        files.append(tree)
-    with atomic_write(files[1], text=True) as stream:
-        stream.write(text)
-    return files
+    together = {target: partial(write_weights, network), target.with_suffix(".cfg"): text} | files
+    write_together(together)
+    return list(together)
 
 
 def darknet_cfg(cfg: Cfg) -> str:
