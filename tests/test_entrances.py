@@ -168,6 +168,17 @@ def test_same_error_at_every_entrance(home: Path, entrance: str, damage: str) ->
     assert not (home / "new.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    "entrance", set(ENTRANCES) - {"Network, load_weights", "convert", "yolo9000 convert"}
+)
+def test_pictures_have_three_channels(home: Path, entrance: str) -> None:
+    """A network for others can be built and converted, but not shown a picture."""
+    (home / "grey.cfg").write_text(CFG.replace("channels=3", "channels=1"))
+    save_weights(Network(Cfg.load("grey.cfg")), "grey.weights")
+    with pytest.raises(CfgError, match=r"grey\.cfg:4: \[net\] channels: pictures have 3 .*got 1"):
+        ENTRANCES[entrance]("grey.cfg", "grey.weights")
+
+
 @pytest.mark.parametrize("entrance", ENTRANCES)
 @pytest.mark.parametrize("missing", ["bad.cfg", "bad.weights"])
 def test_missing_files(home: Path, entrance: str, missing: str) -> None:

@@ -164,8 +164,10 @@ def collect_steps(
 
     Raises:
         ConfigError: Boxes for a classifier, or data on another tree.
+        CfgError: The network's input has not three channels.
     """
     config = config or EvaluateConfig()
+    network.check_colour()
     if len(dataset.tree) != len(network.tree):
         raise ConfigError(
             f"expected data on the network's tree of {len(network.tree)} nodes, got a tree of "

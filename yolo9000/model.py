@@ -76,6 +76,7 @@ class YOLO9000:
 
     Raises:
         ConfigError: The network is a classifier, or there is no such device.
+        CfgError: Its input has not three channels.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class YOLO9000:
                 f"{network.cfg.path or 'the model'} has no [region] section: it is a classifier and finds no "
                 "boxes. Detection needs a detector's cfg, such as yolo9000 or yolov2."
             )
+        network.check_colour()
         self.device = pick_device(device)
         self._network = network.to(self.device).eval()
         self.tree = network.tree

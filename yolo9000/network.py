@@ -114,6 +114,19 @@ class Network(nn.Module):
         for norm in self._norms():
             norm.mode = mode
 
+    def check_colour(self) -> None:
+        """Make sure that the network is one for pictures, before any is read.
+
+        Raises:
+            CfgError: Its input has not three channels.
+        """
+        if self.cfg.channels != 3:
+            self.cfg.net.fail(
+                f"pictures have 3 (red, green, blue), grey ones too; got {self.cfg.channels}.",
+                key="channels",
+                remedy="Set channels=3 and train on that; such a network can only be converted.",
+            )
+
     def features(self, images: Tensor) -> Tensor:
         """Everything before the last convolution.
 
