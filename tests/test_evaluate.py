@@ -117,6 +117,18 @@ def test_everything_found(network: Network, tmp_path: Path) -> None:
     assert network.training  # as it was
 
 
+@pytest.mark.parametrize("size", [(192, 128), (128, 192)])
+def test_a_network_that_is_not_square(network: Network, tmp_path: Path, size: tuple[int, int]) -> None:
+    """The square picture fills 4 x 4 of its cells, with a column or row of grey on either side."""
+    cfg = input_size(*size) + POOL * 5 + linear(5 + len(NAMES)) + region(len(NAMES), "1,1", softmax=1)
+    wide = Network(Cfg.parse(cfg), TREE)
+    wide.load_state_dict(network.state_dict())
+    result = detect(wide, coco(tmp_path, [({(0, 0): RED, (2, 3): GREEN}, [("husky", 0, 0), ("cat", 2, 3)])]))
+    assert result.size == size[::-1]
+    assert ap(result) == {"cat": 1.0, "husky": 1.0}
+    assert result.coco.ap == pytest.approx(1.0)
+
+
 def test_wrong_missed_and_excused(network: Network, tmp_path: Path) -> None:
     """Husky: the brighter red, a pug's, comes first and is wrong: AP 1/2. Pug and boat: never found."""
     data = coco(
