@@ -423,7 +423,7 @@ def test_a_mix_of_rules_is_refused(network: Network, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"mixed\.h5: expected data that are scored by one .* by itself"):
         evaluate(network, mixed)
     with pytest.raises(DataError, match=r"mixed\.h5: expected data that are scored by one"):
-        Validator(ValConfig(data=(mixed,)), TREE)
+        Validator(ValConfig(data=(mixed,)), network)
     both = ConcatDataset([TableDataset(records, TREE) for records in (crowded, plain)])
     with pytest.raises(DataError, match="the data set: expected data that are scored by one"):
         evaluate_detection(network, both)
@@ -521,10 +521,28 @@ def test_curves_as_a_picture(network: Network, tmp_path: Path) -> None:
 
 
 def test_settings_are_checked_at_once() -> None:
-    with pytest.raises(ConfigError, match=r"size \(got 100\), nms \(got 2\)"):
-        EvaluateConfig(size=100, nms=2)
+    with pytest.raises(ConfigError, match=r"size \(got -1\), nms \(got 2\)"):
+        EvaluateConfig(size=-1, nms=2)
     with pytest.raises(ConfigError, match="iou above 0"):
         EvaluateConfig(iou=0)
+
+
+def test_sizes_fit_the_stride(network: Network, tmp_path: Path) -> None:
+    """As in detection; known before a picture is read or a run begins. A classifier's own size may be any."""
+    data = coco(tmp_path, [({(0, 0): RED}, [("husky", 0, 0)])])
+    for size in (100, 8192):
+        with pytest.raises(ConfigError, match=f"multiple of 32 from 32 to 4096 pixels, found {size}"):
+            detect(network, data, size=size)
+        with pytest.raises(ConfigError, match=f"multiple of 32 from 32 to 4096 pixels, found {size}"):
+            Validator(ValConfig(data=(data,), size=size), network)
+    fine = Network(Cfg.parse(input_size(40) + POOL * 3 + linear(13) + region(8, "1,1", softmax=1)), TREE)
+    assert detect(fine, data).size == (40, 40)
+    assert detect(fine, data, size=48).size == (48, 48)
+    classifier = Network(Cfg.parse(input_size(100) + POOL * 5 + linear(len(NAMES)) + CLASSIFIED), TREE)
+    pictures = folders(tmp_path / "c", [("husky", {(1, 1): RED})])
+    assert evaluate(classifier, pictures).size == (100, 100)
+    with pytest.raises(ConfigError, match="found 16; the nearest is 32"):
+        evaluate(classifier, pictures, EvaluateConfig(size=16))
 
 
 def test_other_trees_are_refused(network: Network, tmp_path: Path) -> None:

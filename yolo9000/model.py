@@ -37,12 +37,11 @@ from yolo9000.labelling import (
     Threshold,
     own_number,
 )
-from yolo9000.network import Network
+from yolo9000.network import Network, check_size
 from yolo9000.results import Detections
 from yolo9000.sources import Frame
 
 DEFAULT_MODEL = "yolo9000-nano"
-MAX_SIDE = 4096  # pixels of the network input; larger ones exhaust memory before they find more
 
 Size: TypeAlias = int | tuple[int, int]
 
@@ -308,15 +307,8 @@ class YOLO9000:
         Raises:
             ConfigError: The size is no multiple of the stride, too large, or not that of an exported model.
         """
-        stride = self._stride
         height, width = (size, size) if isinstance(size, int) else size or self._size
-        for side in (height, width):
-            if side % stride or not stride <= side <= MAX_SIDE:
-                nearest = min(max(stride, round(side / stride) * stride), MAX_SIDE // stride * stride)
-                raise ConfigError(
-                    f"size must be a multiple of {stride} from {stride} to {MAX_SIDE} pixels, found {side}; "
-                    f"the nearest is {nearest}."
-                )
+        check_size(height, width, self._stride)
         if isinstance(self.engine, Program):
             self.engine.check_size(height, width)
         return height, width

@@ -19,10 +19,11 @@ from yolo9000.darknet.cfg import MAX_CLASSES, Cfg, RegionConfig, Section
 from yolo9000.darknet.describe import Description, describe
 from yolo9000.darknet.layers import Convolution, DarknetBatchNorm, build_layer
 from yolo9000.darknet.plan import LayerPlan, check_limits, plan_layers
-from yolo9000.errors import CfgError, CfgWarning, ImageError, YOLO9000Error
+from yolo9000.errors import CfgError, CfgWarning, ConfigError, ImageError, YOLO9000Error
 from yolo9000.head import RegionHead
 from yolo9000.tree_ops import TreeOps
 
+MAX_SIDE = 4096  # pixels of the network input; larger ones exhaust memory before they find more
 # Class lists that a cfg without a tree is known to mean by their length alone.
 _KNOWN_LISTS = {20: "voc", 80: "coco", 1000: "ilsvrc1k"}
 _TAIL = ("avgpool", "dropout", "softmax", "cost")  # what may follow a classifier's last convolution
@@ -264,6 +265,21 @@ class Network(nn.Module):
 
 def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
+
+
+def check_size(height: int, width: int, stride: int) -> None:
+    """Refuse a network input of which the grid's cells leave something over.
+
+    Raises:
+        ConfigError: A side, in pixels, is no multiple of the stride, or too large.
+    """
+    for side in (height, width):
+        if side % stride or not stride <= side <= MAX_SIDE:
+            nearest = min(max(stride, round(side / stride) * stride), MAX_SIDE // stride * stride)
+            raise ConfigError(
+                f"size must be a multiple of {stride} from {stride} to {MAX_SIDE} pixels, found {side}; "
+                f"the nearest is {nearest}."
+            )
 
 
 def plan_network(cfg: Cfg) -> tuple[tuple[LayerPlan, ...], int, int]:

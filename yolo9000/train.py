@@ -151,7 +151,7 @@ class Trainer:
         self.total_steps = config.max_steps or -(-config.epochs * len(self.sampler) // accumulate)
         self.val_steps = config.val.steps or -(-len(self.sampler) // accumulate)
         data = config.data
-        self.validator = Validator(config.val, self.network.tree, map_file=data.map, cache=data.cache)
+        self.validator = Validator(config.val, self.network, map_file=data.map, cache=data.cache)
         self.early = EarlyStop(config.val.patience)
         if self.fabric.world_size > 1:
             share_batchnorm(self.network)
