@@ -17,7 +17,7 @@ from yolo9000.checkpoint import load_model, save_model
 from yolo9000.convert import convert
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.weights import load_weights, save_weights
-from yolo9000.errors import CfgError, WeightsError, YOLO9000Error
+from yolo9000.errors import CfgError, FormatError, WeightsError, YOLO9000Error
 from yolo9000.model import YOLO9000
 from yolo9000.network import Network
 
@@ -222,7 +222,7 @@ def test_weights_to_model_to_weights(
         section.options for section in Cfg.load(home / "first.cfg").layers[:-1]
     ]
     if tree is None:
-        assert files == [home / "second.weights", home / "second.cfg"]
+        assert files == [home / f"second.{ending}" for ending in ("weights", "cfg", "names")]
         assert again.text == text
     else:
         assert again.region is not None
@@ -237,6 +237,25 @@ def test_weights_to_model_to_weights(
         second.weights_version,
     )
     assert first.batchnorm == second.batchnorm == "darknet"
+
+
+def test_names_of_a_plain_class_list(home: Path) -> None:
+    """They stand beside the cfg; a known list keeps its ids; those of another cfg are refused."""
+    (home / "own.cfg").write_text(CFG)
+    (home / "own.names").write_text("fire truck\nbear\n")
+    save_weights(Network(Cfg.load("own.cfg")), home / "own.weights")
+    convert(home / "own.weights", home / "own.safetensors", cfg="own.cfg")
+    convert(home / "own.safetensors", home / "again.weights")
+    assert YOLO9000.load(cfg="again.cfg", weights="again.weights").tree.names == ("fire truck", "bear")
+    (home / "again.names").write_text("bear\n")
+    with pytest.raises(FormatError, match=r"again\.names: expected 2 names, .* again\.cfg, got 1\. Use"):
+        Network(Cfg.load("again.cfg"))
+    many = CFG[: CFG.index("[region]")].replace("filters=14", "filters=1000") + "[avgpool]\n[softmax]\n"
+    (home / "many.cfg").write_text(many)
+    tree = Network(Cfg.load("many.cfg")).tree
+    (home / "many.names").write_text("".join(f"{name}\n" for name in tree.names))
+    assert Network(Cfg.load("many.cfg")).tree.wnids == tree.wnids
+    assert tree.wnids != tree.names
 
 
 def test_what_is_rare_in_darknets_files_survives(home: Path) -> None:

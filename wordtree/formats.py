@@ -104,7 +104,7 @@ def darknet_files(tree: WordTree, path: Path) -> dict[Path, str]:
     names, labels = path.with_suffix(".names"), path.with_suffix(".labels")
     if path in (names, labels):
         raise FormatError(f"{path.suffix} is for a file beside the tree.", path=path, remedy="Name it .tree.")
-    return {path: darknet_text(tree), names: _text(tree.names), labels: _text(tree.wnids)}
+    return {path: darknet_text(tree), names: lines_text(tree.names), labels: lines_text(tree.wnids)}
 
 
 def darknet_text(tree: WordTree) -> str:
@@ -201,7 +201,7 @@ def read_lines(path: str | Path, kind: str = "a list") -> list[str]:
 def write_lines(path: str | Path, lines: Sequence[str]) -> None:
     """Write one text a line, the file whole or not at all."""
     with atomic_write(path, text=True) as stream:
-        stream.write(_text(lines))
+        stream.write(lines_text(lines))
 
 
 def load_map(path: str | Path, tree: WordTree | None = None) -> NDArray[np.int32]:
@@ -242,5 +242,6 @@ def save_map(nodes: ArrayLike, path: str | Path) -> None:
     write_lines(path, [str(node) for node in array.tolist()])
 
 
-def _text(lines: Sequence[str]) -> str:
+def lines_text(lines: Sequence[str]) -> str:
+    """The content of a file with one text a line."""
     return "".join(f"{line}\n" for line in lines)

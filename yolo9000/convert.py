@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from wordtree._files import write_together
-from wordtree.formats import darknet_files
+from wordtree.formats import darknet_files, lines_text
 from yolo9000.checkpoint import load_darknet, load_model, save_model
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import DarknetBatchNorm
@@ -25,8 +25,8 @@ def convert(source: Path, target: Path, *, cfg: str | None = None, half: bool = 
 
     Args:
         source: `*.weights` with its `cfg`, or a model file `*.safetensors`.
-        target: The other kind. Beside `*.weights` its cfg and, for a tree, its tree files are written, all or
-            none.
+        target: The other kind. Beside `*.weights` its cfg and the names of its classes are written and, of a
+            tree, its other files: all or none.
         cfg: The cfg of `source`, a file or a built-in name.
         half: Store a model file's parameters as float16.
 
@@ -55,7 +55,7 @@ def convert(source: Path, target: Path, *, cfg: str | None = None, half: bool = 
 def _to_darknet(network: Network, target: Path) -> list[Path]:
     _use_darknet_batchnorm(network)
     text, tree = darknet_cfg(network.cfg), target.with_suffix(".tree")
-    files: dict[Path, str] = {}
+    files = {target.with_suffix(".names"): lines_text(network.tree.names)}
     if network.tree.max_depth or any(layer.options.get("tree") for layer in network.cfg.layers):
         files = darknet_files(network.tree, tree)
         layers = Cfg.parse(text).layers

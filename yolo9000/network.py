@@ -13,13 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wordtree.formats import read_lines
+from wordtree.textfile import exists
 from wordtree.tree import WordTree
 from yolo9000.backbone import BackboneCopy, copy_backbone
 from yolo9000.darknet.cfg import MAX_CLASSES, Cfg, RegionConfig, Section
 from yolo9000.darknet.describe import Description, describe
 from yolo9000.darknet.layers import Convolution, DarknetBatchNorm, build_layer
 from yolo9000.darknet.plan import LayerPlan, check_limits, plan_layers
-from yolo9000.errors import CfgError, CfgWarning, ConfigError, ImageError, YOLO9000Error
+from yolo9000.errors import CfgError, CfgWarning, ConfigError, FormatError, ImageError, YOLO9000Error
 from yolo9000.head import RegionHead
 from yolo9000.tree_ops import TreeOps
 
@@ -39,7 +41,8 @@ class Network(nn.Module):
     Args:
         cfg: The description.
         tree: The label tree; by default what the cfg's `tree=` names (a path as given, one beside the cfg, or
-            `9k.tree` for the tree that comes with the package), else a flat list of classes.
+            `9k.tree` for the tree that comes with the package), else a flat list of classes, their names from
+            `x.names` beside `x.cfg` where there is one.
         initialise: Draw starting values; without, the parameters hold anything until they are loaded, which
             spares half the time of loading.
 
@@ -336,14 +339,27 @@ def _resolve_tree(cfg: Cfg, classes: int) -> WordTree:
     section = next((layer for layer in labelled if layer.options.get("tree")), None)
     if section is not None:
         return _load_tree(cfg, section)
-    if classes in _KNOWN_LISTS:
-        from wordtree.classes import class_list
+    known = _known_list(classes)
+    beside = None if cfg.path is None else cfg.path.with_suffix(".names")
+    if beside is None or not exists(beside):
+        return known
+    names = read_lines(beside, "names")
+    if len(names) != classes:
+        what = f"expected {classes:,} names, one for each class of {cfg.path}, got {len(names):,}."
+        raise FormatError(what, path=beside, remedy="Use the names of this cfg, or none.")
+    return known if known.names == tuple(names) else WordTree.flat(names)
 
-        entries = class_list(_KNOWN_LISTS[classes])
-        if classes == 1000:  # labelled images come in folders named by the WordNet ids
-            return WordTree([-1] * classes, [e.wnid for e in entries], [e.name for e in entries])
-        return WordTree.flat([entry.name for entry in entries])
-    return WordTree.flat([f"class {number}" for number in range(classes)])
+
+def _known_list(classes: int) -> WordTree:
+    """The flat list that a cfg without a tree means by its length, or numbered classes."""
+    if classes not in _KNOWN_LISTS:
+        return WordTree.flat([f"class {number}" for number in range(classes)])
+    from wordtree.classes import class_list
+
+    entries = class_list(_KNOWN_LISTS[classes])
+    if classes == 1000:  # labelled images come in folders named by the WordNet ids
+        return WordTree([-1] * classes, [e.wnid for e in entries], [e.name for e in entries])
+    return WordTree.flat([entry.name for entry in entries])
 
 
 def _load_tree(cfg: Cfg, section: Section) -> WordTree:
