@@ -258,6 +258,18 @@ def test_names_of_a_plain_class_list(home: Path) -> None:
     assert tree.wnids != tree.names
 
 
+@pytest.mark.parametrize("tail", ["[softmax]\n[cost]\n", "[dropout]\n"])
+def test_a_classifiers_tree_stays_with_its_weights(home: Path, tail: str) -> None:
+    """It is the [softmax] that names it, last layer or not, and if there was none."""
+    text = CFG[: CFG.index("[region]")].replace("filters=14", "filters=4") + "[avgpool]\n" + tail
+    network = Network(Cfg.parse(text), TREE)
+    save_model(network, home / "first.safetensors")
+    convert(home / "first.safetensors", home / "first.weights")
+    assert Network(Cfg.load("first.cfg")).tree == TREE
+    convert(home / "first.weights", home / "second.safetensors", cfg="first.cfg")
+    assert load_model(home / "second.safetensors")[0].tree == TREE
+
+
 def test_what_is_rare_in_darknets_files_survives(home: Path) -> None:
     """A tree of top nodes alone, line separators in a comment, and the largest number of images seen."""
     flat = WordTree([-1, -1], ["a", "b"], ["apple", "bear"])

@@ -14,7 +14,7 @@ from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import DarknetBatchNorm
 from yolo9000.darknet.weights import write_weights
 from yolo9000.errors import ConfigError
-from yolo9000.network import Network
+from yolo9000.network import LABELLED, Network
 
 MODEL_SUFFIX, WEIGHTS_SUFFIX = ".safetensors", ".weights"
 _DARKNET_EPS = 1e-6  # darknet divides by sqrt(variance) + this (blas.c, normalize_cpu)
@@ -58,9 +58,12 @@ def _to_darknet(network: Network, target: Path) -> list[Path]:
     files = {target.with_suffix(".names"): lines_text(network.tree.names)}
     if network.tree.max_depth or any(layer.options.get("tree") for layer in network.cfg.layers):
         files = darknet_files(network.tree, tree)
+        if not any(layer.name in LABELLED for layer in network.cfg.layers):
+            text = f"{text.rstrip()}\n[softmax]\n"
         layers = Cfg.parse(text).layers
-        holder = next((k for k, layer in enumerate(layers) if "tree" in layer.options), len(layers) - 1)
-        text = set_option(text, holder, "tree", tree.name)
+        holders = [k for k, layer in enumerate(layers) if layer.name in LABELLED]
+        named = [k for k in holders if "tree" in layers[k].options]
+        text = set_option(text, (named or holders)[0], "tree", tree.name)
     together = {target: partial(write_weights, network), target.with_suffix(".cfg"): text} | files
     write_together(together)
     return list(together)

@@ -28,6 +28,7 @@ from yolo9000.tree_ops import TreeOps
 MAX_SIDE = 4096  # pixels of the network input; larger ones exhaust memory before they find more
 # Class lists that a cfg without a tree is known to mean by their length alone.
 _KNOWN_LISTS = {20: "voc", 80: "coco", 1000: "ilsvrc1k"}
+LABELLED = ("region", "softmax")  # layers that can name a tree
 _TAIL = ("avgpool", "dropout", "softmax", "cost")  # what may follow a classifier's last convolution
 
 
@@ -335,7 +336,7 @@ def _last_convolution(cfg: Cfg, plans: tuple[LayerPlan, ...]) -> int:
 
 
 def _resolve_tree(cfg: Cfg, classes: int) -> WordTree:
-    labelled = (layer for layer in cfg.layers if layer.name in ("region", "softmax"))
+    labelled = (layer for layer in cfg.layers if layer.name in LABELLED)
     section = next((layer for layer in labelled if layer.options.get("tree")), None)
     if section is not None:
         return _load_tree(cfg, section)
