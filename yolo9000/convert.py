@@ -64,9 +64,9 @@ def _to_darknet(network: Network, target: Path) -> list[Path]:
         holders = [k for k, layer in enumerate(layers) if layer.name in LABELLED]
         named = [k for k in holders if "tree" in layers[k].options]
         text = set_option(text, (named or holders)[0], "tree", tree.name)
-    together = {target: partial(write_weights, network), target.with_suffix(".cfg"): text} | files
-    write_together(together)
-    return list(together)
+    cfg = target.with_suffix(".cfg")
+    write_together({target: partial(write_weights, network), cfg: text, **files})
+    return [target, cfg, *files]
 
 
 def darknet_cfg(cfg: Cfg) -> str:
