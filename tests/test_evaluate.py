@@ -28,6 +28,7 @@ from yolo9000.datasets.records import concat_records
 from yolo9000.errors import ConfigError, DataError
 from yolo9000.evaluate import evaluate
 from yolo9000.evaluation.ap import Predictions, Rule, Truths, match, match_imagenet
+from yolo9000.evaluation.boxed import boxed_nodes
 from yolo9000.evaluation.classification import ClassificationResult
 from yolo9000.evaluation.coco import coco_scores
 from yolo9000.evaluation.detection import DetectionResult, evaluate_detection, scored_nodes
@@ -242,6 +243,22 @@ def test_classes_below_classes(
     )
     scores = score_classes(TREE, predictions, objects, 0.5, "", rule=rule)
     assert {score.name: score.ap for score in scores.classes} == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs"),
+    [
+        ("coco", [("sandwich", "hotdog"), ("timepiece", "parking meter")]),
+        ("voc", []),
+        ("imagenet-det", []),
+        ("ilsvrc1k", []),
+    ],
+)
+def test_which_benchmarks_have_classes_below_classes(name: str, pairs: list[tuple[str, str]]) -> None:
+    tree = WordTree.load("yolo9000")
+    nodes = boxed_nodes(tree, [name])
+    above, below = np.nonzero(tree.is_ancestor(nodes[:, None], nodes[None]))
+    assert [(tree.names[nodes[a]], tree.names[nodes[b]]) for a, b in zip(above, below, strict=True)] == pairs
 
 
 def test_only_nested_classes_have_relatives() -> None:
