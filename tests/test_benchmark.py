@@ -32,7 +32,7 @@ def test_every_stage_is_timed(model: YOLO9000, anchors: int) -> None:
     everywhere = model.network.region.num * 2 * 2
     assert times.anchors == min(anchors, everywhere)
     assert times.over_floor > 1
-    assert times.settings["batch"] == 2
+    assert (times.settings["size"], times.settings["batch"]) == ((64, 64), 2)
     about = json.loads(json.dumps(times.to_dict()))
     assert about["machine"]["torch"] == torch.__version__
     with (console := Console(width=200)).capture() as printed:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from toys import BREEDS, CLASSIFIED, conv, input_size, linear, region
+from wordtree.tree import WordTree
 from yolo9000.calibrate import Steps, apply_temperatures, collect_steps, fit_temperatures, join_steps
 from yolo9000.checkpoint import load_model, save_model
 from yolo9000.cli import app
@@ -158,6 +159,14 @@ def test_boxes_are_read_at_the_surest_anchor_that_overlaps_them(tmp_path: Path) 
     expected = Steps.of(network.ops, logits, torch.tensor([5]))
     np.testing.assert_allclose(steps.logits, expected.logits, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(steps.target, expected.target)
+
+
+def test_classes_that_do_not_compete_have_no_temperature(tmp_path: Path) -> None:
+    flat = WordTree.flat(BREEDS.names)
+    network = Network(Cfg.parse(DETECTOR.replace("softmax=1", "softmax=0")), flat)
+    dataset = open_dataset(_dataset(tmp_path, [(5, 32.0, 32.0, 32.0, 32.0)]), flat, "val")
+    with pytest.raises(ConfigError, match="a sigmoid of its own"):
+        collect_steps(network, dataset)
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -99,6 +99,16 @@ def test_unknown_keys_warn_when_a_network_is_built() -> None:
         Network(Cfg.load("darknet19"))
 
 
+def test_keys_that_change_darknets_training_alone() -> None:
+    own = "learning_rate=1\nclip=0\nonlyforward=0\n"
+    cfg = Cfg.parse(NET + "learning_rate=.1\nclip=1\n" + CONV + own + CONV + "learning_rate=.1\nclip=2\n")
+    assert cfg.untrained == ("line 22: [convolutional] learning_rate", "line 23: [convolutional] clip")
+    assert (cfg.unknown, cfg.frozen) == ((), 0)
+    stop, on = "stopbackward=1\n", "stopbackward=0\n"
+    assert Cfg.parse(NET + CONV + stop + CONV + on + CONV).frozen == 1
+    assert Cfg.parse(NET + CONV + stop + CONV + stop + CONV).frozen == 2
+
+
 @pytest.mark.parametrize(
     ("section", "key", "neutral"),
     [

@@ -440,7 +440,8 @@ def test_convert_there_and_back(run: Run, home: Path, tied: bool) -> None:
             buffer.copy_(torch.tensor([0.0, 1e-4, 3.0]))
     save_model(net, "trained.safetensors")
     code, out, _ = run("convert", "trained.safetensors", "toy.weights")
-    assert (code, set(out.split())) == (0, {"toy.weights", "toy.cfg", "toy.tree"})
+    written = ["toy.weights", "toy.cfg", "toy.tree", "toy.names", "toy.labels"]
+    assert (code, out.split()) == (0, written)
     cfg = Cfg.load(home / "toy.cfg")
     assert "tied" not in cfg.text
     darknet = Network(cfg)
@@ -452,6 +453,20 @@ def test_convert_there_and_back(run: Run, home: Path, tied: bool) -> None:
     assert (code, out) == (0, "again.safetensors\n")
     assert load_model(home / "again.safetensors")[0].batchnorm == "darknet"
     assert (home / "again.safetensors").stat().st_size > 0
+
+
+@pytest.mark.parametrize("blocked", ["toy.weights", "toy.cfg", "toy.labels"])
+def test_convert_to_darknet_writes_all_or_nothing(run: Run, home: Path, blocked: str) -> None:
+    old = [home / name for name in ("toy.weights", "toy.cfg", "toy.tree") if name != blocked]
+    for path in old:
+        path.write_text("old")
+    (home / blocked).mkdir()
+    before = sorted(home.iterdir())
+    code, out, err = run("convert", "m.safetensors", "toy.weights")
+    assert (code, out) == (1, "")
+    assert f"{blocked}: Is a directory" in err
+    assert sorted(home.iterdir()) == before
+    assert [path.read_text() for path in old] == ["old", "old", "old"][: len(old)]
 
 
 def test_darknet_cfg_keeps_what_is_not_tied() -> None:

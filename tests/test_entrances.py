@@ -17,7 +17,7 @@ from yolo9000.checkpoint import load_model, save_model
 from yolo9000.convert import convert
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.weights import load_weights, save_weights
-from yolo9000.errors import CfgError, WeightsError, YOLO9000Error
+from yolo9000.errors import CfgError, FormatError, WeightsError, YOLO9000Error
 from yolo9000.model import YOLO9000
 from yolo9000.network import Network
 
@@ -89,6 +89,8 @@ ENTRANCES: dict[str, Callable[[str, str], object]] = {
         "train-joint", "-d", "voc:none", "--model", "CFG", "--weights", "WEIGHTS", "--out", "run"
     ),
 }
+
+COLOURLESS = ("Network, load_weights", "convert", "yolo9000 convert")  # no picture comes in there
 
 Damage = Callable[[bytes, bytes], tuple[bytes, bytes]]
 DAMAGES: dict[str, tuple[type[YOLO9000Error], str, Damage]] = {
@@ -168,6 +170,15 @@ def test_same_error_at_every_entrance(home: Path, entrance: str, damage: str) ->
     assert not (home / "new.safetensors").exists()
 
 
+@pytest.mark.parametrize("entrance", [name for name in ENTRANCES if name not in COLOURLESS])
+def test_pictures_have_three_channels(home: Path, entrance: str) -> None:
+    """A network for others can be built and converted, but not shown a picture."""
+    (home / "grey.cfg").write_text(CFG.replace("channels=3", "channels=1"))
+    save_weights(Network(Cfg.load("grey.cfg")), "grey.weights")
+    with pytest.raises(CfgError, match=r"grey\.cfg:4: \[net\] channels: pictures have 3 .*got 1"):
+        ENTRANCES[entrance]("grey.cfg", "grey.weights")
+
+
 @pytest.mark.parametrize("entrance", ENTRANCES)
 @pytest.mark.parametrize("missing", ["bad.cfg", "bad.weights"])
 def test_missing_files(home: Path, entrance: str, missing: str) -> None:
@@ -211,7 +222,7 @@ def test_weights_to_model_to_weights(
         section.options for section in Cfg.load(home / "first.cfg").layers[:-1]
     ]
     if tree is None:
-        assert files == [home / "second.weights", home / "second.cfg"]
+        assert files == [home / f"second.{ending}" for ending in ("weights", "cfg", "names")]
         assert again.text == text
     else:
         assert again.region is not None
@@ -226,6 +237,37 @@ def test_weights_to_model_to_weights(
         second.weights_version,
     )
     assert first.batchnorm == second.batchnorm == "darknet"
+
+
+def test_names_of_a_plain_class_list(home: Path) -> None:
+    """They stand beside the cfg; a known list keeps its ids; those of another cfg are refused."""
+    (home / "own.cfg").write_text(CFG)
+    (home / "own.names").write_text("fire truck\nbear\n")
+    save_weights(Network(Cfg.load("own.cfg")), home / "own.weights")
+    convert(home / "own.weights", home / "own.safetensors", cfg="own.cfg")
+    convert(home / "own.safetensors", home / "again.weights")
+    assert YOLO9000.load(cfg="again.cfg", weights="again.weights").tree.names == ("fire truck", "bear")
+    (home / "again.names").write_text("bear\n")
+    with pytest.raises(FormatError, match=r"again\.names: expected 2 names, .* again\.cfg, got 1\. Use"):
+        Network(Cfg.load("again.cfg"))
+    many = CFG[: CFG.index("[region]")].replace("filters=14", "filters=1000") + "[avgpool]\n[softmax]\n"
+    (home / "many.cfg").write_text(many)
+    tree = Network(Cfg.load("many.cfg")).tree
+    (home / "many.names").write_text("".join(f"{name}\n" for name in tree.names))
+    assert Network(Cfg.load("many.cfg")).tree.wnids == tree.wnids
+    assert tree.wnids != tree.names
+
+
+@pytest.mark.parametrize("tail", ["[softmax]\n[cost]\n", "[dropout]\n"])
+def test_a_classifiers_tree_stays_with_its_weights(home: Path, tail: str) -> None:
+    """It is the [softmax] that names it, last layer or not, and if there was none."""
+    text = CFG[: CFG.index("[region]")].replace("filters=14", "filters=4") + "[avgpool]\n" + tail
+    network = Network(Cfg.parse(text), TREE)
+    save_model(network, home / "first.safetensors")
+    convert(home / "first.safetensors", home / "first.weights")
+    assert Network(Cfg.load("first.cfg")).tree == TREE
+    convert(home / "first.weights", home / "second.safetensors", cfg="first.cfg")
+    assert load_model(home / "second.safetensors")[0].tree == TREE
 
 
 def test_what_is_rare_in_darknets_files_survives(home: Path) -> None:

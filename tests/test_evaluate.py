@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -25,7 +27,8 @@ from yolo9000.datasets import ConcatDataset, ImageBank, TableDataset, open_datas
 from yolo9000.datasets.records import concat_records
 from yolo9000.errors import ConfigError, DataError
 from yolo9000.evaluate import evaluate
-from yolo9000.evaluation.ap import Predictions, Truths
+from yolo9000.evaluation.ap import Predictions, Rule, Truths, match, match_imagenet
+from yolo9000.evaluation.boxed import boxed_nodes
 from yolo9000.evaluation.classification import ClassificationResult
 from yolo9000.evaluation.coco import coco_scores
 from yolo9000.evaluation.detection import DetectionResult, evaluate_detection, scored_nodes
@@ -34,7 +37,7 @@ from yolo9000.evaluation.options import EvaluateConfig
 from yolo9000.evaluation.plots import save_curves
 from yolo9000.evaluation.predict import NodePredictor, chosen_images, load_batches
 from yolo9000.evaluation.report import tables
-from yolo9000.evaluation.scores import score_ancestors, score_cut
+from yolo9000.evaluation.scores import as_relatives, score_ancestors, score_classes, score_cut
 from yolo9000.network import Network
 from yolo9000.validation import Validator
 
@@ -115,6 +118,18 @@ def test_everything_found(network: Network, tmp_path: Path) -> None:
     assert network.training  # as it was
 
 
+@pytest.mark.parametrize("size", [(192, 128), (128, 192)])
+def test_a_network_that_is_not_square(network: Network, tmp_path: Path, size: tuple[int, int]) -> None:
+    """The square picture fills 4 x 4 of its cells, with a column or row of grey on either side."""
+    cfg = input_size(*size) + POOL * 5 + linear(5 + len(NAMES)) + region(len(NAMES), "1,1", softmax=1)
+    wide = Network(Cfg.parse(cfg), TREE)
+    wide.load_state_dict(network.state_dict())
+    result = detect(wide, coco(tmp_path, [({(0, 0): RED, (2, 3): GREEN}, [("husky", 0, 0), ("cat", 2, 3)])]))
+    assert result.size == size[::-1]
+    assert ap(result) == {"cat": 1.0, "husky": 1.0}
+    assert result.coco.ap == pytest.approx(1.0)
+
+
 def test_wrong_missed_and_excused(network: Network, tmp_path: Path) -> None:
     """Husky: the brighter red, a pug's, comes first and is wrong: AP 1/2. Pug and boat: never found."""
     data = coco(
@@ -164,7 +179,105 @@ def test_an_object_above_the_cut_excuses(network: Network, tmp_path: Path) -> No
     (at_cut,) = result.cuts
     assert [(score.name, score.ap) for score in at_cut.classes] == [("dog", 1.0)]
     assert at_cut.uncovered == 1
-    assert ap(result) == {"animal": 1.0, "husky": 0.5}
+    assert ap(result) == {"animal": 1.0, "husky": 1.0}
+
+
+def test_a_class_below_another_in_the_same_data(network: Network, tmp_path: Path) -> None:
+    """At the husky the network is surest of a dog, too: no false alarm of *dog*, nor a crowd's in COCO's."""
+    scene = {(0, 0): RED, (2, 2): DARK_RED}
+    result = detect(network, coco(tmp_path, [(scene, [("husky", 0, 0), ("dog", 2, 2)])]), score=0.01)
+    assert ap(result) == {"dog": 1.0, "husky": 1.0}
+    assert (result.truths, result.excused) == (2, 0)
+    assert result.coco.ap == pytest.approx(1.0)
+
+
+HERE, THERE, FAR = (0, 0, 10, 10), (20, 0, 30, 10), (50, 50, 60, 60)
+SHIFTED = (1, 0, 11, 10)  # overlaps HERE by 9/11
+
+
+@pytest.mark.parametrize("rule", [match, match_imagenet])
+@pytest.mark.parametrize(
+    ("truths", "found", "expected"),
+    [
+        pytest.param(
+            [("dog", HERE), ("pug", THERE)],
+            [("dog", THERE, 0.9), ("dog", HERE, 0.8), ("pug", HERE, 0.9), ("pug", THERE, 0.8)],
+            {"dog": 1, "pug": 1},
+            id="below and above",
+        ),
+        pytest.param(
+            [("dog", HERE), ("pug", THERE), ("cat", FAR)],
+            [("dog", FAR, 0.9), ("dog", HERE, 0.8), ("cat", HERE, 0.9), ("cat", FAR, 0.8)],
+            {"dog": 1 / 2, "pug": 0, "cat": 1 / 2},
+            id="beside",
+        ),
+        pytest.param(
+            [("husky", HERE), ("pug", THERE), ("dog", FAR)],
+            [("husky", THERE, 0.9), ("husky", HERE, 0.8)],
+            {"husky": 1 / 2, "pug": 0, "dog": 0},
+            id="siblings below",
+        ),
+        pytest.param(
+            [("dog", HERE), ("pug", THERE)],
+            [("pug", HERE, 0.9), ("dog", THERE, 0.9)],
+            {"dog": 0, "pug": 0},
+            id="need not be found, nor are they",
+        ),
+        pytest.param(
+            [("pug", HERE), ("dog", SHIFTED)],
+            [("dog", HERE, 0.9), ("dog", FAR, 0.8), ("pug", HERE, 0.7)],
+            {"dog": 1, "pug": 1},
+            id="one thing labelled twice",
+        ),
+    ],
+)
+def test_classes_below_classes(
+    truths: list[Any], found: list[Any], expected: dict[str, float], rule: Rule
+) -> None:
+    objects = Truths.of([b for _, b in truths], [NAMES.index(n) for n, _ in truths], [0] * len(truths))
+    predictions = Predictions.of(
+        [b for _, b, _ in found],
+        [NAMES.index(n) for n, _, _ in found],
+        [0] * len(found),
+        [s for *_, s in found],
+    )
+    scores = score_classes(TREE, predictions, objects, 0.5, "", rule=rule)
+    assert {score.name: score.ap for score in scores.classes} == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs"),
+    [
+        ("coco", [("sandwich", "hotdog"), ("timepiece", "parking meter")]),
+        ("voc", []),
+        ("imagenet-det", []),
+        ("ilsvrc1k", []),
+    ],
+)
+def test_which_benchmarks_have_classes_below_classes(name: str, pairs: list[tuple[str, str]]) -> None:
+    tree = WordTree.load("yolo9000")
+    nodes = boxed_nodes(tree, [name])
+    above, below = np.nonzero(tree.is_ancestor(nodes[:, None], nodes[None]))
+    assert [(tree.names[nodes[a]], tree.names[nodes[b]]) for a, b in zip(above, below, strict=True)] == pairs
+
+
+def test_only_nested_classes_have_relatives() -> None:
+    """Crowds stay crowds; what is difficult as itself excuses as a relative, too."""
+    names = ["animal", "husky", "pug", "dog", "car"]
+    marks = [[mark == name for name in names] for mark in ("pug", "dog")]
+    truths = Truths.of([HERE] * 5, [NAMES.index(name) for name in names], [0] * 5, *marks)
+    near = as_relatives(TREE, truths)
+    rows = zip(near.classes.tolist(), near.difficult.tolist(), near.crowd.tolist(), strict=True)
+    assert Counter((NAMES[node], *flags) for node, *flags in rows) == {
+        ("animal", True, False): 2,  # husky and pug
+        ("animal", False, True): 1,  # dog
+        ("dog", True, False): 3,  # animal, husky and pug
+        ("husky", True, False): 1,  # animal
+        ("husky", False, True): 1,  # dog
+        ("pug", True, False): 1,
+        ("pug", False, True): 1,
+    }
+    assert len(as_relatives(TREE, truths[np.isin(truths.classes, [6, 7, 4])])) == 0
 
 
 def test_each_class_at_its_ancestor() -> None:
@@ -246,6 +359,16 @@ def test_classification(network: Network, tmp_path: Path) -> None:
     assert result.best_anchor.top1 == 0.5
 
 
+def test_classes_above_and_below_the_label_do_not_compete(network: Network, tmp_path: Path) -> None:
+    """Red is a husky: it is a dog and an animal, too, but no cat; at the pug husky comes first."""
+    scene = {(x, y): RED for x in range(4) for y in range(4)}
+    names = ("animal", "dog", "cat", "husky", "pug")  # right but for cat and pug
+    result = evaluate(network, folders(tmp_path, [(name, scene) for name in names]))
+    assert isinstance(result, ClassificationResult)
+    assert result.best_anchor is not None
+    assert result.whole.top1 == result.best_anchor.top1 == pytest.approx(3 / 5)
+
+
 def test_a_picture_without_a_confident_anchor_has_no_verdict(network: Network, tmp_path: Path) -> None:
     data = folders(tmp_path, [("husky", {(1, 1): RED}), ("cat", {})])
     result = evaluate(network, data)
@@ -317,7 +440,7 @@ def test_a_mix_of_rules_is_refused(network: Network, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"mixed\.h5: expected data that are scored by one .* by itself"):
         evaluate(network, mixed)
     with pytest.raises(DataError, match=r"mixed\.h5: expected data that are scored by one"):
-        Validator(ValConfig(data=(mixed,)), TREE)
+        Validator(ValConfig(data=(mixed,)), network)
     both = ConcatDataset([TableDataset(records, TREE) for records in (crowded, plain)])
     with pytest.raises(DataError, match="the data set: expected data that are scored by one"):
         evaluate_detection(network, both)
@@ -415,12 +538,30 @@ def test_curves_as_a_picture(network: Network, tmp_path: Path) -> None:
 
 
 def test_settings_are_checked_at_once() -> None:
-    with pytest.raises(ConfigError, match=r"size \(got 100\), nms \(got 2\)"):
-        EvaluateConfig(size=100, nms=2)
+    with pytest.raises(ConfigError, match=r"size \(got -1\), nms \(got 2\)"):
+        EvaluateConfig(size=-1, nms=2)
     with pytest.raises(ConfigError, match="iou above 0"):
         EvaluateConfig(iou=0)
     with pytest.raises(ConfigError, match="size must be a whole number, found '64'"):
         EvaluateConfig(size="64")  # type: ignore[arg-type]
+
+
+def test_sizes_fit_the_stride(network: Network, tmp_path: Path) -> None:
+    """As in detection; known before a picture is read or a run begins. A classifier's own size may be any."""
+    data = coco(tmp_path, [({(0, 0): RED}, [("husky", 0, 0)])])
+    for size in (100, 8192):
+        with pytest.raises(ConfigError, match=f"multiple of 32 from 32 to 4096 pixels, found {size}"):
+            detect(network, data, size=size)
+        with pytest.raises(ConfigError, match=f"multiple of 32 from 32 to 4096 pixels, found {size}"):
+            Validator(ValConfig(data=(data,), size=size), network)
+    fine = Network(Cfg.parse(input_size(40) + POOL * 3 + linear(13) + region(8, "1,1", softmax=1)), TREE)
+    assert detect(fine, data).size == (40, 40)
+    assert detect(fine, data, size=48).size == (48, 48)
+    classifier = Network(Cfg.parse(input_size(100) + POOL * 5 + linear(len(NAMES)) + CLASSIFIED), TREE)
+    pictures = folders(tmp_path / "c", [("husky", {(1, 1): RED})])
+    assert evaluate(classifier, pictures).size == (100, 100)
+    with pytest.raises(ConfigError, match="found 16; the nearest is 32"):
+        evaluate(classifier, pictures, EvaluateConfig(size=16))
 
 
 def test_other_trees_are_refused(network: Network, tmp_path: Path) -> None:

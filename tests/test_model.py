@@ -263,6 +263,9 @@ def test_save_and_load(model: YOLO9000, tmp_path: Path) -> None:
 def test_a_model_may_say_how_sure_labels_are(model: YOLO9000, tmp_path: Path) -> None:
     image, path = spot(64, 96, 32, 64, 32), tmp_path / "m.safetensors"
     assert model.hier_threshold == 0.5
+    for wrong in ("high", "nan", "2", "-1"):
+        model.metadata["hier_threshold"] = wrong
+        assert model.hier_threshold == 0.5
     model.metadata["hier_threshold"] = "0.85"
     model.save(path)
     again = YOLO9000.load(path, device="cpu")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from pathlib import Path
+from typing import IO
 
 import networkx as nx
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wordtree import FormatError, TreeError, WordTree, load_map, load_tree, save_map, save_tree
+from wordtree._files import write_together
 from wordtree.formats import parse_darknet_tree
 
 SUFFIXES = (".tree", ".json", ".csv", ".graphml")
@@ -59,6 +62,25 @@ def test_darknet_files(pets: WordTree, tmp_path: Path) -> None:
     assert files[2].read_text() == "animal\nplant\nn02121620\nn02084071\nx#1\ny\n"
     files[1].unlink()
     assert load_tree(files[0]).names == pets.wnids  # no names beside it: the ids serve
+
+
+def test_files_that_belong_together_are_written_all_or_none(tmp_path: Path) -> None:
+    first, second, third = (tmp_path / name for name in "abc")
+    write_together({first: "old\n", second: lambda stream: stream.write(b"old")})
+
+    def full(stream: IO[bytes]) -> None:
+        stream.write(b"new")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"No space left on device: .*/b'"):
+        write_together({first: "new\n", second: full, third: "new\n"})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old\n", "b": "old"}
+
+
+@pytest.mark.parametrize("name", ["pets.names", "pets.labels"])
+def test_a_darknet_tree_is_not_its_own_list_of_names(pets: WordTree, tmp_path: Path, name: str) -> None:
+    with pytest.raises(FormatError, match=r"is for a file beside the tree. Name it \.tree"):
+        save_tree(pets, tmp_path / name, ".tree")
 
 
 def test_the_other_files_as_text(pets: WordTree, tmp_path: Path) -> None:

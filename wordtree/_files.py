@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal, overload
 
@@ -35,6 +36,8 @@ def atomic_write(path: str | Path, *, text: bool = False) -> Iterator[IO[Any]]:
     """
     target = Path(path)
     temporary: Path | None = None
+    if target.is_dir():  # now, not after it was written
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         start = target.name[:_START]
@@ -59,6 +62,27 @@ def atomic_write(path: str | Path, *, text: bool = False) -> Iterator[IO[Any]]:
         if isinstance(error, OSError) and error.errno and _about(error, temporary):
             raise OSError(error.errno, error.strerror, str(target)) from error
         raise
+
+
+def write_together(contents: Mapping[Path, str | Callable[[IO[bytes]], object]]) -> None:
+    """Write files that belong together: all or none.
+
+    Every one is whole and on the disk, beside the file that it replaces, before the first is renamed.
+
+    Args:
+        contents: The text of each, or what writes it into its open file.
+
+    Raises:
+        OSError: One of them cannot be written; all are as they were.
+    """
+    with ExitStack() as stack:
+        for path, content in contents.items():
+            stream = stack.enter_context(atomic_write(path))
+            if isinstance(content, str):
+                stream.write(content.encode())
+            else:
+                content(stream)
+            _sync(stream)
 
 
 def _about(error: OSError, temporary: Path | None) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wordtree._checks import NodeError
-from wordtree._files import atomic_write
+from wordtree._files import atomic_write, write_together
 from wordtree.errors import FormatError, TreeError
 from wordtree.textfile import exists, lines_of, read_text
 from wordtree.tree import WordTree
@@ -61,23 +61,21 @@ def save_tree(tree: WordTree, path: str | Path, suffix: str | None = None) -> li
 
     Args:
         tree: The tree.
-        path: The file. As `.tree` three files are written: `x.tree`, `x.names`, `x.labels`.
+        path: The file. As `.tree` three files are written, all or none: `x.tree`, `x.names`, `x.labels`.
         suffix: `.tree`, `.json`, `.graphml` or `.csv`: the format; the ending of `path` when left out.
 
     Returns:
         The files written.
 
     Raises:
-        FormatError: The ending names no format.
+        FormatError: The ending names no format, or that of a file beside the tree.
     """
     target = Path(path)
     suffix = check_suffix(target, suffix)
     if suffix == ".tree":
-        _write(target, darknet_text(tree))
-        files = [target, target.with_suffix(".names"), target.with_suffix(".labels")]
-        write_lines(files[1], tree.names)
-        write_lines(files[2], tree.wnids)
-        return files
+        files = darknet_files(tree, target)
+        write_together(files)
+        return list(files)
     from wordtree import interchange
 
     interchange.WRITERS[suffix](tree, target)
@@ -95,6 +93,18 @@ def check_suffix(path: str | Path, suffix: str | None = None) -> str:
         remedy = f"Use one of the endings {', '.join(SUFFIXES)}."
         raise FormatError("the file's ending names no tree format.", path=path, remedy=remedy)
     return chosen
+
+
+def darknet_files(tree: WordTree, path: Path) -> dict[Path, str]:
+    """The files of a darknet tree with their contents: `path`, and the `.names` and `.labels` beside it.
+
+    Raises:
+        FormatError: `path` is one of these two itself.
+    """
+    names, labels = path.with_suffix(".names"), path.with_suffix(".labels")
+    if path in (names, labels):
+        raise FormatError(f"{path.suffix} is for a file beside the tree.", path=path, remedy="Name it .tree.")
+    return {path: darknet_text(tree), names: lines_text(tree.names), labels: lines_text(tree.wnids)}
 
 
 def darknet_text(tree: WordTree) -> str:
@@ -190,7 +200,8 @@ def read_lines(path: str | Path, kind: str = "a list") -> list[str]:
 
 def write_lines(path: str | Path, lines: Sequence[str]) -> None:
     """Write one text a line, the file whole or not at all."""
-    _write(path, "".join(f"{line}\n" for line in lines))
+    with atomic_write(path, text=True) as stream:
+        stream.write(lines_text(lines))
 
 
 def load_map(path: str | Path, tree: WordTree | None = None) -> NDArray[np.int32]:
@@ -231,6 +242,6 @@ def save_map(nodes: ArrayLike, path: str | Path) -> None:
     write_lines(path, [str(node) for node in array.tolist()])
 
 
-def _write(path: str | Path, text: str) -> None:
-    with atomic_write(path, text=True) as stream:
-        stream.write(text)
+def lines_text(lines: Sequence[str]) -> str:
+    """The content of a file with one text a line."""
+    return "".join(f"{line}\n" for line in lines)

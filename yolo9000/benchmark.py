@@ -36,7 +36,7 @@ class StageTimes:
 
     Attributes:
         machine: See `machine`.
-        settings: Size (pixels), batch, precision, compile, device, classes, rounds.
+        settings: Size (height and width, pixels), batch, precision, compile, device, classes, rounds.
         anchors: Anchors per picture that passed the gate on objectness.
         seconds: Median seconds a batch of every stage, in the order they run, and of `whole`: all of them in
             one call of `YOLO9000.detect`.
@@ -144,7 +144,7 @@ def benchmark(
         clock("suppress", suppress, found)
         clock("whole", whole)
     settings = {
-        "size": wanted[0],
+        "size": wanted,
         "batch": batch,
         "precision": engine.precision,
         "compile": engine.compiled,

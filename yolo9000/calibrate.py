@@ -23,6 +23,7 @@ from torch import Tensor
 from yolo9000.boxes import box_iou
 from yolo9000.darknet.layers import Convolution
 from yolo9000.datasets import SampleDataset
+from yolo9000.decode import Decoder
 from yolo9000.errors import ConfigError, DataError
 from yolo9000.evaluation.classification import best_anchor_logits
 from yolo9000.evaluation.options import EvaluateConfig
@@ -163,9 +164,11 @@ def collect_steps(
         progress: Called after each batch.
 
     Raises:
-        ConfigError: Boxes for a classifier, or data on another tree.
+        ConfigError: Boxes for a classifier, data on another tree, or classes that do not compete.
+        CfgError: The network's input has not three channels.
     """
     config = config or EvaluateConfig()
+    network.check_colour()
     if len(dataset.tree) != len(network.tree):
         raise ConfigError(
             f"expected data on the network's tree of {len(network.tree)} nodes, got a tree of "
@@ -173,6 +176,11 @@ def collect_steps(
         )
     if dataset.kind == "detection" and network.head is None:
         raise ConfigError("a classifier has no boxes to calibrate on; give classification data")
+    if network.head is not None and Decoder(network.head).independent:
+        raise ConfigError(
+            "every class of this model is a sigmoid of its own (softmax=0 in the cfg): expected classes that "
+            "compete, whose probabilities a temperature can even out"
+        )
     pick = _pick_boxes if dataset.kind == "detection" else _pick_images
     fused = network.fuse()
     device = next(fused.parameters()).device

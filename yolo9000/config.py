@@ -178,7 +178,7 @@ class TrainConfig:
     devices: int = 1  # processes on this machine, one a GPU; under torchrun its --nproc-per-node counts
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware has it
     ema: float = 0.999  # decay of the weight average that is saved as the model; 0: no average
-    freeze: int = 0  # first so many cfg layers that stay as they are
+    freeze: int = 0  # first so many cfg layers that stay as they are, or up to `stopbackward=1` in the cfg
     checkpoint_steps: int = 500  # steps between checkpoints
     log_steps: int = 10  # steps between lines of the log
     pictures: int = 3  # first batches of a run that are drawn with boxes and labels (batch-1.jpg, ...)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from wordtree._files import atomic_write
+from wordtree._files import write_together
+from wordtree.formats import darknet_files, lines_text
 from yolo9000.checkpoint import load_darknet, load_model, save_model
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import DarknetBatchNorm
-from yolo9000.darknet.weights import save_weights
+from yolo9000.darknet.weights import write_weights
 from yolo9000.errors import ConfigError
-from yolo9000.network import Network
+from yolo9000.network import LABELLED, Network
 
 MODEL_SUFFIX, WEIGHTS_SUFFIX = ".safetensors", ".weights"
 _DARKNET_EPS = 1e-6  # darknet divides by sqrt(variance) + this (blas.c, normalize_cpu)
@@ -23,7 +25,8 @@ def convert(source: Path, target: Path, *, cfg: str | None = None, half: bool = 
 
     Args:
         source: `*.weights` with its `cfg`, or a model file `*.safetensors`.
-        target: The other kind. Beside `*.weights` its cfg and, for a tree, its tree files are written.
+        target: The other kind. Beside `*.weights` its cfg and the names of its classes are written and, of a
+            tree, its other files: all or none.
         cfg: The cfg of `source`, a file or a built-in name.
         half: Store a model file's parameters as float16.
 
@@ -51,19 +54,19 @@ def convert(source: Path, target: Path, *, cfg: str | None = None, half: bool = 
 
 def _to_darknet(network: Network, target: Path) -> list[Path]:
     _use_darknet_batchnorm(network)
-    save_weights(network, target)
-    files = [target, target.with_suffix(".cfg")]
-    text = darknet_cfg(network.cfg)
+    text, tree = darknet_cfg(network.cfg), target.with_suffix(".tree")
+    files = {target.with_suffix(".names"): lines_text(network.tree.names)}
     if network.tree.max_depth or any(layer.options.get("tree") for layer in network.cfg.layers):
-        tree = target.with_suffix(".tree")
-        network.tree.save(tree)
+        files = darknet_files(network.tree, tree)
+        if not any(layer.name in LABELLED for layer in network.cfg.layers):
+            text = f"{text.rstrip()}\n[softmax]\n"
         layers = Cfg.parse(text).layers
-        holder = next((k for k, layer in enumerate(layers) if "tree" in layer.options), len(layers) - 1)
-        text = set_option(text, holder, "tree", tree.name)
-        files.append(tree)
-    with atomic_write(files[1], text=True) as stream:
-        stream.write(text)
-    return files
+        holders = [k for k, layer in enumerate(layers) if layer.name in LABELLED]
+        named = [k for k in holders if "tree" in layers[k].options]
+        text = set_option(text, (named or holders)[0], "tree", tree.name)
+    cfg = target.with_suffix(".cfg")
+    write_together({target: partial(write_weights, network), cfg: text, **files})
+    return [target, cfg, *files]
 
 
 def darknet_cfg(cfg: Cfg) -> str:

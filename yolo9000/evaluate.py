@@ -48,9 +48,11 @@ def evaluate(
 
     Raises:
         ConfigError: The model cannot do what the data ask for.
+        CfgError: Its input has not three channels.
         DataError: The data set is not what its format says.
     """
     network = model if isinstance(model, Network) else model.network
+    network.check_colour()
     if config is None:
         config = EvaluateConfig()
         if not isinstance(model, Network):

@@ -30,11 +30,12 @@ DEFAULT_NMS = 0.45  # intersection over union; darknet's -nms
 
 
 def own_number(metadata: Mapping[str, str], name: str, default: float) -> float:
-    """A model's own default of a setting, as its file's metadata have it, else `default`."""
+    """A model's own default of a share, as its metadata have it; `default` for what is none in 0..1."""
     try:
-        return float(metadata.get(name, default))
+        value = float(metadata.get(name, default))
     except ValueError:
         return default
+    return value if 0 <= value <= 1 else default
 
 
 @dataclass(frozen=True, eq=False)

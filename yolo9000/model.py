@@ -46,13 +46,12 @@ from yolo9000.labelling import (
     Threshold,
     own_number,
 )
-from yolo9000.network import Network
+from yolo9000.network import Network, check_size
 from yolo9000.results import Detections
 from yolo9000.settings import whole
 from yolo9000.sources import Frame
 
 DEFAULT_MODEL = "yolo9000-nano"
-MAX_SIDE = 4096  # pixels of the network input; larger ones exhaust memory before they find more
 
 Size: TypeAlias = int | tuple[int, int]
 
@@ -86,6 +85,7 @@ class YOLO9000:
 
     Raises:
         ConfigError: The network is a classifier or none at all, or there is no such device.
+        CfgError: Its input has not three channels.
     """
 
     def __init__(
@@ -117,6 +117,7 @@ class YOLO9000:
                 f"{network.cfg.path or 'the model'} has no [region] section: it is a classifier and finds no "
                 "boxes. Detection needs a detector's cfg, such as yolo9000 or yolov2."
             )
+        network.check_colour()
         self.device = pick_device(device)
         self._network = network.to(self.device).eval()
         self.tree = network.tree
@@ -326,18 +327,11 @@ class YOLO9000:
             ConfigError: The size is no multiple of the stride, too large, of a wrong type, or not that of an
                 exported model.
         """
-        stride = self._stride
         sides = self._size if size is None else size if isinstance(size, list | tuple) else (size, size)
         if len(sides) != 2:
             raise ConfigError(f"size must be one number or (height, width), found {size!r}.")
         height, width = (whole("size", side) for side in sides)
-        for side in (height, width):
-            if side % stride or not stride <= side <= MAX_SIDE:
-                nearest = min(max(stride, round(side / stride) * stride), MAX_SIDE // stride * stride)
-                raise ConfigError(
-                    f"size must be a multiple of {stride} from {stride} to {MAX_SIDE} pixels, found {side}; "
-                    f"the nearest is {nearest}."
-                )
+        check_size(height, width, self._stride)
         if isinstance(self.engine, Program):
             self.engine.check_size(height, width)
         return height, width

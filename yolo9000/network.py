@@ -13,18 +13,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wordtree.formats import read_lines
+from wordtree.textfile import exists
 from wordtree.tree import WordTree
 from yolo9000.backbone import BackboneCopy, copy_backbone
 from yolo9000.darknet.cfg import MAX_CLASSES, Cfg, RegionConfig, Section
 from yolo9000.darknet.describe import Description, describe
 from yolo9000.darknet.layers import Convolution, DarknetBatchNorm, build_layer
 from yolo9000.darknet.plan import LayerPlan, check_limits, plan_layers
-from yolo9000.errors import CfgError, CfgWarning, ImageError, YOLO9000Error
+from yolo9000.errors import CfgError, CfgWarning, ConfigError, FormatError, ImageError, YOLO9000Error
 from yolo9000.head import RegionHead
 from yolo9000.tree_ops import TreeOps
 
+MAX_SIDE = 4096  # pixels of the network input; larger ones exhaust memory before they find more
 # Class lists that a cfg without a tree is known to mean by their length alone.
 _KNOWN_LISTS = {20: "voc", 80: "coco", 1000: "ilsvrc1k"}
+LABELLED = ("region", "softmax")  # layers that can name a tree
 _TAIL = ("avgpool", "dropout", "softmax", "cost")  # what may follow a classifier's last convolution
 
 
@@ -38,7 +42,8 @@ class Network(nn.Module):
     Args:
         cfg: The description.
         tree: The label tree; by default what the cfg's `tree=` names (a path as given, one beside the cfg, or
-            `9k.tree` for the tree that comes with the package), else a flat list of classes.
+            `9k.tree` for the tree that comes with the package), else a flat list of classes, their names from
+            `x.names` beside `x.cfg` where there is one.
         initialise: Draw starting values; without, the parameters hold anything until they are loaded, which
             spares half the time of loading.
 
@@ -113,6 +118,19 @@ class Network(nn.Module):
             raise ValueError(f"batchnorm must be 'torch' or 'darknet', not {mode!r}")
         for norm in self._norms():
             norm.mode = mode
+
+    def check_colour(self) -> None:
+        """Make sure that the network is one for pictures, before any is read.
+
+        Raises:
+            CfgError: Its input has not three channels.
+        """
+        if self.cfg.channels != 3:
+            self.cfg.net.fail(
+                f"pictures have 3 (red, green, blue), grey ones too; got {self.cfg.channels}.",
+                key="channels",
+                remedy="Set channels=3 and train on that; such a network can only be converted.",
+            )
 
     def features(self, images: Tensor) -> Tensor:
         """Everything before the last convolution.
@@ -253,6 +271,21 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
+def check_size(height: int, width: int, stride: int) -> None:
+    """Refuse a network input of which the grid's cells leave something over.
+
+    Raises:
+        ConfigError: A side, in pixels, is no multiple of the stride, or too large.
+    """
+    for side in (height, width):
+        if side % stride or not stride <= side <= MAX_SIDE:
+            nearest = min(max(stride, round(side / stride) * stride), MAX_SIDE // stride * stride)
+            raise ConfigError(
+                f"size must be a multiple of {stride} from {stride} to {MAX_SIDE} pixels, found {side}; "
+                f"the nearest is {nearest}."
+            )
+
+
 def plan_network(cfg: Cfg) -> tuple[tuple[LayerPlan, ...], int, int]:
     """Everything that can be wrong with a cfg alone, before memory is taken for its network.
 
@@ -303,18 +336,31 @@ def _last_convolution(cfg: Cfg, plans: tuple[LayerPlan, ...]) -> int:
 
 
 def _resolve_tree(cfg: Cfg, classes: int) -> WordTree:
-    labelled = (layer for layer in cfg.layers if layer.name in ("region", "softmax"))
+    labelled = (layer for layer in cfg.layers if layer.name in LABELLED)
     section = next((layer for layer in labelled if layer.options.get("tree")), None)
     if section is not None:
         return _load_tree(cfg, section)
-    if classes in _KNOWN_LISTS:
-        from wordtree.classes import class_list
+    known = _known_list(classes)
+    beside = None if cfg.path is None else cfg.path.with_suffix(".names")
+    if beside is None or not exists(beside):
+        return known
+    names = read_lines(beside, "names")
+    if len(names) != classes:
+        what = f"expected {classes:,} names, one for each class of {cfg.path}, got {len(names):,}."
+        raise FormatError(what, path=beside, remedy="Use the names of this cfg, or none.")
+    return known if known.names == tuple(names) else WordTree.flat(names)
 
-        entries = class_list(_KNOWN_LISTS[classes])
-        if classes == 1000:  # labelled images come in folders named by the WordNet ids
-            return WordTree([-1] * classes, [e.wnid for e in entries], [e.name for e in entries])
-        return WordTree.flat([entry.name for entry in entries])
-    return WordTree.flat([f"class {number}" for number in range(classes)])
+
+def _known_list(classes: int) -> WordTree:
+    """The flat list that a cfg without a tree means by its length, or numbered classes."""
+    if classes not in _KNOWN_LISTS:
+        return WordTree.flat([f"class {number}" for number in range(classes)])
+    from wordtree.classes import class_list
+
+    entries = class_list(_KNOWN_LISTS[classes])
+    if classes == 1000:  # labelled images come in folders named by the WordNet ids
+        return WordTree([-1] * classes, [e.wnid for e in entries], [e.name for e in entries])
+    return WordTree.flat([entry.name for entry in entries])
 
 
 def _load_tree(cfg: Cfg, section: Section) -> WordTree:

@@ -12,6 +12,8 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
 from rich.console import Console
+from rich.markup import escape
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
@@ -85,15 +87,25 @@ def build_network(config: TrainConfig, console: Console) -> Network:
         network, _ = load_model(config.model)
     else:
         network = Network(Cfg.load(config.model), tree)
+    network.check_colour()
     if config.weights is not None:
         if config.weights.endswith(".safetensors"):
             console.print(f"{config.weights}: {network.load_backbone(load_model(config.weights)[0])}")
         else:
             console.print(str(load_weights(network, config.weights, partial=True)))
     network.batchnorm = "torch"  # what training normalises with, whatever the statistics came from
-    for layer in network.layers[: config.freeze]:
+    if untrained := network.cfg.untrained:
+        console.print(f"[yellow]keys of the cfg that training passes over:[/] {escape('; '.join(untrained))}")
+    if network.cfg.frozen > config.freeze:
+        console.print(f"[yellow]stopbackward in the cfg: its first {network.cfg.frozen} layers are frozen[/]")
+    for layer in frozen_layers(network, config):
         layer.requires_grad_(False)
     return network
+
+
+def frozen_layers(network: Network, config: TrainConfig) -> nn.ModuleList:
+    """The first layers, which stay as they are: by the settings, or by the cfg where it says more."""
+    return network.layers[: max(config.freeze, network.cfg.frozen)]
 
 
 def read_names(path: str | Path) -> WordTree:

@@ -34,6 +34,7 @@ from yolo9000.prepare import (
     build_fabric,
     build_loader,
     build_network,
+    frozen_layers,
     pick_precision,
     share_batchnorm,
 )
@@ -150,7 +151,7 @@ class Trainer:
         self.total_steps = config.max_steps or -(-config.epochs * len(self.sampler) // accumulate)
         self.val_steps = config.val.steps or -(-len(self.sampler) // accumulate)
         data = config.data
-        self.validator = Validator(config.val, self.network.tree, map_file=data.map, cache=data.cache)
+        self.validator = Validator(config.val, self.network, map_file=data.map, cache=data.cache)
         self.early = EarlyStop(config.val.patience)
         if self.fabric.world_size > 1:
             share_batchnorm(self.network)
@@ -239,7 +240,7 @@ class Trainer:
     def train_mode(self) -> None:
         """Put the task into training mode, but for the layers that are frozen."""
         self.task.train()
-        for layer in self.network.layers[: self.config.freeze]:
+        for layer in frozen_layers(self.network, self.config):
             layer.eval()  # the statistics of frozen batch norms stay as they are, too
 
     def _batches(self) -> Iterator[Batch]:

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-from wordtree.tree import WordTree
 from yolo9000.config import ValConfig
 from yolo9000.datasets import SampleDataset, open_dataset
 from yolo9000.evaluate import evaluate_opened
 from yolo9000.evaluation.detection import DetectionResult
 from yolo9000.evaluation.options import EvaluateConfig, resolve
+from yolo9000.evaluation.predict import input_size
 from yolo9000.network import Network
 
 MAP50, TOP1 = "val_map50", "val_top1"  # columns of the log; the first that is there decides what is best
@@ -23,23 +23,25 @@ class Validator:
 
     Args:
         config: Which, and how.
-        tree: The tree of the labels.
+        network: That which is measured: its tree is that of the labels.
         map_file: Darknet map file for the boxes' classes.
         cache: Longest side of decoded images kept in memory; 0: read from disk every time.
 
     Raises:
+        ConfigError: The size does not fit the network.
         DataError: A data set cannot be opened, or is joined of some that are scored by different rules.
     """
 
     def __init__(
-        self, config: ValConfig, tree: WordTree, *, map_file: str | None = None, cache: int = 0
+        self, config: ValConfig, network: Network, *, map_file: str | None = None, cache: int = 0
     ) -> None:
         self.options = EvaluateConfig(size=config.size, limit=config.limit)
         self.sets: list[tuple[str, SampleDataset]] = []
         for spec in config.data:
-            dataset = open_dataset(spec, tree, "val", map_file=map_file, cache=cache)
+            input_size(network, self.options)  # what cannot be scored is refused now
+            dataset = open_dataset(spec, network.tree, "val", map_file=map_file, cache=cache)
             if dataset.kind == "detection":
-                resolve(self.options, dataset.rules, spec)  # what cannot be scored is refused now
+                resolve(self.options, dataset.rules, spec)
             self.sets.append((spec, dataset))
 
     def measure(self, network: Network) -> dict[str, float]:

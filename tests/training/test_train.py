@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import random
 import signal
@@ -16,12 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 import yolo9000
 from wordtree.tree import WordTree
 from yolo9000.config import TrainConfig, from_mapping, load_config, to_yaml
+from yolo9000.convert import set_option
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.datasets import Batch
 from yolo9000.errors import ConfigError, DataError, TrainingError, YOLO9000Error
@@ -347,8 +350,23 @@ def test_weights_that_are_not_finite_are_never_saved(settings: Settings, tmp_pat
     assert (tmp_path / "last.ckpt").read_bytes() == before
 
 
-def test_frozen_layers_stay_as_they_are(settings: Settings, tmp_path: Path) -> None:
-    trainer = Trainer(settings(tmp_path, freeze=3, max_steps=2), JointTask)
+@pytest.mark.parametrize(("freeze", "stop"), [(3, None), (0, 2), (1, 2), (3, 1)])
+def test_frozen_layers_stay_as_they_are(
+    settings: Settings, tmp_path: Path, data: Path, freeze: int, stop: int | None
+) -> None:
+    """By the settings, or up to the layer with `stopbackward` in the cfg, whichever are more."""
+    text = (data / "small.cfg").read_text()
+    if stop is not None:
+        text = set_option(text, stop, "stopbackward", "1")
+    (tmp_path / "stop.cfg").write_text(set_option(text, 4, "learning_rate", ".1"))
+    shown = Console(file=io.StringIO(), width=200)
+    config = settings(tmp_path, model=str(tmp_path / "stop.cfg"), freeze=freeze, max_steps=2)
+    trainer = Trainer(config, JointTask, shown)
+    assert isinstance(shown.file, io.StringIO)
+    printed = shown.file.getvalue()
+    assert "passes over: line" in printed
+    assert "learning_rate" in printed
+    assert ("its first 3 layers are frozen" in printed) == (stop == 2)
     before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
     trainer.fit()
     changed = {name for name, value in trainer.network.state_dict().items() if not value.equal(before[name])}

@@ -31,7 +31,7 @@ Size = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Network input, a multiple of 32 pixels.",
+        help="Network input, a multiple of its stride (32 pixels).",
         show_default="the cfg's",
         rich_help_panel=MODEL,
     ),

@@ -53,6 +53,8 @@ _KEYS = {
     "dropout": "probability",
     "cost": "type scale ratio noobj thresh",
 }
+# Those of them that change darknet's training and not ours, and the values that change nothing.
+_UNTRAINED = {"onlyforward": 0, "learning_rate": 1, "smooth": 0, "truth": 0, "clip": 0}
 KNOWN_KEYS: Mapping[str, frozenset[str]] = {
     name: frozenset(f"{keys} clip {_LAYER_KEYS}".split()) for name, keys in _KEYS.items()
 }
@@ -318,6 +320,25 @@ class Cfg:
         """The detection layer, or None for a classifier."""
         found = [section for section in self.layers if section.name == "region"]
         return RegionConfig.from_section(found[0]) if found else None
+
+    @property
+    def frozen(self) -> int:
+        """How many of the first layers stay as they are in training: up to the last with `stopbackward=1`.
+
+        Backpropagation ends there (`network.c`, `backward_network`).
+        """
+        stops = [i for i, layer in enumerate(self.layers, start=1) if layer.get_bool("stopbackward")]
+        return max(stops, default=0)
+
+    @property
+    def untrained(self) -> tuple[str, ...]:
+        """Options of layers with which darknet would train otherwise than we do, as in `unknown`."""
+        return tuple(
+            f"line {layer.lines[key]}: [{layer.name}] {key}"
+            for layer in self.layers
+            for key, neutral in _UNTRAINED.items()
+            if key in layer.options and layer.get_float(key) != neutral
+        )
 
     @property
     def unknown(self) -> tuple[str, ...]:

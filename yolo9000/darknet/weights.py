@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -183,14 +183,19 @@ def save_weights(network: Network, path: str | Path, *, layers: int | None = Non
     Raises:
         WeightsError: The network is fused: its batch norms are gone.
     """
+    with atomic_write(path) as stream:
+        write_weights(network, stream, layers)
+
+
+@torch.no_grad()
+def write_weights(network: Network, stream: IO[bytes], layers: int | None = None) -> None:
+    """`save_weights` into an open file."""
     wanted = _select(network, layers)
-    header = Header(network.weights_version, network.seen).pack()
-    with torch.no_grad(), atomic_write(path) as stream:
-        stream.write(header)
-        for plan, layer in wanted:
-            for tensor in _written_tensors(plan, layer):
-                array = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
-                stream.write(np.ascontiguousarray(array, dtype="<f4").data)
+    stream.write(Header(network.weights_version, network.seen).pack())
+    for plan, layer in wanted:
+        for tensor in _written_tensors(plan, layer):
+            array = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+            stream.write(np.ascontiguousarray(array, dtype="<f4").data)
 
 
 def read_header(path: str | Path) -> Header:

@@ -169,7 +169,11 @@ Rule: TypeAlias = Callable[[Predictions, Truths, float], tuple[Bools, Bools]]
 
 
 def class_curve(
-    predictions: Predictions, truths: Truths, iou: float = 0.5, rule: Rule | None = None
+    predictions: Predictions,
+    truths: Truths,
+    iou: float = 0.5,
+    rule: Rule | None = None,
+    excusing: Truths | None = None,
 ) -> Curve:
     """The curve of one class: all predictions and truths given are taken to be of that class.
 
@@ -178,9 +182,13 @@ def class_curve(
         truths: T boxes.
         iou: Overlap from which on a prediction claims a truth.
         rule: How predictions are judged; None: `match`, the VOC rules.
+        excusing: Objects that need not be found, and excuse predictions that are not right by `truths`.
     """
+    rule = rule or match
     predictions = predictions[np.argsort(-predictions.scores, kind="stable")]
-    right, excused = (rule or match)(predictions, truths, iou)
+    right, excused = rule(predictions, truths, iou)
+    if excusing is not None:
+        excused |= ~right & rule(predictions, excusing, iou)[1]
     kept = ~excused
     credit = right[kept].astype(np.float64)
     return Curve.of(predictions.scores[kept], credit, int(truths.counted.sum()))

@@ -11,7 +11,7 @@ from wordtree.tree import WordTree
 from yolo9000.datasets.labels import Label, map_labels
 from yolo9000.errors import ConfigError
 from yolo9000.evaluation.ap import Ints
-from yolo9000.evaluation.credit import related
+from yolo9000.evaluation.hierarchy import related
 from yolo9000.evaluation.scores import ClassScores, GroupScore
 
 

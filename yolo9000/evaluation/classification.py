@@ -20,7 +20,7 @@ from yolo9000.datasets import SampleDataset
 from yolo9000.decode import choose_level
 from yolo9000.errors import ConfigError
 from yolo9000.evaluation.confusion import Confusion
-from yolo9000.evaluation.hierarchy import Cut, LabelQuality, path_matrix
+from yolo9000.evaluation.hierarchy import Cut, LabelQuality, path_matrix, related
 from yolo9000.evaluation.options import EvaluateConfig
 from yolo9000.evaluation.predict import Progress, chosen_images, input_size, load_batches
 from yolo9000.evaluation.result import Result
@@ -51,7 +51,8 @@ class AccuracyScores:
     """Accuracy of one way to classify a picture, all 0..1.
 
     Attributes:
-        top1: The label is the likeliest of the data set's classes (absolute probabilities of their nodes).
+        top1: The label is the likeliest of the data set's classes (absolute probabilities of their nodes);
+            classes above and below it do not compete.
         top5: It is among the five likeliest.
         node: The likeliest path through the whole tree, all N nodes competing, runs through the label.
         depths: The same for the label's ancestors.
@@ -125,7 +126,7 @@ def evaluate_classification(
     start = time.perf_counter()
     truths = np.array([dataset.nodes(i)[0] for i in chosen_images(len(dataset), config.limit)], np.int64)
     classes = np.unique(truths)
-    whole, best = _Tally(network, classes, config), _Tally(network, classes, config)
+    whole, best = _Tally(network, truths, config), _Tally(network, truths, config)
     _run(network.fuse(), dataset, config, whole, best, progress)
     return ClassificationResult(
         data=name,
@@ -133,8 +134,8 @@ def evaluate_classification(
         classes=len(classes),
         unmatched=dict(dataset.unmatched),
         size=input_size(network, config),
-        whole=whole.scores(truths),
-        best_anchor=None if network.head is None else best.scores(truths),
+        whole=whole.scores(),
+        best_anchor=None if network.head is None else best.scores(),
         seconds=time.perf_counter() - start,
     )
 
@@ -173,10 +174,11 @@ def best_anchor_logits(head: RegionHead, features: Tensor) -> tuple[Tensor, Tens
 class _Tally:
     """Collects, batch by batch, what the scores need of the logits: a few numbers a picture instead of N."""
 
-    def __init__(self, network: Network, classes: Ints, config: EvaluateConfig) -> None:
+    def __init__(self, network: Network, truths: Ints, config: EvaluateConfig) -> None:
         self.ops: TreeOps = network.ops
         self.tree: WordTree = network.tree
-        self.classes, self.config = classes, config
+        self.truths, self.classes, self.config = truths, np.unique(truths), config
+        self.added = 0
         self.cuts = [Cut.parse(network.tree, text) for text in config.cuts]
         self.ranked: list[Ints] = []
         self.paths: list[Ints] = []
@@ -184,9 +186,10 @@ class _Tally:
         self.sure: list[NDArray[np.bool_]] = []
 
     def add(self, logits: Tensor, objectness: Tensor | None = None) -> None:
-        """Take logits [B, N] and, where a detector gave them, the objectness [B]."""
+        """Take logits [B, N] of the next pictures and, where a detector gave them, the objectness [B]."""
         conditional = self.ops.log_softmax(logits)
         at_classes = self.ops.path_log_probs(conditional)[:, torch.from_numpy(self.classes).to(logits.device)]
+        at_classes = at_classes.masked_fill(self._relatives(len(logits)).to(logits.device), -torch.inf)
         best = at_classes.topk(min(5, len(self.classes))).indices
         self.ranked.append(self.classes[best.cpu().numpy()])
         paths, log_probs = self.ops.descend(conditional)
@@ -199,8 +202,18 @@ class _Tally:
         score = objectness * log_absolute.gather(1, level)[:, 0].exp()
         self.sure.append((score > self.config.confident).cpu().numpy())
 
-    def scores(self, truths: Ints) -> AccuracyScores:
-        """The scores of all pictures added, whose labels are `truths` [R]."""
+    def _relatives(self, count: int) -> Tensor:
+        """[B, C] classes above or below the label of each of the next pictures: they do not compete with it.
+
+        P(dog) is never less than P(pug), so that a dog would always come before a pug.
+        """
+        labels = self.truths[self.added : self.added + count, None]
+        self.added += count
+        return torch.from_numpy(related(self.tree, labels, self.classes) & (labels != self.classes))
+
+    def scores(self) -> AccuracyScores:
+        """The scores of the pictures, once all are added."""
+        truths = self.truths
         ranked, paths, nodes = (np.concatenate(parts) for parts in (self.ranked, self.paths, self.nodes))
         sure = np.concatenate(self.sure)
         hits = ranked == truths[:, None]

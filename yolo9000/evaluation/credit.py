@@ -22,6 +22,7 @@ from yolo9000.evaluation.ap import (
     image_pairs,
     pair_overlap,
 )
+from yolo9000.evaluation.hierarchy import related
 from yolo9000.evaluation.scores import ClassScore, ClassScores
 
 
@@ -79,12 +80,6 @@ def score_labels(
         )
         scores.append(ClassScore.of(tree, int(node), curve))
     return ClassScores(name, tuple(scores))
-
-
-def related(tree: WordTree, first: Ints, second: Ints | int) -> NDArray[np.bool_]:
-    """Whether one of two nodes is the other, or above it; shapes broadcast."""
-    above = np.asarray(tree.is_ancestor(first, second)) | tree.is_ancestor(second, first)
-    return np.asarray(above | (np.asarray(first) == second), np.bool_)
 
 
 def _claims(tree: WordTree, labelled: Predictions, objects: Truths, iou: float) -> Ints:

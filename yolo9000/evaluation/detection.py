@@ -40,6 +40,7 @@ from yolo9000.evaluation.result import Result
 from yolo9000.evaluation.scores import (
     ClassScores,
     GroupScore,
+    as_relatives,
     join_truths,
     score_ancestors,
     score_classes,
@@ -149,7 +150,7 @@ def evaluate_detection(
         rule="imagenet" if rule is match_imagenet else "voc",
         nodes=nodes,
         groups=tuple(boxed_groups(tree, nodes, lists)) if lists else (),
-        coco=coco_scores(at_nodes, truths, len(dataset)),
+        coco=coco_scores(at_nodes, join_truths([truths, as_relatives(tree, truths)]), len(dataset)),
         credited=score_labels(tree, every, truths, iou, "labels, ancestors credited by depth"),
         strict=score_labels(tree, every, truths, iou, "labels, ancestors not credited", strict=True),
         cuts=tuple(score_cut(tree, cut, at_nodes, truths, iou, rule) for cut in cuts),

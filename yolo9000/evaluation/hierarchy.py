@@ -38,6 +38,12 @@ def common_levels(tree: WordTree, first: ArrayLike, second: ArrayLike) -> Ints:
     return np.asarray(((a == b) & (a >= 0)).sum(1), np.int64)
 
 
+def related(tree: WordTree, first: Ints, second: Ints | int) -> NDArray[np.bool_]:
+    """Whether one of two nodes is the other, or above it; shapes broadcast."""
+    above = np.asarray(tree.is_ancestor(first, second)) | tree.is_ancestor(second, first)
+    return np.asarray(above | (np.asarray(first) == second), np.bool_)
+
+
 def judge(tree: WordTree, labels: ArrayLike, truths: ArrayLike) -> Ints:
     """Compare each label with its truth.
 

@@ -51,7 +51,7 @@ class EvaluateConfig:
         for name in fractions:
             object.__setattr__(self, name, number(name, getattr(self, name)))
         checks = {
-            "size": self.size >= 0 and self.size % 32 == 0,
+            "size": self.size >= 0,
             "batch_size": self.batch_size >= 1,
             "threads": self.threads >= 1,
             "limit": self.limit >= 0,
@@ -64,8 +64,8 @@ class EvaluateConfig:
             f"{name} (got {getattr(self, name.split()[0])})" for name, good in checks.items() if not good
         ]:
             raise ConfigError(
-                f"settings out of range: {', '.join(bad)}. Fractions lie in 0..1, the size is a multiple of "
-                "32, batch size, threads and per_image are at least 1, the rule is auto, voc or imagenet."
+                f"settings out of range: {', '.join(bad)}. Fractions lie in 0..1, the size is 0 or "
+                "more, batch size, threads and per_image are at least 1, the rule is auto, voc or imagenet."
             )
 
 

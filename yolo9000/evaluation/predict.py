@@ -25,7 +25,7 @@ from yolo9000.evaluation.ap import Predictions
 from yolo9000.evaluation.options import EvaluateConfig
 from yolo9000.head import RegionHead
 from yolo9000.letterbox import Letterbox, letterbox
-from yolo9000.network import Network
+from yolo9000.network import Network, check_size
 
 if TYPE_CHECKING:
     from yolo9000.datasets import Sample, SampleDataset
@@ -90,8 +90,15 @@ def load_batches(
 
 
 def input_size(network: Network, config: EvaluateConfig) -> tuple[int, int]:
-    """(height, width) of the network input in pixels: as asked for, else as the cfg says."""
-    return config.size or network.cfg.height, config.size or network.cfg.width
+    """(height, width) of the network input in pixels: as asked for, else as the cfg says.
+
+    Raises:
+        ConfigError: They do not fit the network's stride. A classifier's own may be any.
+    """
+    height, width = config.size or network.cfg.height, config.size or network.cfg.width
+    if config.size or network.head is not None:
+        check_size(height, width, network.stride)
+    return height, width
 
 
 def chosen_images(count: int, limit: int) -> list[int]:

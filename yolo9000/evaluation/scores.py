@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from wordtree.tree import WordTree
-from yolo9000.evaluation.ap import Curve, Predictions, Rule, Truths, class_curve
-from yolo9000.evaluation.hierarchy import Cut
+from yolo9000.evaluation.ap import Curve, Predictions, Rule, Truths, class_curve, image_pairs
+from yolo9000.evaluation.hierarchy import Cut, related
 
 
 @dataclass(frozen=True)
@@ -126,12 +126,28 @@ def score_classes(
     uncovered: int = 0,
     rule: Rule | None = None,
 ) -> ClassScores:
-    """AP of every class that has objects."""
+    """AP of every class that has objects; those of classes above and below it excuse (`as_relatives`)."""
+    relatives = as_relatives(tree, truths)
     scores = []
     for node in np.unique(truths.classes[truths.counted]):
         own, objects = predictions[predictions.classes == node], truths[truths.classes == node]
-        scores.append(ClassScore.of(tree, int(node), class_curve(own, objects, iou, rule)))
+        excusing = relatives[relatives.classes == node]
+        scores.append(ClassScore.of(tree, int(node), class_curve(own, objects, iou, rule, excusing)))
     return ClassScores(name, tuple(scores), uncovered)
+
+
+def as_relatives(tree: WordTree, truths: Truths) -> Truths:
+    """Every object as one of each class of the data above or below its own, where it need not be found.
+
+    A pug is a dog, so that `dog` is no false alarm there; and what is labelled `dog` may be a pug. Empty
+    where no class stands below another.
+    """
+    classes = np.unique(truths.classes)
+    near = related(tree, classes[:, None], classes[None]) & ~np.eye(len(classes), dtype=np.bool_)
+    own, other = np.nonzero(near)
+    which, pair = image_pairs(truths.classes, classes[own])
+    moved = truths[which]
+    return replace(moved, classes=classes[other[pair]], difficult=~moved.crowd)
 
 
 def score_cut(

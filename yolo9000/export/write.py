@@ -22,8 +22,8 @@ from yolo9000.engine import Engine
 from yolo9000.errors import ConfigError
 from yolo9000.export.about import METADATA_FILE, describe_export
 from yolo9000.export.graph import DenseGraph, GatedGraph
-from yolo9000.model import MAX_SIDE, YOLO9000, Size
-from yolo9000.network import Network
+from yolo9000.model import YOLO9000, Size
+from yolo9000.network import MAX_SIDE, Network
 from yolo9000.optional import optional
 from yolo9000.settings import whole
 
