@@ -92,6 +92,13 @@ def test_metadata_must_be_new_strings(tmp_path: Path) -> None:
         save_model(network(), tmp_path / "x", metadata={"threshold": 0.3})  # type: ignore[dict-item]
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "model.PT2", "model.weights", "last.ckpt"])
+def test_endings_of_other_formats_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(WeightsError, match="another format's"):
+        save_model(network(), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_fused_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="fused"):
         save_model(network().fuse(), tmp_path / "x")

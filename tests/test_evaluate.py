@@ -601,6 +601,10 @@ def test_command_line(network: Network, tmp_path: Path) -> None:
     assert [line["kind"] for line in lines] == ["detection", "classification"]
     assert lines[0]["labels"]["labels"] == 2
 
+    ran = CliRunner().invoke(app, ["evaluate", boxes, f"imagenet:{tmp_path / 'none'}", *model, "--json"])
+    assert isinstance(ran.exception, DataError)
+    assert ran.stdout == ""  # all are opened before the first is measured
+
     ran = CliRunner().invoke(app, ["evaluate", boxes, *model, "--plots"])
     assert isinstance(ran.exception, ConfigError)
     assert "--out" in str(ran.exception)

@@ -37,7 +37,22 @@ FORMAT = "yolo9000-1"
 _FAMILY = "yolo9000-"
 RESERVED = ("format", "cfg", "tree", "names", "batchnorm", "seen", "weights_version")
 _OPTIONAL = ("weights_version",)
+_FOREIGN = (".weights", ".cfg", ".names", ".tree", ".onnx", ".torchscript", ".pt2", ".ckpt")
 _MAX_DIGITS = 20  # of the largest number that a .weights header holds
+
+
+def check_target(path: str | Path) -> None:
+    """Refuse to write a model under the ending of another format: by that it would be read.
+
+    Raises:
+        WeightsError: It has one.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in _FOREIGN:
+        raise WeightsError(
+            f"{path}: expected the name of a model file, such as *.safetensors; {suffix} is another format's. "
+            "`yolo9000 export` writes .onnx, .torchscript and .pt2, `yolo9000 convert` writes .weights."
+        )
 
 
 def save_model(
@@ -54,8 +69,9 @@ def save_model(
 
     Raises:
         WeightsError: A further entry has the name of one of the format's, or is no string; a parameter
-            does not fit into float16; or the network is fused.
+            does not fit into float16; the network is fused; or the file has another format's ending.
     """
+    check_target(path)
     extras = dict(metadata or {})
     if clash := [key for key in extras if key in RESERVED]:
         raise WeightsError(f"metadata {', '.join(clash)} is written by save_model itself: use other names.")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from wordtree.tree import WordTree
-from yolo9000.checkpoint import save_model
+from yolo9000.checkpoint import check_target, save_model
 from yolo9000.convert import set_option
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.model import load_any
@@ -93,6 +93,7 @@ def retree_file(
     Raises:
         WeightsError: The source is no model of ours.
     """
+    check_target(target)
     network, metadata = load_any(source)
     result, change = retree(network, tree)
     kept = {key: value for key, value in metadata.items() if key in _STILL_TRUE}

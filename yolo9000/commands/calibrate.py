@@ -37,11 +37,12 @@ def calibrate(
     from rich.console import Console
 
     from yolo9000.calibrate import apply_temperatures, collect_steps, fit_temperatures, join_steps
-    from yolo9000.checkpoint import RESERVED, save_model
+    from yolo9000.checkpoint import RESERVED, check_target, save_model
     from yolo9000.datasets import open_dataset
     from yolo9000.evaluation.options import EvaluateConfig
     from yolo9000.model import load_any
 
+    check_target(out)
     network, metadata = load_any(model)
     network.eval()
     config = EvaluateConfig(size=size or 0)

@@ -82,8 +82,9 @@ def evaluate(
     """
     from dataclasses import replace
 
+    from yolo9000.datasets import open_dataset
     from yolo9000.errors import ConfigError
-    from yolo9000.evaluate import evaluate as run
+    from yolo9000.evaluate import evaluate_opened
     from yolo9000.evaluation.options import EvaluateConfig
     from yolo9000.labelling import own_number
     from yolo9000.optional import optional
@@ -108,9 +109,13 @@ def evaluate(
     if hier_threshold is None:
         hier_threshold = own_number(metadata, "hier_threshold", config.hier_threshold)
     config = replace(config, confident=confident, hier_threshold=hier_threshold)
-    for number, spec in enumerate(data, start=1):
+    network.check_colour()
+    opened = [
+        open_dataset(spec, network.tree, split, map_file=map_file) for spec in data
+    ]  # all, before hours
+    for number, (spec, dataset) in enumerate(zip(data, opened, strict=True), start=1):
         with _Bar(spec) as bar:
-            result = run(network, spec, config, split=split, map_file=map_file, progress=bar.update)
+            result = evaluate_opened(network, dataset, spec, config, progress=bar.update)
         _show(result, json=json, per_class=per_class)
         if out is not None:
             _write(result, out / f"{number:02d}-{_slug(spec)}", plots)
