@@ -50,7 +50,7 @@ def check_target(path: str | Path) -> None:
     suffix = Path(path).suffix.lower()
     if suffix in _FOREIGN:
         raise WeightsError(
-            f"{path}: expected the name of a model file, such as *.safetensors; {suffix} is another format's. "
+            f"{path}: expected the name of a model file (*.safetensors); {suffix} is another format's. "
             "`yolo9000 export` writes .onnx, .torchscript and .pt2, `yolo9000 convert` writes .weights."
         )
 
