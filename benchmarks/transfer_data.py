@@ -14,7 +14,7 @@ from wordtree import class_list
 from wordtree.tree import WordTree
 from yolo9000.datasets import Records, open_dataset, pack, read_records
 from yolo9000.datasets.labels import map_labels
-from yolo9000.datasets.store import ConcatStore, Store
+from yolo9000.datasets.store import ConcatStore, PartStore
 from yolo9000.errors import ConfigError
 from yolo9000.evaluation.credit import related
 
@@ -48,32 +48,6 @@ def shows(records: Records, tree: WordTree, nodes: NDArray[np.int64]) -> NDArray
     return found
 
 
-class Part:
-    """Some images of a store, itself a `Store`."""
-
-    def __init__(self, store: Store, images: NDArray[np.int64]) -> None:
-        self.store, self.images = store, images.tolist()
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def name(self, index: int) -> str:
-        """The image's file."""
-        return self.store.name(self.images[index])
-
-    def inner_name(self, index: int) -> str:
-        """Its path in the data set."""
-        return self.store.inner_name(self.images[index])
-
-    def size(self, index: int) -> int:
-        """Its bytes."""
-        return self.store.size(self.images[index])
-
-    def read(self, index: int) -> bytes:
-        """The encoded image."""
-        return self.store.read(self.images[index])
-
-
 def without(records: Records, drop: NDArray[np.bool_]) -> Records:
     """The records of the other images."""
     kept = np.flatnonzero(~drop)
@@ -81,7 +55,7 @@ def without(records: Records, drop: NDArray[np.bool_]) -> Records:
     rows = np.repeat(~drop, counts)
     return replace(
         records,
-        store=Part(records.store, kept),
+        store=PartStore(records.store, kept.tolist()),
         offsets=np.concatenate([[0], np.cumsum(counts[kept])]).astype(np.int64),
         label_ids=records.label_ids[rows],
         boxes=records.boxes[rows],

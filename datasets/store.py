@@ -311,3 +311,34 @@ class ConcatStore:
         """See `Store`."""
         part, place = self._find(index)
         return part.read(place)
+
+
+class PartStore:
+    """Some images of a store.
+
+    Args:
+        store: The store.
+        images: Their numbers in it, in the order that they get here.
+    """
+
+    def __init__(self, store: Store, images: Iterable[int]) -> None:
+        self.store, self.images = store, [int(image) for image in images]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        """See `Store`."""
+        return self.store.name(self.images[index])
+
+    def inner_name(self, index: int) -> str:
+        """See `Store`."""
+        return self.store.inner_name(self.images[index])
+
+    def size(self, index: int) -> int:
+        """See `Store`."""
+        return self.store.size(self.images[index])
+
+    def read(self, index: int) -> bytes:
+        """See `Store`."""
+        return self.store.read(self.images[index])

@@ -13,47 +13,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.ops import box_iou
 
 from yolo9000 import YOLO9000
 from yolo9000.datasets import open_dataset, pack, read_records
 from yolo9000.datasets.records import RecordsBuilder
-from yolo9000.datasets.store import Store
+from yolo9000.datasets.store import PartStore
 from yolo9000.letterbox import letterbox
 from yolo9000.matching import all_boxes
 
 AGREE, OVERLAP = 0.75, 0.6  # share of the views, and the least IoU with the one most like all others
 BATCH = 16
-
-
-class Some:
-    """Some images of a store, itself a `Store`."""
-
-    def __init__(self, store: Store, images: NDArray[np.int64]) -> None:
-        self.store, self.images = store, images.tolist()
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def name(self, index: int) -> str:
-        """The image's file."""
-        return self.store.name(self.images[index])
-
-    def inner_name(self, index: int) -> str:
-        """Its path in the data set."""
-        return self.store.inner_name(self.images[index])
-
-    def size(self, index: int) -> int:
-        """Its bytes."""
-        return self.store.size(self.images[index])
-
-    def read(self, index: int) -> bytes:
-        """The encoded image."""
-        return self.store.read(self.images[index])
 
 
 @torch.inference_mode()
@@ -108,7 +80,7 @@ def main() -> None:
                 label = int(source.label_ids[source.offsets[index]])
                 builder.box(label, box[:4].tolist(), source.store.name(index))
                 kept.append(index)
-    pack(builder.build(Some(source.store, np.asarray(kept)), source.labels), options.out)
+    pack(builder.build(PartStore(source.store, kept), source.labels), options.out)
     print(f"{len(kept):,} of {len(dataset):,} photos have a box: {options.out}")
 
 
