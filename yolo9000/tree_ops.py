@@ -23,6 +23,7 @@ from wordtree.tree import WordTree
 # caches; for [900, 9418] on one core, forward + backward (ms): all rows at once 345, 128 rows 206, 64 rows
 # 137, 32 rows 133, 16 rows 132. Tried instead: autograd through scatter_reduce / index_add on the last axis
 # 405, segment_reduce on the transpose 404 (163 in chunks), padded blocks of groups of like width 660.
+_WORTH_COPYING = 0.75  # share of the vectors that still walk, below which the others are dropped
 _CPU_ROWS = 32
 
 
@@ -245,7 +246,7 @@ class TreeOps(nn.Module):
         paths = torch.full((len(vectors), self.levels), -1, device=vectors.device)
         log_probs = torch.zeros(paths.shape, dtype=_precise(vectors.dtype), device=vectors.device)
         walker = torch.arange(len(vectors), device=vectors.device)  # those not yet at a leaf
-        group = torch.zeros_like(walker)
+        group, at = torch.zeros_like(walker), walker  # at: their rows in `vectors`
         for level in range(self.levels if len(vectors) else 0):
             groups, place = torch.unique(group, return_inverse=True)
             start, size = self.group_start[groups], self.group_size[groups]
@@ -253,6 +254,8 @@ class TreeOps(nn.Module):
             rows = (start - first).repeat_interleave(size)
             rows += torch.arange(len(rows), device=rows.device)
             logits = F.linear(vectors, weight.index_select(0, rows), bias[rows])
+            if len(at) < len(vectors):
+                logits = logits.index_select(0, at)
             offsets = torch.arange(int(size.max()), device=rows.device)
             outside = offsets >= size[place][:, None]
             columns = (first[place][:, None] + offsets).masked_fill_(outside, 0)
@@ -264,9 +267,10 @@ class TreeOps(nn.Module):
             active = (group >= 0).nonzero().squeeze(1)
             if not len(active):
                 break
-            if len(active) < len(group):
-                vectors = vectors.index_select(0, active)
-                walker, group = walker[active], group[active]
+            walker, group, at = walker[active], group[active], at[active]
+            # Multiplying a few that have arrived is cheaper than copying all the others.
+            if len(at) < _WORTH_COPYING * len(vectors):
+                vectors, at = vectors.index_select(0, at), torch.arange(len(at), device=at.device)
         return paths, log_probs
 
 
