@@ -128,7 +128,7 @@ def test_torch_programs_give_the_same_detections(eager: YOLO9000, suffix: str, t
 
 @pytest.mark.slow
 def test_nano_cfg_with_tied_rows_and_the_whole_tree(tmp_path: Path) -> None:
-    text = Cfg.load("yolo9000-nano").text.replace("width=224", "width=64").replace("height=224", "height=64")
+    text = Cfg.load("yolo9000-nano").text.replace("width=384", "width=64").replace("height=384", "height=64")
     eager = random_detector(text, WordTree.load("yolo9000"))
     path = export(eager, tmp_path / "nano.onnx")
     exported = YOLO9000.load(path, device="cpu")

@@ -10,7 +10,7 @@ from toys import BREEDS, conv, input_size, linear, region
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.errors import ConfigError
 from yolo9000.network import Network
-from yolo9000.taught import forget_untaught, group_labels, lower_priors
+from yolo9000.taught import forget_untaught, group_labels
 
 CFG = input_size(32) + conv(4, norm=0, stride=32) + linear(28) + region(9, "1,1, 2,2", coords=4, softmax=1)
 
@@ -68,19 +68,3 @@ def test_the_top_group_stays_and_wrong_counts_are_refused() -> None:
     assert not network.head.class_weight[:, 2:].any()
     with pytest.raises(ConfigError, match="expected 9 counts"):
         forget_untaught(network, np.zeros(3, np.int64), 1)
-
-
-def test_shares_of_the_labels_are_taken_out() -> None:
-    network = Network(Cfg.parse(CFG), BREEDS)
-    head = network.head
-    assert head is not None
-    torch.nn.init.zeros_(head.class_weight)
-    torch.nn.init.zeros_(head.class_bias)
-    # dog 29 + 1 with its breeds, cat 9 + 1: three to one; husky 19 + 1 and pug 9 + 1: two to one
-    lower_priors(network, np.array([0, 0, 1, 9, 19, 9, 0, 0, 0]), 0.5)
-    where = (torch.zeros(1, dtype=torch.long),) * 4
-    odds = head.ops.log_softmax(head.class_logits(torch.zeros(1, 4, 1, 1), *where))[0].exp()
-    names = list(BREEDS.names)
-    dog, cat, husky, pug = (float(odds[names.index(name)]) for name in ("dog", "cat", "husky", "pug"))
-    assert cat / dog == pytest.approx(3**0.5)
-    assert pug / husky == pytest.approx(2**0.5)

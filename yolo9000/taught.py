@@ -1,9 +1,8 @@
-"""Where a model may be sure: what training said much about, little, and nothing.
+"""Where a model may be sure: sibling groups that training said something about, and those that it did not.
 
 A softmax over siblings of which training showed few photos is as confident as any other, and as wrong
 as a guess: a person becomes a *groom* because few other kinds were ever named. Such groups are made
-uniform, so that the walk down the tree stops above them, at what was learnt. Within a group the siblings
-that training showed more often are taken for granted; that can be turned back, too.
+uniform, so that the walk down the tree stops above them, at what was learnt.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 from wordtree.tree import WordTree
 from yolo9000.datasets import SampleDataset
 from yolo9000.errors import ConfigError
-from yolo9000.head import RegionHead
 from yolo9000.network import Network
 
 
@@ -42,48 +40,11 @@ def group_labels(tree: WordTree, counts: NDArray[np.int64]) -> NDArray[np.int64]
         tree: N nodes, G sibling groups.
         counts: [N] labels at each node.
     """
-    total = _with_below(tree, counts)
-    return np.bincount(tree.group, weights=total, minlength=len(tree.group_start)).astype(np.int64)
-
-
-def _with_below(tree: WordTree, counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Labels at each node and below it, int64 [N]."""
     total = counts.astype(np.int64).copy()
     for node in range(len(tree) - 1, -1, -1):  # children stand after their parents
         if tree.parent[node] >= 0:
             total[tree.parent[node]] += total[node]
-    return total
-
-
-@torch.no_grad()
-def lower_priors(network: Network, counts: NDArray[np.int64], strength: float) -> None:
-    """Take some of the siblings' shares of the training labels out of the class rows.
-
-    Where most labelled animals are dogs, sheep and cats become dogs. The logit of each node is lowered by
-    `strength` times the logarithm of its share of the labels in its sibling group, with one label more for
-    each sibling (logit adjustment, arXiv 2007.07314, where `strength` is tau).
-
-    Args:
-        network: A detector, changed in place.
-        counts: [N] labels at each node, see `label_counts`.
-        strength: 0 changes nothing; 1 makes siblings equally likely beforehand.
-
-    Raises:
-        ConfigError: The network is a classifier, or the counts belong to another tree.
-    """
-    head = _head(network, counts)
-    tree = network.tree
-    total = _with_below(tree, counts) + 1.0
-    share = total / np.bincount(tree.group, weights=total)[tree.group]
-    head.class_bias.sub_(torch.from_numpy(strength * np.log(share)).to(head.class_bias))
-
-
-def _head(network: Network, counts: NDArray[np.int64]) -> RegionHead:
-    if network.head is None:
-        raise ConfigError("expected a detector, found a classifier without [region]")
-    if counts.shape != (len(network.tree),):
-        raise ConfigError(f"expected {len(network.tree)} counts, one a node, found {counts.shape}")
-    return network.head
+    return np.bincount(tree.group, weights=total, minlength=len(tree.group_start)).astype(np.int64)
 
 
 @torch.no_grad()
@@ -108,12 +69,15 @@ def forget_untaught(network: Network, counts: NDArray[np.int64], minimum: int, s
     Raises:
         ConfigError: The network is a classifier, or the counts belong to another tree.
     """
-    head = _head(network, counts)
+    if network.head is None:
+        raise ConfigError("expected a detector, found a classifier without [region]")
+    if counts.shape != (len(network.tree),):
+        raise ConfigError(f"expected {len(network.tree)} counts, one a node, found {counts.shape}")
     parent = network.tree.group_parent
     at_parent = np.where(parent >= 0, counts[parent], 0)
     untaught = group_labels(network.tree, counts) < np.maximum(minimum, share * at_parent)
     untaught[network.tree.group[0]] = False
-    rows = torch.from_numpy(np.flatnonzero(untaught[network.tree.group])).to(head.class_weight.device)
-    head.class_weight.index_fill_(1, rows, 0.0)
-    head.class_bias.index_fill_(1, rows, 0.0)
+    rows = torch.from_numpy(np.flatnonzero(untaught[network.tree.group])).to(network.head.class_weight.device)
+    network.head.class_weight.index_fill_(1, rows, 0.0)
+    network.head.class_bias.index_fill_(1, rows, 0.0)
     return int((untaught & (network.tree.group_size > 1)).sum())

@@ -11,6 +11,7 @@ OUT.h5 is detection data: `pack:OUT.h5`.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from yolo9000 import YOLO9000
 from yolo9000.datasets import open_dataset, pack, read_records
 from yolo9000.datasets.records import RecordsBuilder
 from yolo9000.datasets.store import PartStore
+from yolo9000.errors import DataError
 from yolo9000.letterbox import letterbox
 from yolo9000.matching import all_boxes
 
@@ -55,7 +57,7 @@ def agreed(boxes: Tensor) -> Tensor | None:
     return boxes[like].mean(0) if like.float().mean() >= AGREE else None
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -64,7 +66,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 288])
     parser.add_argument("--objectness", type=float, default=0.3, help="least mean of the views that agree")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     model, source = YOLO9000.load(options.model, device="cpu"), read_records(options.data)
     dataset = open_dataset(options.data, model.tree)
     builder, kept = RecordsBuilder(source.root, "detection"), []
@@ -75,11 +77,13 @@ def main() -> None:
         boxes = torch.cat([views(model, images, nodes, size) for size in options.sizes], 1)
         for index, own in enumerate(boxes, start):
             box = agreed(own)
-            if box is not None and box[4] >= options.objectness:
+            if box is not None and float(box[4]) >= options.objectness:
                 builder.image()
                 label = int(source.label_ids[source.offsets[index]])
                 builder.box(label, box[:4].tolist(), source.store.name(index))
                 kept.append(index)
+    if not kept:
+        raise DataError(f"{options.data}: the model is sure of no photo; lower --objectness, or train longer")
     pack(builder.build(PartStore(source.store, kept), source.labels), options.out)
     print(f"{len(kept):,} of {len(dataset):,} photos have a box: {options.out}")
 

@@ -39,7 +39,7 @@ Results = tuple[DetectionResult, DetectionResult, ClassificationResult]
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 MODEL = ROOT / "yolo9000" / "weights" / "yolo9000-nano.safetensors"
-STAGES = ("classifier", "joint", "settle")
+STAGES = ("classifier", "joint", "settle", "boxed")
 SIZE = Cfg.load("yolo9000-nano").width
 CARD = ROOT / "docs" / "models" / "yolo9000-nano.md"
 
@@ -192,7 +192,7 @@ def card(
     """The model card as Markdown."""
     threshold, trained_on = arguments.threshold, arguments.trained_on
     voc, coco, imagenet = results
-    classifier, joint, settle = (load_config(HERE / f"{name}.yaml") for name in STAGES)
+    classifier, joint, settle, boxed = (load_config(HERE / f"{name}.yaml") for name in STAGES)
     parameters = sum(p.numel() for p in Network(Cfg.load("yolo9000-nano"), initialise=False).parameters())
     anchors = imagenet.best_anchor
     assert anchors is not None
@@ -229,7 +229,7 @@ The model that comes with the package: a small network of the YOLOv2 family over
 
 <!-- not run: needs data, trains for hours -->
 ```bash
-recipes/nano/train.sh DATA runs/nano          # three trainings; resumes after an interruption
+recipes/nano/train.sh DATA runs/nano          # four trainings; resumes after an interruption
 python recipes/nano/finish.py DATA runs/nano  # measures, writes the model file and this card
 ```
 
@@ -239,7 +239,10 @@ python recipes/nano/finish.py DATA runs/nano  # measures, writes the model file 
    {joint.data.ratio:g} to 1, at {pixels(joint)} pixels. {100 * joint.augment.mosaic:.0f} % of the photos with boxes become mosaics of four; a third of their further tiles are labelled photos, half of
    the others boxed photos of Tiny ImageNet. Every prior of a cell whose shape overlaps a box by {joint.loss.match_iou:g} learns from it. A photo without boxes teaches its class at
    the anchor of most objectness, not where the class is easiest to see ([why](../transfer.md)), and with its averaged features.
-3. `train-joint` again ([settings](../../recipes/nano/settle.yaml)): {settle.max_steps:,} steps of {settle.batch_size} images of the same kind with a smaller rate. The model is the mean of the weights of both stages.
+3. `train-joint` again ([settings](../../recipes/nano/settle.yaml)): {settle.max_steps:,} steps of {settle.batch_size} images with a smaller rate, at {pixels(settle)} pixels; Tiny ImageNet's photos are among the
+   labelled ones, and rare synsets are drawn more often.
+4. The second stage's model draws boxes on the labelled ImageNet photos (`recipes/nano/boxes.py`: four views of a photo must agree), and `train-joint` goes on from it with these as well ([settings](../../recipes/nano/boxed.yaml)): {boxed.max_steps:,} steps
+   of {boxed.batch_size}. The model is the mean of the weights of stages 2 to 4.
 
 {trained_on} No photo of a val part was trained on.
 

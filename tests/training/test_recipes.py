@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from PIL import Image
+from torchvision.ops import box_iou
 from typer.testing import CliRunner
 
 import yolo9000
 from toys import CLASSIFIED, linear
 from yolo9000.cli import app
 from yolo9000.config import TrainConfig, load_config
+from yolo9000.datasets import read_records
+from yolo9000.errors import DataError
 from yolo9000.optim import learning_rate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,8 +99,8 @@ def test_settings_of_all_recipes_are_known(path: Path) -> None:
     load_config(path)
 
 
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("settings_table", ROOT / "scripts" / "settings_table.py")
+def script(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -104,7 +109,7 @@ def script() -> ModuleType:
 
 
 def test_the_page_of_all_settings_is_current() -> None:
-    tables = script()
+    tables = script("scripts/settings_table.py")
     text = tables.PAGE.read_text(encoding="utf-8")
     source = tables.SOURCE.read_text(encoding="utf-8")
     assert tables.page(text, source) == text, "run python scripts/settings_table.py"
@@ -114,3 +119,33 @@ def test_the_page_of_all_settings_is_current() -> None:
     assert not [row for row in rows if row.endswith("|  |")], "a setting without a meaning"
     changed = source.replace("batch_size: int = 64", "batch_size: int = 63")
     assert tables.page(text, changed) != text
+
+
+def test_boxes_for_labelled_photos(tmp_path: Path) -> None:
+    """A dog and an eagle get boxes where they are; with a limit that nothing reaches, neither does."""
+    where = {"dog": (0.16, 0.38, 0.41, 0.95), "eagle": (0.13, 0.15, 0.84, 0.85)}
+    for name in where:
+        (tmp_path / "train" / name).mkdir(parents=True)
+        shutil.copy(PHOTOS / f"{name}.jpg", tmp_path / "train" / name)
+    boxes = script("recipes/nano/boxes.py")
+    boxes.main([f"imagenet:{tmp_path}", "yolo9000-nano", str(tmp_path / "found.h5"), "--objectness", "0.1"])
+    found = read_records(f"pack:{tmp_path / 'found.h5'}")
+    assert found.kind == "detection"
+    assert len(found.store) >= 1
+    for index in range(len(found.store)):
+        name = found.labels[int(found.label_ids[index])].name
+        assert found.store.inner_name(index) == f"{name}/{name}.jpg"
+        with Image.open(PHOTOS / f"{name}.jpg") as photo:
+            sides = torch.tensor([*photo.size, *photo.size])
+        box = torch.from_numpy(found.boxes[index : index + 1])
+        assert float(box_iou(box, torch.tensor([where[name]]) * sides)) > 0.4
+    with pytest.raises(DataError):
+        boxes.main([f"imagenet:{tmp_path}", "yolo9000-nano", str(tmp_path / "none.h5"), "--objectness", "1"])
+
+
+def test_views_agree_or_not() -> None:
+    agreed = script("recipes/nano/boxes.py").agreed
+    near = [[0.0, 0, 10, 10, 0.6], [0, 0, 10, 11, 0.8], [0, 1, 10, 10, 0.7]]
+    far = [5.0, 5, 30, 30, 0.9]
+    assert agreed(torch.tensor([*near, far])).tolist() == pytest.approx([0, 1 / 3, 10, 31 / 3, 0.7])
+    assert agreed(torch.tensor([*near[:2], far, far])) is None
