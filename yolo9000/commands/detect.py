@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -169,8 +170,10 @@ def detect(
     )
     options = labels | {"size": size, "decoder": decoder}
     show = _show(tree, json, save, out, draw_path, () if json else ("pictures",))
-    _finish_on_sigterm()
-    if run_detect(detector, (demo_photos() if demo else []) + (sources or []), show, options, batch):
+    everything = (demo_photos() if demo else []) + (sources or [])
+    with _finished_on_sigterm():
+        failures = run_detect(detector, everything, show, options, batch)
+    if failures:
         raise typer.Exit(1)
 
 
@@ -210,8 +213,9 @@ def relabel(
     from yolo9000.detect import run_relabel
 
     show = _show(tree, json, save, out, draw_path, ())
-    _finish_on_sigterm()
-    if run_relabel(results, _tree_of(model), show, options):
+    with _finished_on_sigterm():
+        failures = run_relabel(results, _tree_of(model), show, options)
+    if failures:
         raise typer.Exit(1)
 
 
@@ -283,9 +287,14 @@ def _show(
     return Show(tree=tree, draw_path=draw_path, json=json, save=kinds or default, out=out or Path("out"))
 
 
-def _finish_on_sigterm() -> None:
-    """Let SIGTERM (`timeout`, `docker stop`) end a run as Ctrl-C does: files and videos are finished."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+@contextmanager
+def _finished_on_sigterm() -> Iterator[None]:
+    """Within it SIGTERM (`timeout`, `docker stop`) ends a run as Ctrl-C does: files and videos are finished."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _tree_of(source: str) -> WordTree:
