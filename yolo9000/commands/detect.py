@@ -289,7 +289,7 @@ def _show(
 
 @contextmanager
 def _finished_on_sigterm() -> Iterator[None]:
-    """Within it SIGTERM (`timeout`, `docker stop`) ends a run as Ctrl-C does: files and videos are finished."""
+    """Let SIGTERM (`timeout`, `docker stop`) end a run as Ctrl-C does: files and videos are finished."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         yield
