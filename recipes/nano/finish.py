@@ -108,7 +108,7 @@ def mean(stages: Sequence[Network]) -> Network:
             for name, value in states[-1].items()
         }
     )
-    network.batchnorm, network.seen = stages[-1].batchnorm, stages[-1].seen
+    network.batchnorm, network.seen = stages[-1].batchnorm, max(stage.seen for stage in stages)
     return network
 
 
@@ -234,14 +234,14 @@ python recipes/nano/finish.py DATA runs/nano  # measures, writes the model file 
 ```
 
 1. `train-classifier` ([settings](../../recipes/nano/classifier.yaml)): {classifier.max_steps:,} steps of {classifier.batch_size} images, which are 3,000 ImageNet photos
-   (one of each ILSVRC class, 100 more of each of 20 synsets) and 12,120 of Tiny ImageNet, at {pixels(classifier)} pixels; half of the batches with CutMix.
+   (one of each ILSVRC class, 100 more of each of 20 synsets) and 12,120 of Tiny ImageNet, at {pixels(classifier)} pixels; {100 * classifier.augment.cutmix:.0f} % of the batches with CutMix.
 2. `train-joint` ([settings](../../recipes/nano/joint.yaml)): {joint.max_steps:,} steps of {joint.batch_size} images, 414 COCO and 459 VOC photos with boxes and the ImageNet photos
    {joint.data.ratio:g} to 1, at {pixels(joint)} pixels. {100 * joint.augment.mosaic:.0f} % of the photos with boxes become mosaics of four; a third of their further tiles are labelled photos, half of
    the others boxed photos of Tiny ImageNet. Every prior of a cell whose shape overlaps a box by {joint.loss.match_iou:g} learns from it. A photo without boxes teaches its class at
    the anchor of most objectness, not where the class is easiest to see ([why](../transfer.md)), and with its averaged features.
 3. `train-joint` again ([settings](../../recipes/nano/settle.yaml)): {settle.max_steps:,} steps of {settle.batch_size} images with a smaller rate, at {pixels(settle)} pixels; Tiny ImageNet's photos are among the
    labelled ones, and rare synsets are drawn more often.
-4. The second stage's model draws boxes on the labelled ImageNet photos (`recipes/nano/boxes.py`: four views of a photo must agree), and `train-joint` goes on from it with these as well ([settings](../../recipes/nano/boxed.yaml)): {boxed.max_steps:,} steps
+4. The second stage's model draws boxes on the labelled ImageNet photos (`recipes/nano/boxes.py`: three of four views of a photo must agree), and `train-joint` goes on from it with these as well ([settings](../../recipes/nano/boxed.yaml)): {boxed.max_steps:,} steps
    of {boxed.batch_size}. The model is the mean of the weights of stages 2 to 4.
 
 {trained_on} No photo of a val part was trained on.
