@@ -90,6 +90,8 @@ def pack(
             since, or the disk is full.
     """
     target = Path(path)
+    if target.is_dir():
+        raise DataError(f"{target}: is a folder; expected the name of a file to write, such as data.h5")
     if target.exists() and not overwrite:
         raise DataError(f"{target}: exists already; remove it or pack with overwrite")
     records = concat_records(list(_records_of(dataset)))

@@ -213,6 +213,9 @@ class TrainTransform:
         self._check()
 
     def _check(self) -> None:
+        for name, pair in (("scale", self.scale), ("crop", self.crop)):
+            if pair is not None and len(pair) != 2:
+                raise ConfigError(f"augmentation refused: {name}: expected two numbers, got {list(pair)}")
         ranges = {
             "jitter": (self.jitter, 0, 0.45),
             "hue": (self.hue, 0, 1 / 3),

@@ -224,6 +224,8 @@ def test_changed_data_start_again(tmp_path: Path, detection: TableDataset) -> No
 
 def test_errors(tmp_path: Path, detection: TableDataset) -> None:
     path = pack(detection, tmp_path / "d.h5")
+    with pytest.raises(DataError, match="is a folder"):
+        pack(detection, tmp_path, overwrite=True)
     with pytest.raises(DataError, match="exists already"):
         pack(detection, path)
     assert pack(detection, path, overwrite=True) == path

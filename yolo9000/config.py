@@ -7,6 +7,7 @@ at once.
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -73,10 +74,14 @@ class LossConfig:
                 "loss.match_iou: darknet has one anchor a truth; use loss.mode=paper": (
                     self.match_iou == 1 or self.mode == "paper"
                 ),
-                f"loss.whole_scale: expected 0 or more, got {self.whole_scale}": self.whole_scale >= 0,
                 f"loss.classification_iou: expected 0 to 1, got {self.classification_iou}": (
                     0 <= self.classification_iou <= 1
                 ),
+            }
+            | {
+                f"loss.{name}: expected 0 or more, got {weight}": weight is None or weight >= 0
+                for name, weight in vars(self).items()
+                if name.endswith("_scale")
             }
         )
 
@@ -205,6 +210,14 @@ class TrainConfig:
             "data.cache": (self.data.cache, 0),
             "optim.accumulate": (self.optim.accumulate, 1),
             "optim.burn_in": (self.optim.burn_in, 0),
+            "optim.lr": (self.optim.lr, 0),
+            "optim.weight_decay": (self.optim.weight_decay, 0),
+            "optim.burn_in_power": (self.optim.burn_in_power, 0),
+            "optim.decay": (self.optim.decay, 0),
+            "optim.power": (self.optim.power, 0),
+            "optim.final": (self.optim.final, 0),
+            "optim.clip": (self.optim.clip, 0),
+            "val.limit": (self.val.limit, 0),
             "val.steps": (self.val.steps, 0),
             "val.patience": (self.val.patience, 0),
         }
@@ -213,7 +226,10 @@ class TrainConfig:
                 f"{name}: expected at least {low}, got {value}": value >= low
                 for name, (value, low) in least.items()
             }
-            | {f"ema: expected 0 or more and less than 1, got {self.ema}": 0 <= self.ema < 1}
+            | {
+                f"{name}: expected 0 or more and less than 1, got {value}": 0 <= value < 1
+                for name, value in {"ema": self.ema, "optim.momentum": self.optim.momentum}.items()
+            }
             | {
                 f"data.repeat: expected 0 to 1, got {self.data.repeat}": 0 <= self.data.repeat <= 1,
                 f"data.mosaic_classification: expected 0 to 1, got {self.data.mosaic_classification}": (
@@ -294,12 +310,14 @@ def _convert(hint: Any, value: Any, name: str, problems: list[str]) -> Any:
             return tuple(_convert(options[0], item, name, problems) for item in items)
     elif hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
-            return float(value)  # YAML 1.1 reads 1e-3 as a string
-        except ValueError:
-            pass
+            number = float(value)  # YAML 1.1 reads 1e-3 as a string
+        except (ValueError, OverflowError):
+            number = math.nan
+        if math.isfinite(number):
+            return number
     elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
-    expected = getattr(hint, "__name__", str(hint))
+    expected = "a finite number" if hint is float else getattr(hint, "__name__", str(hint))
     problems.append(f"{name}: expected {expected}, got {value!r}")
     return None
 
@@ -332,7 +350,11 @@ def load_config(
         key, sign, value = assignment.partition("=")
         if not sign:
             raise ConfigError(f"--set {assignment}: expected key=value, such as optim.lr=0.01")
-        _assign(merged, key.strip().split("."), yaml.safe_load(value))
+        try:
+            _assign(merged, key.strip().split("."), yaml.safe_load(value))
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not
+            what = getattr(error, "problem", None) or error
+            raise ConfigError(f"--set {assignment}: {value!r} is no YAML ({what}); quote it") from error
     return from_mapping(TrainConfig, merged)
 
 
@@ -341,7 +363,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; expected a YAML file of settings") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: not readable as YAML: {error}") from error
     if content is None:
         return {}

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.markup import escape
 from torch import nn
@@ -43,17 +44,26 @@ def build_fabric(config: TrainConfig, precision: str) -> Fabric:
     """Devices, precision and processes; under torchrun as many as it started.
 
     `launch()` is yet to be called.
+
+    Raises:
+        ConfigError: There is no such device, or not as many.
     """
     local, world = config.devices, config.devices
     if "TORCHELASTIC_RUN_ID" in os.environ:  # set by torchrun for the processes it starts
         local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
-    return Fabric(
-        accelerator=config.device,
-        devices=local,
-        num_nodes=world // local,
-        strategy=_parallel() if world > 1 else "auto",
-        precision=precision,
-    )
+    try:
+        return Fabric(
+            accelerator=config.device,
+            devices=local,
+            num_nodes=world // local,
+            strategy=_parallel() if world > 1 else "auto",
+            precision=precision,
+        )
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
+        raise ConfigError(
+            f"device {config.device!r}, for {local} processes, cannot be used: {error} Expected auto, cpu or "
+            "cuda, and no more processes than there are GPUs"
+        ) from error
 
 
 def _parallel() -> DDPStrategy:

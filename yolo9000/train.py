@@ -351,6 +351,7 @@ class Trainer:
         if not self.fabric.is_global_zero:
             return
         state = {
+            "run": self._run(),
             "step": self.step,
             "seen": self.seen,
             "network": network,
@@ -362,11 +363,28 @@ class Trainer:
         }
         save_checkpoint(path, state)
 
+    def _run(self) -> dict[str, Any]:
+        """What must be the same for a checkpoint to fit: its tensors would not, or mean something else."""
+        tree, tensors = self.network.tree, self.network.state_dict()
+        return {
+            "model": {name: list(value.shape) for name, value in tensors.items()},
+            "tree": {"ids": list(tree.wnids), "parents": tree.parent.tolist()},
+            "optim.name": self.config.optim.name,
+            "freeze": len(frozen_layers(self.network, self.config)),
+        }
+
     def _load(self, path: Path) -> None:
-        state = load_checkpoint(path)
+        state, run = load_checkpoint(path), self._run()
+        before = state.get("run", run)  # checkpoints from before there was this entry are taken as they are
+        if wrong := [name for name, value in run.items() if before.get(name) != value]:
+            raise TrainingError(
+                f"{path}: belongs to a run with another {', another '.join(wrong)}; go on with the same, or "
+                "begin a new run in another folder (--out)"
+            )
         self.sampler.load_state_dict(state["sampler"])
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        # Momentum and the like are the checkpoint's, settings such as the weight decay those of now.
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state["optimizer"]["state"]})
         if self.average is not None and state["average"] is not None:
             self.average.load_state_dict(state["average"])
         if "early" in state:

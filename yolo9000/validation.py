@@ -8,7 +8,8 @@ from statistics import fmean
 from typing import Any
 
 from yolo9000.config import ValConfig
-from yolo9000.datasets import SampleDataset, open_dataset
+from yolo9000.datasets import CachedDataset, SampleDataset, TableDataset, read_records
+from yolo9000.errors import DataError
 from yolo9000.evaluate import evaluate_opened
 from yolo9000.evaluation.detection import DetectionResult
 from yolo9000.evaluation.options import EvaluateConfig, resolve
@@ -24,12 +25,13 @@ class Validator:
     Args:
         config: Which, and how.
         network: That which is measured: its tree is that of the labels.
-        map_file: Darknet map file for the boxes' classes.
+        map_file: Darknet map file for the boxes' classes; labels of whole images are found by name.
         cache: Longest side of decoded images kept in memory; 0: read from disk every time.
 
     Raises:
         ConfigError: The size does not fit the network.
-        DataError: A data set cannot be opened, or is joined of some that are scored by different rules.
+        DataError: A data set cannot be opened, has no labelled object, or is joined of some that are scored
+            by different rules.
     """
 
     def __init__(
@@ -39,9 +41,14 @@ class Validator:
         self.sets: list[tuple[str, SampleDataset]] = []
         for spec in config.data:
             input_size(network, self.options)  # what cannot be scored is refused now
-            dataset = open_dataset(spec, network.tree, "val", map_file=map_file, cache=cache)
+            records = read_records(spec, "val")
+            own = map_file if records.kind == "detection" else None  # as in training
+            table = TableDataset(records, network.tree, map_file=own)
+            dataset = CachedDataset(table, cache) if cache else table
             if dataset.kind == "detection":
                 resolve(self.options, dataset.rules, spec)
+                if not any(map(dataset.nodes, range(len(dataset)))):
+                    raise DataError(f"{spec}: not one labelled object to measure on; is it the right split?")
             self.sets.append((spec, dataset))
 
     def measure(self, network: Network) -> dict[str, float]:

@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 import yolo9000
+from toys import conv, input_size, linear, region
 from wordtree.tree import WordTree
 from yolo9000.config import TrainConfig, from_mapping, load_config, to_yaml
 from yolo9000.convert import set_option
@@ -36,6 +38,7 @@ from yolo9000.train import (
     JointTask,
     Step,
     Trainer,
+    classifier_trainer,
     train_classifier,
     train_joint,
 )
@@ -403,6 +406,41 @@ def test_resume_with_other_data_is_refused(settings: Settings, tmp_path: Path) -
         train_joint(settings(tmp_path, max_steps=2, data__classification=[]), resume=True)
 
 
+def test_resume_of_another_run_is_refused_but_settings_may_change(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "names").write_text("\n".join(["cat", "dog"]))
+    plain = input_size(64) + conv(4, stride=2) * 5 + linear(14) + region(2, "1,1, 2,2", softmax=1)
+    (tmp_path / "two.cfg").write_text(plain)
+    (tmp_path / "wide.cfg").write_text(plain.replace("filters=4", "filters=8"))
+    photos = tmp_path / "photos" / "train"
+    for name in ("cat", "dog"):
+        (photos / name).mkdir(parents=True)
+        Image.new("RGB", (64, 64)).save(photos / name / "0.png")
+    values = {
+        "model": str(tmp_path / "two.cfg"),
+        "names": str(tmp_path / "names"),
+        "data__detection": [],
+        "data__classification": [f"imagenet:{photos.parent}"],
+        "max_steps": 1,
+    }
+
+    def run(**changes: object) -> TrainConfig:
+        return settings(tmp_path / "run", **values | changes)
+
+    train_classifier(run())
+    (tmp_path / "turned").write_text("dog\ncat\n")
+    for changes, what in (
+        ({"names": str(tmp_path / "turned")}, "tree"),
+        ({"model": str(tmp_path / "wide.cfg")}, "model"),
+        ({"optim__name": "sgd"}, "optim.name"),
+        ({"freeze": 1}, "freeze"),
+    ):
+        with pytest.raises(TrainingError, match=f"belongs to a run with another {what}"):
+            train_classifier(run(**changes), resume=True)
+    trainer = classifier_trainer(run(max_steps=2, optim__weight_decay=0.3))
+    trainer.fit(resume=True)
+    assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.3, 0.0]
+
+
 def test_a_damaged_checkpoint_is_named(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").write_bytes(b"PK\x03\x04 not a checkpoint")
     with pytest.raises(TrainingError, match=r"last\.ckpt: not a readable checkpoint"):
@@ -416,6 +454,14 @@ def test_a_damaged_checkpoint_is_named(settings: Settings, tmp_path: Path) -> No
         ({"data__detection": ["coco:/nowhere"]}, DataError, "/nowhere"),
         ({"data__sizes": [100]}, ConfigError, "multiples of 32"),
         ({"augment__jitter": 3.0}, ConfigError, "jitter"),
+        ({"augment__scale": 1.0}, ConfigError, "scale: expected two numbers"),
+        ({"augment__crop": [0.5]}, ConfigError, "crop: expected two numbers"),
+        ({"device": "gpu0"}, ConfigError, "device 'gpu0'"),
+        ({"optim__lr": float("nan")}, ConfigError, "optim.lr: expected a finite number, got nan"),
+        ({"optim__lr": 10**400}, ConfigError, "optim.lr: expected a finite number"),
+        ({"optim__lr": -1}, ConfigError, "optim.lr: expected at least 0, got -1"),
+        ({"optim__momentum": 1}, ConfigError, "optim.momentum: expected 0 or more and less than 1"),
+        ({"loss__coord_scale": -5}, ConfigError, "loss.coord_scale: expected 0 or more, got -5"),
     ],
 )
 def test_bad_settings_are_named(
@@ -438,6 +484,15 @@ def test_unknown_and_wrong_keys_are_refused_all_at_once(tmp_path: Path) -> None:
         "loss: expected",
     ):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["[", "2024-99-99"])
+def test_an_assignment_that_is_no_yaml_is_named(value: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--set out="):
+        load_config(None, [f"out={value}"])
+    (tmp_path / "run.yaml").write_text(f"out: {value}")
+    with pytest.raises(ConfigError, match=r"run\.yaml: not readable as YAML"):
+        load_config(tmp_path / "run.yaml")
 
 
 def test_numbers_of_numpy_are_pythons_own() -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from yolo9000.checkpoint import load_model
-from yolo9000.config import TrainConfig
-from yolo9000.errors import ConfigError
+from yolo9000.config import TrainConfig, ValConfig
+from yolo9000.darknet.cfg import Cfg
+from yolo9000.errors import ConfigError, DataError
 from yolo9000.evaluate import evaluate
 from yolo9000.evaluation.detection import DetectionResult
-from yolo9000.train import train_classifier, train_joint
-from yolo9000.validation import EarlyStop
+from yolo9000.network import Network
+from yolo9000.train import joint_trainer, train_classifier, train_joint
+from yolo9000.validation import EarlyStop, Validator
 
 Settings = Callable[..., TrainConfig]
 
@@ -88,6 +92,30 @@ def test_a_classifier_is_measured_by_its_accuracy(settings: Settings, data: Path
     assert "val_map50" not in read_log(tmp_path)[0]
     # Without val.steps: once an epoch, here of two batches.
     assert [bool(row["val_top1"]) for row in read_log(tmp_path)] == [False, True]
+
+
+def test_a_map_of_the_boxes_classes_is_not_that_of_labels(
+    val: dict[str, Any], data: Path, tmp_path: Path
+) -> None:
+    network = Network(Cfg.load(str(data / "small.cfg")))
+    tree = network.tree
+    nodes = [tree.index(name) for name in ("dog", "bicycle", "truck", "bird", "person", "n02374451")]
+    (tmp_path / "classes.map").write_text("\n".join(map(str, nodes)))
+    sets = Validator(ValConfig(**val), network, map_file=str(tmp_path / "classes.map")).sets
+    ids = {tree.wnids[node] for _, labels in sets[1:] for node in labels.nodes(0)}
+    assert ids == {"n01614925"}
+    assert {node for index in range(3) for node in sets[0][1].nodes(index)} == set(nodes)
+
+
+def test_boxes_to_measure_on_are_missed_at_once(settings: Settings, data: Path, tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "labels" / "a.txt").touch()
+    (tmp_path / "data.yaml").write_text("val: images\nnames: [dog]\n")
+    config = settings(tmp_path / "run", val={"data": [f"yolo:{tmp_path / 'data.yaml'}"]})
+    with pytest.raises(DataError, match=r"data\.yaml: not one labelled object to measure on"):
+        joint_trainer(config)
 
 
 def test_early_stop_counts_from_the_best() -> None:
