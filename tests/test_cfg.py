@@ -181,6 +181,7 @@ def test_extensions_of_forks_are_not_passed_over(section: str, key: str, neutral
         ),
         (NET + LAST + REGION.replace("4", "-4"), ["line 9: [region] anchors", "above 0 grid cells, got -4"]),
         (NET + LAST + REGION.replace("anchors", "anchor"), ["line 8: [region] anchors: is missing"]),
+        (NET + LAST + REGION.replace("1,2", "1_0,2"), ["line 9: [region] anchors", "a number, got '1_0'"]),
         (NET + LAST + REGION + "coords=5\n", ["line 12: [region] coords", "from 4 to 4, got 5"]),
         (NET + LAST + REGION.replace("num=2", "num=0"), ["[region] num", "from 1"]),
         (
@@ -205,7 +206,7 @@ def test_files_that_are_no_cfg(tmp_path: Path) -> None:
         Cfg.load(tmp_path)
     binary = tmp_path / "binary.cfg"
     binary.write_bytes(b"[net]\n\xff\xfe")
-    with pytest.raises(CfgError, match=r"byte 6 is not UTF-8 text\. Is this a \.weights file"):
+    with pytest.raises(CfgError, match=r"cfg:2: byte 6 is not UTF-8 text\. Save it as UTF-8\. Or is this"):
         Cfg.load(binary)
     large = tmp_path / "large.cfg"
     large.write_bytes(b"#" * (MAX_BYTES + 1))

@@ -14,6 +14,7 @@ from wordtree.tree import WordTree
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import Convolution, DarknetBatchNorm, MaxPool, Reorg
 from yolo9000.darknet.plan import plan_layers
+from yolo9000.decode import Decoder
 from yolo9000.errors import CfgError, ImageError
 from yolo9000.network import Network
 
@@ -349,6 +350,9 @@ def test_tree_named_by_the_cfg(tmp_path: Path) -> None:
     assert Network(Cfg.parse(DETECTOR + f"tree={tmp_path}/toy.tree\n")).tree.wnids == TREE.wnids
     with pytest.raises(CfgError, match=r"line 33: \[region\] tree: found no tree file missing\.tree"):
         Network(Cfg.parse(DETECTOR + "tree=missing.tree\n"))
+    unnamed = Network(Cfg.parse(DETECTOR + "tree=\n"))
+    assert unnamed.head is not None
+    assert Decoder(unnamed.head).flat
 
 
 def test_trees_known_without_a_file() -> None:

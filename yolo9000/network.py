@@ -213,7 +213,7 @@ class Network(nn.Module):
         """
         section = next((plan.section for plan in self.plans if plan.type == "softmax"), None)
         logits = logits.float() / (section.get_float("temperature", 1.0) if section else 1.0)
-        groups = section.get_int("groups", 1) if section and "tree" not in section.options else 1
+        groups = section.get_int("groups", 1) if section and not section.options.get("tree") else 1
         if groups > 1:
             return logits.reshape(len(logits), groups, -1).softmax(-1).flatten(1)
         return self.ops.log_softmax(logits).exp()

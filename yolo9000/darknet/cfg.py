@@ -129,7 +129,7 @@ class Section:
 
     def _float(self, key: str, text: str) -> float:
         try:
-            value = float(text.strip())
+            value = math.nan if "_" in text else float(text.strip())  # Python's 1_0 is C's 1
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
@@ -212,8 +212,8 @@ class RegionConfig:
             absolute=section.get_bool("absolute"),
             random=section.get_bool("random"),
             jitter=section.get_float("jitter", 0.2),
-            tree=section.options.get("tree"),
-            map=section.options.get("map"),
+            tree=section.options.get("tree") or None,
+            map=section.options.get("map") or None,
             tied=section.get_bool("tied"),
         )
 
@@ -260,7 +260,10 @@ class Cfg:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise CfgError(
-                f"byte {error.start} is not UTF-8 text.", path=path, remedy="Is this a .weights file?"
+                f"byte {error.start} is not UTF-8 text.",
+                path=path,
+                line=content.count(b"\n", 0, error.start) + 1,
+                remedy="Save it as UTF-8. Or is this a .weights file?",
             ) from error
         return cls.parse(text, path)
 
