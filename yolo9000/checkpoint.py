@@ -188,8 +188,7 @@ def _check_values(network: Network, weights: str | Path) -> None:
                 place = f"layer {plan.index} [{plan.type}] (line {plan.section.line})"
                 raise WeightsError(
                     f"{weights}: {place}: expected finite numbers, and variances from 0, got {name} "
-                    f"from {low:g} to {high:g}. The training diverged, the file is damaged, or it belongs to "
-                    "another cfg: use another one."
+                    f"from {low:g} to {high:g}. The training diverged, the file is damaged, or it belongs to another cfg: use another one."
                 )
 
 
