@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from wordtree.tree import WordTree
-from yolo9000.checkpoint import load_darknet
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import Convolution
 from yolo9000.darknet.weights import load_weights, read_header, save_weights
@@ -268,20 +267,3 @@ def test_fused_networks_cannot_be_saved_and_leave_the_file_alone(tmp_path: Path)
         save_weights(network().fuse(), path)
     assert path.read_bytes() == content
     assert [file.name for file in tmp_path.iterdir()] == ["w"]
-
-
-@pytest.mark.parametrize(
-    ("index", "value", "part"),
-    [
-        (0, np.nan, r"layer 0 \[convolutional\] \(line 6\): .* bn\.bias from nan"),
-        (14, -1, r"layer 0 .* bn\.running_var from -1 to 1\. The training diverged"),
-        (TOTAL - 1, np.inf, r"layer 3 .* class_weight from 1 to inf"),
-    ],
-)
-def test_values_that_no_network_can_use(tmp_path: Path, index: int, value: float, part: str) -> None:
-    (tmp_path / "x.cfg").write_text(TEXT)
-    values = np.ones(TOTAL)
-    load_darknet(tmp_path / "x.cfg", write(tmp_path / "w", values))
-    values[index] = value
-    with pytest.raises(WeightsError, match=part):
-        load_darknet(tmp_path / "x.cfg", write(tmp_path / "w", values))

@@ -15,7 +15,6 @@ The tensors are the network's `state_dict`. The metadata, all strings, are
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -167,29 +166,13 @@ def load_darknet(cfg: str | Path, weights: str | Path) -> Network:
         weights: A complete .weights file.
 
     Raises:
-        CfgError, WeightsError: One of the files is damaged, or they do not belong together; weights that are
-            no finite numbers.
+        CfgError, WeightsError: One of the files is damaged, or they do not belong together.
     """
     description = Cfg.load(cfg)
     check_weights(plan_network(description)[0], description, weights)
     network = Network(description, initialise=False)
     load_weights(network, weights)
-    _check_values(network, weights)
     return network
-
-
-def _check_values(network: Network, weights: str | Path) -> None:
-    """Refuse values with which a layer can only give NaN, and a detector would find nothing."""
-    for plan, layer in network.convolutions():
-        for name, tensor in layer.state_dict().items():
-            low, high = map(float, tensor.aminmax())
-            finite = math.isfinite(low) and math.isfinite(high)
-            if not finite or (name.endswith("running_var") and low < 0):
-                place = f"layer {plan.index} [{plan.type}] (line {plan.section.line})"
-                raise WeightsError(
-                    f"{weights}: {place}: expected finite numbers, and variances from 0, got {name} "
-                    f"from {low:g} to {high:g}. The training diverged, the file is damaged, or it belongs to another cfg: use another one."
-                )
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
