@@ -109,7 +109,7 @@ DAMAGES: dict[str, tuple[type[YOLO9000Error], str, Damage]] = {
         "bad.cfg:21: [region] anchors: is missing.",
         lambda c, w: (c[: c.index(b"anchors")], w),
     ),
-    "no text": (CfgError, "bad.cfg: byte 2 is not UTF-8 text.", lambda c, w: (w[:2] + b"\xff" + w[2:], w)),
+    "no text": (CfgError, "bad.cfg:1: byte 2 is not UTF-8 text.", lambda c, w: (w[:2] + b"\xff" + w[2:], w)),
     "empty cfg": (CfgError, "bad.cfg: holds no section", lambda c, w: (b"", w)),
     "filters that do not fit": (
         CfgError,
