@@ -23,8 +23,8 @@ from wordtree.tree import WordTree
 # caches; for [900, 9418] on one core, forward + backward (ms): all rows at once 345, 128 rows 206, 64 rows
 # 137, 32 rows 133, 16 rows 132. Tried instead: autograd through scatter_reduce / index_add on the last axis
 # 405, segment_reduce on the transpose 404 (163 in chunks), padded blocks of groups of like width 660.
-_WORTH_COPYING = 0.75  # share of the vectors that still walk, below which the others are dropped
 _CPU_ROWS = 32
+_WORTH_COPYING = 0.75  # share of the vectors that still walk, below which the others are dropped
 
 
 @dataclass(frozen=True)
