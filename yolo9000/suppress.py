@@ -22,7 +22,9 @@ SuppressMode = Literal["tree", "class", "none"]
 # with every step down by the probability of the step, so without it the vaguer of two labels would always
 # win.
 DEPTH_FACTOR = 0.9
-_BLOCK = 512  # boxes decided at a time; 512 x 512 float32 temporaries (1 MiB) stay in the second-level cache
+_BLOCK = 256  # boxes decided at a time
+_PART = 64  # of them, how many are compared with all the others at a time
+_PAIRS = 1 << 18  # comparisons at a time: float32 temporaries of 1 MiB stay in the second-level cache
 _AREA, _ENTER, _LEAVE = 4, 5, 6  # planes after left, top, right, bottom
 
 
@@ -75,18 +77,22 @@ def suppress(
 
 def _greedy(planes: Tensor, iou: float) -> Tensor:
     """Indices of the boxes that greedy suppression keeps; `planes` [7, K] in order of priority."""
-    kept = torch.empty(0, dtype=torch.long, device=planes.device)
-    for start in range(0, planes.shape[1], _BLOCK):
-        block = torch.arange(start, min(start + _BLOCK, planes.shape[1]), device=kept.device)
-        # Kept boxes by label: each part of them meets only the boxes with labels in its stretch of the tree.
-        by_label = kept[planes[_ENTER, kept].argsort()]
-        for above in (by_label[first : first + _BLOCK] for first in range(0, len(kept), _BLOCK)):
+    kept, rest = [], torch.arange(planes.shape[1], device=planes.device)
+    while len(rest):
+        block, rest = rest[:_BLOCK], rest[_BLOCK:]
+        block = block[_greedy_block(planes[:, block], iou)]
+        kept.append(block)
+        # By label: each part of what was kept meets only the boxes with labels in its stretch of the tree.
+        by_label = block[planes[_ENTER, block].argsort()]
+        for above in by_label.split(_PART) if len(rest) else ():
             begin, end = planes[_ENTER, above[0]], planes[_LEAVE, above].max()
-            near = (planes[_ENTER, block] < end) & (planes[_LEAVE, block] > begin)
-            suppressed = _conflicts(planes[:, above], planes[:, block[near]], iou).any(0)
-            block = block[~near.masked_scatter(near, suppressed)]
-        kept = torch.cat((kept, block[_greedy_block(planes[:, block], iou)]))
-    return kept
+            near = (planes[_ENTER, rest] < end) & (planes[_LEAVE, rest] > begin)
+            suppressed = [
+                _conflicts(planes[:, above], planes[:, boxes], iou).any(0)
+                for boxes in rest[near].split(_PAIRS // len(above))
+            ]
+            rest = rest[~near.masked_scatter(near, torch.cat(suppressed))]
+    return torch.cat(kept)
 
 
 def _greedy_block(planes: Tensor, iou: float) -> Tensor:
