@@ -166,7 +166,7 @@ def read_graphml(path: str | Path) -> WordTree:
     try:
         return WordTree.from_networkx(cast("nx.DiGraph[Any]", graph))
     except NodeError as error:
-        raise FormatError(str(error), path=path, line=lines.get(list(graph)[error.node])) from None
+        raise error.in_file(path, [lines.get(node) for node in graph]) from None
     except TreeError as error:
         raise FormatError(str(error), path=path, remedy='Use <graph edgedefault="directed">.') from None
 
@@ -179,9 +179,12 @@ def _graphml_lines(text: str, path: str | Path) -> dict[str, int]:
 
     def start(tag: str, attributes: dict[str, str]) -> None:
         line, kind = parser.CurrentLineNumber, tag.rpartition(":")[2]
-        if kind == "node" and (first := lines.setdefault(attributes.get("id", ""), line)) != line:
-            what = f"the node {attributes.get('id')!r} stands in line {first} already."
-            raise FormatError(what, path=path, line=line, remedy="Remove one of the two, or rename it.")
+        if kind == "node":
+            node = attributes.get("id", "")
+            if node in lines:
+                what = f"the node {node!r} stands in line {lines[node]} already."
+                raise FormatError(what, path=path, line=line, remedy="Remove one of the two, or rename it.")
+            lines[node] = line
         if kind == "edge":
             ends.extend((attributes.get(end, ""), line) for end in ("source", "target"))
 
@@ -235,7 +238,7 @@ def _tree(
     try:
         return WordTree.from_edges(ids, parents, names)
     except NodeError as error:
-        raise FormatError(str(error), path=path, line=lines()[error.node]) from None
+        raise error.in_file(path, lines()) from None
     except TreeError as error:
         raise FormatError(str(error), path=path) from None
 

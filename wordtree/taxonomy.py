@@ -43,7 +43,8 @@ def read_yaml(path: str | Path) -> WordTree:
     """Read a tree from nested names, see above.
 
     Raises:
-        FormatError: No YAML, YAML of another form, the same id twice.
+        FormatError: No YAML, YAML of another form, the same id twice, or a name twice below one parent where
+            no id tells the two apart.
     """
     import yaml
 
@@ -66,12 +67,13 @@ def read_yaml(path: str | Path) -> WordTree:
                 )
     if not entries:
         raise FormatError("expected nodes, got none.", path=path, remedy=_REMEDY)
+    _refuse_twins(entries, path)
     ids = _ids(entries)
     parents = [None if entry.parent < 0 else ids[entry.parent] for entry in entries]
     try:
         return WordTree.from_edges(ids, parents, [entry.name for entry in entries])
     except NodeError as error:
-        raise FormatError(str(error), path=path, line=entries[error.node].line) from None
+        raise error.in_file(path, [entry.line for entry in entries]) from None
 
 
 def _entries(document: yaml.Node, path: str | Path) -> Iterator[_Entry]:
@@ -111,6 +113,20 @@ def _entries(document: yaml.Node, path: str | Path) -> Iterator[_Entry]:
 
 def _fail(what: str, node: yaml.Node, path: str | Path) -> None:
     raise FormatError(what, path=path, line=node.start_mark.line + 1, remedy=_REMEDY)
+
+
+def _refuse_twins(entries: Sequence[_Entry], path: str | Path) -> None:
+    """One name twice below one parent is most likely one node written twice, unless ids tell them apart."""
+    lines: dict[tuple[int, str], int] = {}
+    for entry in entries:
+        place = entry.parent, "_".join(entry.name.split())
+        if entry.id is None and place in lines:
+            where = f"below {entries[entry.parent].name!r}" if entry.parent >= 0 else "at the top"
+            what = f"{entry.name!r} stands {where} in line {lines[place]} already."
+            remedy = f"Make one of the two, or tell them apart by ids: {entry.name} [ID]"
+            raise FormatError(what, path=path, line=entry.line, remedy=remedy)
+        if entry.id is None:
+            lines[place] = entry.line
 
 
 def _ids(entries: Sequence[_Entry]) -> list[str]:
