@@ -147,6 +147,13 @@ def test_page_holds_the_subtree_and_loads_nothing(whole: WordTree) -> None:
     assert data["glosses"][0].startswith("a member of the genus Canis")
 
 
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_page_opens_as_many_levels_as_asked_for(depth: int) -> None:
+    page = to_html(TOY, depth=depth)
+    opened = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])["opened"]  # type: ignore[index]
+    assert opened == [node for node in range(len(TOY)) if TOY.depth[node] < depth and not TOY.is_leaf[node]]
+
+
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --virtual-time-budget=2000 --dump-dom"

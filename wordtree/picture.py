@@ -96,7 +96,7 @@ def lay_out(
     if lines < 1 or (depth is not None and depth < 0):
         raise TreeError(f"expected at least one line and a depth from 0, got {lines} and {depth}.")
     top = tree.levels[0].tolist() if under is None else [tree.index(under)]
-    opened = _opened_to(tree, top, depth) if depth is not None else open_nodes(tree, top, lines)
+    opened = opened_to(tree, top, depth) if depth is not None else open_nodes(tree, top, lines)
     order, parents, rows = _walk(tree, top, opened)
     notes = [_note(tree, node, node in opened, values) for node in order]
     base = int(tree.depth[top[0]])
@@ -117,7 +117,8 @@ def lay_out(
     return Picture(tree, placed, columns[-1] + _MARGIN, 2 * _MARGIN + (max(rows) + 1) * _LINE)
 
 
-def _opened_to(tree: WordTree, top: Sequence[int], depth: int) -> set[int]:
+def opened_to(tree: WordTree, top: Sequence[int], depth: int) -> set[int]:
+    """Open all nodes of so many levels."""
     limit = int(tree.depth[top[0]]) + depth
     nodes = [tree.subtree(node) for node in top]
     return {
