@@ -173,6 +173,8 @@ def test_build_tree_refuses_before_it_works(tmp_path: Path) -> None:
         run("build-tree", "-o", tmp_path / "x.txt")
     with pytest.raises(YOLO9000Error, match="not a WordNet database folder"):
         run("build-tree", "--wordnet", tmp_path)
+    (tmp_path / "own.yaml").write_text("a: [b]")
+    assert "add --output" in run("build-tree", "--from", tmp_path / "own.yaml", "-f", "json", code=2)
 
 
 def test_tree_show_find_path_stats(tmp_path: Path, toy: WordTree) -> None:
