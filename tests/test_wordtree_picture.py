@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wordtree import TreeError, WordTree
+from wordtree import TreeError, WordTree, font
 from wordtree.page import to_html
 from wordtree.picture import Picture, lay_out, open_nodes, to_png, to_svg
 
@@ -128,6 +128,19 @@ def test_refused() -> None:
             lay_out(TOY, **wrong)
     with pytest.raises(TreeError, match="no node 'unicorn'"):
         to_html(TOY, "unicorn")
+
+
+@pytest.mark.parametrize(("one", "other"), ["éö", "ßł", "ΩЖ", "שع", ("Bär", "Bör")])
+def test_png_has_the_letters_of_names(one: str, other: str) -> None:
+    pictures = [to_png(lay_out(WordTree([-1], ["n0"], [name]))) for name in (one, other)]
+    assert pictures[0] != pictures[1]
+
+
+def test_without_another_font_there_is_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(font, "_dejavu", lambda: "none.ttf")
+    monkeypatch.setattr(font, "_SYSTEM", ())
+    monkeypatch.setattr(font, "_SYSTEM_EAST_ASIAN", ())
+    assert font.font_for("犬é", 13).getname() == font.font_for("dog", 13).getname()
 
 
 # ----------------------------------------------------------------------------------------------- the page

@@ -10,19 +10,16 @@ import heapq
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wordtree.colour import Colour, node_colour
 from wordtree.errors import TreeError
+from wordtree.font import font_for
 from wordtree.tree import WordTree
-
-if TYPE_CHECKING:
-    from PIL import ImageFont
 
 LINES = 150  # of a picture, unless another number is asked for: about three screens
 _LINE, _FONT = 20, 13  # pixels: height of a line, of its letters
@@ -181,7 +178,7 @@ def _columns(
 
 
 def _text_width(name: str, note: str) -> float:
-    return float(_font(_FONT).getlength(f"{name} {note}".rstrip())) * _WIDER
+    return float(font_for(name, _FONT).getlength(f"{name} {note}".rstrip())) * _WIDER
 
 
 def _note(tree: WordTree, node: int, is_open: bool, values: NDArray[Any] | None) -> str:
@@ -289,9 +286,9 @@ def _draw_node(pen: Any, tree: WordTree, item: Placed) -> None:
     halo = {"stroke_width": 2 * _SCALE, "stroke_fill": "white"}
     x, y, radius = item.x * _SCALE, item.y * _SCALE, _DOT * _SCALE
     fill = colour if item.folded or tree.is_leaf[item.node] else "white"
-    font, small = _font(_FONT * _SCALE), _font((_FONT - 2) * _SCALE)
-    left = x + 2 * radius
     name = tree.names[item.node]
+    font, small = font_for(name, _FONT * _SCALE), font_for(item.note, (_FONT - 2) * _SCALE)
+    left = x + 2 * radius
     ink = _FAINT if item.faint else _INK
     pen.text((left, y), name, fill=ink, font=font, anchor="lm", **halo)
     if item.folded:
@@ -300,12 +297,3 @@ def _draw_node(pen: Any, tree: WordTree, item: Placed) -> None:
         behind = left + font.getlength(name + " ")
         pen.text((behind, y), item.note, fill=_FAINT, font=small, anchor="lm", **halo)
     pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill, outline=colour, width=2 * _SCALE)
-
-
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    from PIL import ImageFont
-
-    font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont)
-    return font
