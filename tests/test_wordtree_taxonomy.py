@@ -121,6 +121,13 @@ def test_graft_refuses() -> None:
         graft(base, WordTree.from_edges(["crane", "x"], [None, "crane"]))
     with pytest.raises(TreeError, match="the id 'n3' is that of another node, machine > crane"):
         graft(base, WordTree.from_edges(["n0", "n3"], [None, "n0"]))
+    pets = WordTree([-1, 0], ["n0", "n1"], ["animal", "dog"])
+    for ids, parents, names in (
+        (["n0", "a", "b"], [None, "n0", "n0"], ["animal", "dog", "dog"]),
+        (["a", "n1"], [None, None], ["dog", "Hund"]),
+    ):
+        with pytest.raises(TreeError, match="'a' and '(b|n1)' of yours are both the node animal > dog: m"):
+            graft(pets, WordTree.from_edges(ids, parents, names))
 
 
 def test_yaml_is_not_needed_elsewhere() -> None:

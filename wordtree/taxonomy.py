@@ -154,20 +154,25 @@ def graft(base: WordTree, own: WordTree) -> WordTree:
         ['instrumentality', 'furniture', 'seat', 'chair', 'aeron']
 
     Raises:
-        TreeError: A name that several nodes of the base have, or a new node with the id of another place.
+        TreeError: A name that several nodes of the base have, a new node with the id of another place, or two
+            nodes that are one of the base.
     """
     place: list[int | None] = []  # of each own node in the base
+    met: dict[int, str] = {}  # own ids of nodes of the base
     ids, names = list(base.wnids), list(base.names)
     parents: list[str | None] = [None if above < 0 else base.wnids[above] for above in base.parent.tolist()]
     for node, (wnid, name) in enumerate(zip(own.wnids, own.names, strict=True)):
         above = int(own.parent[node])
         found = _top(base, wnid, name) if above < 0 else _below(base, place[above], wnid, name)
+        if found is not None and (first := met.setdefault(found, wnid)) != wnid:
+            raise TreeError(
+                f"{first!r} and {wnid!r} of yours are both the node {_way(base, found)}: make them one."
+            )
         if found is None:
             if base.node_of(wnid) is not None:
-                way = " > ".join(base.names[step] for step in base.path(wnid))
                 raise TreeError(
-                    f"the id {wnid!r} is that of another node, {way}. Write it at the top to add to it "
-                    "there, or give yours an id of its own."
+                    f"the id {wnid!r} is that of another node, {_way(base, wnid)}. Write it at the top to add "
+                    "to it there, or give yours an id of its own."
                 )
             ids.append(wnid)
             names.append(name)
@@ -175,6 +180,10 @@ def graft(base: WordTree, own: WordTree) -> WordTree:
             parents.append(own.wnids[above] if above >= 0 and anchor is None else _wnid(base, anchor))
         place.append(found)
     return WordTree.from_edges(ids, parents, names)
+
+
+def _way(base: WordTree, node: int | str) -> str:
+    return " > ".join(base.names[step] for step in base.path(node))
 
 
 def _wnid(base: WordTree, node: int | None) -> str | None:
