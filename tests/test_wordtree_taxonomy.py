@@ -126,7 +126,7 @@ def test_graft_refuses() -> None:
         (["n0", "a", "b"], [None, "n0", "n0"], ["animal", "dog", "dog"]),
         (["a", "n1"], [None, None], ["dog", "Hund"]),
     ):
-        with pytest.raises(TreeError, match="'a' and '(b|n1)' of yours are both the node animal > dog: m"):
+        with pytest.raises(TreeError, match=r"'a' and '(b|n1)' of yours are both the node animal > dog: m"):
             graft(pets, WordTree.from_edges(ids, parents, names))
 
 

@@ -171,8 +171,8 @@ def graft(base: WordTree, own: WordTree) -> WordTree:
         if found is None:
             if base.node_of(wnid) is not None:
                 raise TreeError(
-                    f"the id {wnid!r} is that of another node, {_way(base, wnid)}. Write it at the top to add "
-                    "to it there, or give yours an id of its own."
+                    f"the id {wnid!r} is that of another node, {_way(base, wnid)}. Write it at the top to "
+                    "add to it there, or give yours an id of its own."
                 )
             ids.append(wnid)
             names.append(name)
