@@ -165,6 +165,7 @@ BAD = [
     ("x.csv", "child,parent,name\na\n", 2, "expected 2 or 3 columns.*got 1.*dog,animal,dog"),
     ("x.csv", "a,\nb,a,B,more\n", 2, "got 4"),
     ("x.csv", "a,\nb,c\n", 2, "the parent 'c' of 'b' is no node of the tree; add it"),
+    ("x.csv", "Parent,child\na,b\na,c\n", 1, "columns child,parent,name, got parent,child. Put them into"),
     ("x.csv", "a,\nb,a\nb,a\n", 3, "nodes 1 and 2 have the same id 'b'.* first is in line 2"),
     ("x.csv", "a,b\nb,a\n", 1, "a cycle.*Give one of them another parent"),
     ("x.csv", "r,\na,c\nb,a\nc,b\n", 2, "'a' < 'c' < 'b' < 'a'"),

@@ -111,8 +111,12 @@ def read_csv(path: str | Path) -> WordTree:
     try:
         for row in reader:
             fields = [field.strip() for field in row]
-            if not any(fields) or (not lines and [f.lower() for f in fields] == _HEADER[: len(fields)]):
+            titles = [] if lines else [field.lower() for field in fields]
+            if not any(fields) or (titles and titles == _HEADER[: len(titles)]):
                 continue
+            if len(titles) > 1 and set(titles) <= set(_HEADER):
+                what = f"expected the columns {','.join(_HEADER)}, got {','.join(titles)}."
+                raise FormatError(what, path=path, line=reader.line_num, remedy="Put them into this order.")
             if len(fields) not in (2, 3):
                 what = f"expected 2 or 3 columns, got {len(fields)}: {','.join(row)[:80]!r}."
                 remedy = "Write child,parent,name in a line: dog,animal,dog"
