@@ -172,15 +172,30 @@ def test_classes_that_do_not_compete_have_no_temperature(tmp_path: Path) -> None
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(2)
     network = Network(Cfg.parse(DETECTOR), BREEDS)
-    save_model(network, tmp_path / "model.safetensors", metadata={"threshold": "0.3"})
+    about = {"threshold": "0.3", "hier_threshold": "0.7", "licence": "MIT", "VOC mAP50": "0.5"}
+    save_model(network, tmp_path / "model.safetensors", metadata=about)
     spec = _dataset(tmp_path / "data", [(5, 32.0, 32.0, 32.0, 32.0)])
     arguments = ["calibrate", str(tmp_path / "model.safetensors"), spec, "--size", "96", "--minimum", "1"]
     app([*arguments, "-o", str(tmp_path / "new.safetensors")], standalone_mode=False)
-    assert "temperature" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "temperature" in printed
+    assert "labels are surer than 0.7 by default" in printed
     new, metadata = load_model(tmp_path / "new.safetensors")
-    assert metadata["threshold"] == "0.3"
+    kept = {key: metadata.get(key) for key in about}
+    assert kept == about | {"VOC mAP50": None}, "measured with other probabilities"
     temperatures = [float(value) for value in metadata["temperatures"].split()]
     apply_temperatures(network, temperatures)
     assert new.head is not None
     assert network.head is not None
     torch.testing.assert_close(new.head.class_weight, network.head.class_weight, rtol=1e-2, atol=1e-6)
+
+    arguments[1] = str(tmp_path / "new.safetensors")
+    again = ["--half", "--hier-threshold", "0.5", "-o", str(tmp_path / "again.safetensors")]
+    app([*arguments, *again], standalone_mode=False)
+    metadata = load_model(tmp_path / "again.safetensors")[1]
+    assert (metadata["threshold"], metadata["hier_threshold"]) == ("0.3", "0.5")
+    second = [float(value) for value in metadata["temperatures"].split()]
+    # One step a depth: the temperatures are the ends of their range, again.
+    assert second == pytest.approx([value**2 for value in temperatures], rel=0.02)
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("new", "again")]
+    assert sizes[1] < sizes[0]

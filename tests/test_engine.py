@@ -147,6 +147,12 @@ def test_unknown_precision() -> None:
         Engine(detector(), "int8")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_a_network_in_another_format_is_refused(dtype: torch.dtype) -> None:
+    with pytest.raises(ConfigError, match=f"torch.float32, found {dtype}: call its float"):
+        Engine(detector().to(dtype))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: apt-get install g++"

@@ -110,6 +110,38 @@ def test_dynamic_onnx_takes_any_size_and_batch(eager: YOLO9000, dynamic_file: Pa
     assert compare(exported, eager, (None, 32, 160, (96, 64))) > 100  # at 32 there are fewer anchors than 300
 
 
+DEEP = WordTree([node - 1 for node in range(40)], [f"c{node}" for node in range(40)])
+WIDE = WordTree([-1] + [0] * 500, [f"w{node}" for node in range(501)])
+CONVS = input_size(64) + "".join(
+    conv(8, 3, kind, norm, stride=2) for kind, norm in (("relu", 1), ("logistic", 0), ("linear", 1))
+)
+POOLED = input_size(52) + conv(4, stride=2) + POOL + "[maxpool]\nsize=2\nstride=1\n" + conv(4, groups=2)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "tree"),
+    [
+        (TRUNK + linear(15) + region(5, "1,1,2,3", softmax=1, tied=1), PETS),
+        (TRUNK + linear(10) + region(5, "1,1", softmax=0), PETS),
+        (TRUNK + linear(18) + region(4, "1,1,2,3", softmax=0), None),
+        (TRUNK + linear(14) + region(4, "1,1,2,3", softmax=1, tied=1), None),
+        (TRUNK + linear(12) + region(1, "1,1,2,3", softmax=0), None),
+        (TRUNK + linear(11) + region(1, "1,1,2,3", softmax=1, tied=1), WordTree([-1], ["only"])),
+        (TRUNK + linear(45) + region(40, "1,1", softmax=1), DEEP),
+        (TRUNK + linear(506) + region(501, "1,1", softmax=1), WIDE),
+        (CONVS + linear(10) + region(5, "1,1", softmax=1), PETS),
+        (POOLED + linear(10) + region(5, "1,1", softmax=1), PETS),
+        (TRUNK + "[reorg]\nstride=2\nreverse=1\n" + linear(10) + region(5, "1,1", softmax=1), PETS),
+    ],
+    ids="tied sigmoid-tree sigmoids flat-tied one-class one-node deep wide activations pools reorg".split(),
+)
+@pytest.mark.parametrize("dense", [False, True])
+def test_networks_of_every_kind(cfg: str, tree: WordTree | None, dense: bool, tmp_path: Path) -> None:
+    eager = random_detector(cfg, tree)
+    path = export(eager, tmp_path / "model.torchscript", ExportOptions(dense=dense, top=2000))
+    assert compare(YOLO9000.load(path, device="cpu"), eager, (None,)) > 20
+
+
 @pytest.mark.parametrize("suffix", ["onnx", "torchscript"])
 def test_dense_files_give_the_same_detections(eager: YOLO9000, suffix: str, tmp_path: Path) -> None:
     path = export(eager, tmp_path / f"dense.{suffix}", ExportOptions(dense=True, size=64))

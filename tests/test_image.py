@@ -88,6 +88,12 @@ def test_deep_grey(photo: Image.Image) -> None:
     assert worst(read_image(encoded(unit, "TIFF")), expected) == 0
 
 
+@pytest.mark.filterwarnings("error")
+def test_pixels_that_a_gradient_is_wanted_of() -> None:
+    image = torch.rand(3, 5, 4)
+    assert torch.equal(read_image(image.clone().requires_grad_()), read_image(image))
+
+
 @pytest.mark.parametrize(
     ("dtype", "white", "overshot"),
     [

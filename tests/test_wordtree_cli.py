@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from wordtree import TreeError, WordTree, YOLO9000Error, build_tree
 from wordtree.cli import build_tree as build_command
 from wordtree.cli import tree_app
-from wordtree.draw import drawing, found_table, path_table, report, stats
+from wordtree.draw import added, drawing, found_table, path_table, report, stats
 
 app = typer.Typer()
 app.command("build-tree")(build_command)
@@ -98,6 +98,13 @@ def test_drawing_figures(toy: WordTree) -> None:
     assert any(line.split() == ["(top)", "2"] for line in drawn(stats(flat)))
 
 
+@pytest.mark.timeout(30)  # a hundred times as long where each node looks at all
+def test_what_was_added_takes_no_longer_than_the_tree_is_large(toy: WordTree) -> None:
+    large = WordTree([-1] + [0] * 59_999, [f"kind{number}" for number in range(60_000)])
+    assert drawn(added(None, large))[0] == "nodes           60,000"
+    assert drawn(added(toy, large)) == ["60,000 nodes of your own", "+  kind0"]
+
+
 def test_names_are_not_markup() -> None:
     tree = WordTree.flat(["[bold]x[/bold]", "[/]"])
     assert drawn(drawing(tree))[1:] == ["├── [bold]x[/bold]", "└── [/]"]
@@ -166,6 +173,8 @@ def test_build_tree_refuses_before_it_works(tmp_path: Path) -> None:
         run("build-tree", "-o", tmp_path / "x.txt")
     with pytest.raises(YOLO9000Error, match="not a WordNet database folder"):
         run("build-tree", "--wordnet", tmp_path)
+    (tmp_path / "own.yaml").write_text("a: [b]")
+    assert "add --output" in run("build-tree", "--from", tmp_path / "own.yaml", "-f", "json", code=2)
 
 
 def test_tree_show_find_path_stats(tmp_path: Path, toy: WordTree) -> None:

@@ -160,12 +160,13 @@ BAD = [
     ("x.tree", "a -1\nb 1\n", 2, "its own parent: a cycle"),
     ("x.tree", "a 1\nb -1\n", 1, "stands before its parent 1 .'b'.; move the parent above it"),
     ("x.tree", "a -1\nb -1\nc 0\nd 1\ne 0\n", 5, "stands apart from its siblings.*move them together"),
-    ("x.tree", "a -1\nb 0\na 0\n", 3, "nodes 0 and 2 have the same id 'a'"),
+    ("x.tree", "a -1\nb 0\na 0\n", 3, "nodes 0 and 2 have the same id 'a'.* first is in line 1"),
     # CSV
     ("x.csv", "child,parent,name\na\n", 2, "expected 2 or 3 columns.*got 1.*dog,animal,dog"),
     ("x.csv", "a,\nb,a,B,more\n", 2, "got 4"),
     ("x.csv", "a,\nb,c\n", 2, "the parent 'c' of 'b' is no node of the tree; add it"),
-    ("x.csv", "a,\nb,a\nb,a\n", 3, "nodes 1 and 2 have the same id 'b'"),
+    ("x.csv", "Parent,child\na,b\na,c\n", 1, "columns child,parent,name, got parent,child. Put them into"),
+    ("x.csv", "a,\nb,a\nb,a\n", 3, "nodes 1 and 2 have the same id 'b'.* first is in line 2"),
     ("x.csv", "a,b\nb,a\n", 1, "a cycle.*Give one of them another parent"),
     ("x.csv", "r,\na,c\nb,a\nc,b\n", 2, "'a' < 'c' < 'b' < 'a'"),
     ("x.csv", ",a\na,\n", 1, "has the id ''"),
@@ -195,6 +196,7 @@ BAD = [
     ("x.graphml", "<html>\n</html>", None, "no nodes|cannot read this as GraphML"),
     ("x.graphml", XML + END, None, "no nodes"),
     ("x.graphml", XML + '<node id="a"/>\n<node id="a"/>' + END, 3, "'a' stands in line 2 already"),
+    ("x.graphml", XML + '<node id="a"/><node id="a"/>' + END, 2, "'a' stands in line 2 already"),
     ("x.graphml", XML + '<node id="a"/>\n<edge source="a" target="b"/>' + END, 3, "unknown node 'b'"),
     (
         "x.graphml",

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wordtree import TreeError, WordTree
+from wordtree import TreeError, WordTree, font
 from wordtree.page import to_html
 from wordtree.picture import Picture, lay_out, open_nodes, to_png, to_svg
 
@@ -130,6 +130,19 @@ def test_refused() -> None:
         to_html(TOY, "unicorn")
 
 
+@pytest.mark.parametrize(("one", "other"), ["éö", "ßł", "ΩЖ", "שع", ("Bär", "Bör")])
+def test_png_has_the_letters_of_names(one: str, other: str) -> None:
+    pictures = [to_png(lay_out(WordTree([-1], ["n0"], [name]))) for name in (one, other)]
+    assert pictures[0] != pictures[1]
+
+
+def test_without_another_font_there_is_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(font, "_dejavu", lambda: "none.ttf")
+    monkeypatch.setattr(font, "_SYSTEM", ())
+    monkeypatch.setattr(font, "_SYSTEM_EAST_ASIAN", ())
+    assert font.font_for("犬é", 13).getname() == font.font_for("dog", 13).getname()
+
+
 # ----------------------------------------------------------------------------------------------- the page
 
 
@@ -145,6 +158,13 @@ def test_page_holds_the_subtree_and_loads_nothing(whole: WordTree) -> None:
         whole.names[whole.parent[nodes[k]]] == data["names"][p] for k, p in enumerate(data["parents"]) if k
     )
     assert data["glosses"][0].startswith("a member of the genus Canis")
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_page_opens_as_many_levels_as_asked_for(depth: int) -> None:
+    page = to_html(TOY, depth=depth)
+    opened = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])["opened"]  # type: ignore[index]
+    assert opened == [node for node in range(len(TOY)) if TOY.depth[node] < depth and not TOY.is_leaf[node]]
 
 
 FLAGS = (

@@ -19,7 +19,8 @@ yes: {no: [1, 2.50]}     # words that YAML would take for something else
 tools:
   - hammer
   - saw: [jigsaw, hacksaw]
-  - hammer
+  - hammer [SKU-7]
+garden: [hammer]
 """
 
 
@@ -40,7 +41,8 @@ def test_nested_names(tmp_path: Path) -> None:
     assert edges(tree) == {
         "furniture": None, "yes": None, "tools": None, "chair": "furniture", "table": "furniture",
         "SKU-12": "chair", "armchair": "chair", "no": "yes", "1": "no", "2.50": "no",
-        "hammer": "tools", "saw": "tools", "hammer-2": "tools", "jigsaw": "saw", "hacksaw": "saw",
+        "hammer": "tools", "saw": "tools", "SKU-7": "tools", "jigsaw": "saw", "hacksaw": "saw",
+        "garden": None, "hammer-2": "garden",
     }  # fmt: skip
     assert tree.names[tree.index("SKU-12")] == "office chair"
     for name in ("a.csv", "a.graphml", "a.json", "a.tree"):
@@ -67,7 +69,9 @@ def test_small_forms(tmp_path: Path, text: str, nodes: dict[str, str | None]) ->
         ("a:\n  ? [b, c]\n  : d", "my.yaml:2: expected a name"),
         ("a:\n  - ''", "my.yaml:2: expected a name"),
         ("a:\n  - [b]", "my.yaml:2: expected a name"),
-        ("a [x]:\n  b [x]:", "my.yaml:2: .*same id 'x'"),
+        ("a [x]:\n  b [x]:", "my.yaml:2: .*same id 'x'.* The first is in line 1"),
+        ("a: [b]\nc: [b]\na: [d]", r"my.yaml:3: 'a' stands at the top in line 1 already. .*: a \[ID\]"),
+        ("a:\n- b c\n- b_c", "my.yaml:3: 'b_c' stands below 'a' in line 2 already"),
         ("&a a: &b\n  - c: *b", "an alias within itself"),
         ("!!python/object/apply:os.system ['true']: x", "expected a name"),
     ],
@@ -117,6 +121,13 @@ def test_graft_refuses() -> None:
         graft(base, WordTree.from_edges(["crane", "x"], [None, "crane"]))
     with pytest.raises(TreeError, match="the id 'n3' is that of another node, machine > crane"):
         graft(base, WordTree.from_edges(["n0", "n3"], [None, "n0"]))
+    pets = WordTree([-1, 0], ["n0", "n1"], ["animal", "dog"])
+    for ids, parents, names in (
+        (["n0", "a", "b"], [None, "n0", "n0"], ["animal", "dog", "dog"]),
+        (["a", "n1"], [None, None], ["dog", "Hund"]),
+    ):
+        with pytest.raises(TreeError, match=r"'a' and '(b|n1)' of yours are both the node animal > dog: m"):
+            graft(pets, WordTree.from_edges(ids, parents, names))
 
 
 def test_yaml_is_not_needed_elsewhere() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wordtree.errors import TreeError
+from wordtree.errors import FormatError, TreeError
 
 Ints = NDArray[np.int32]
 
@@ -23,14 +24,21 @@ class NodeError(TreeError):
     Args:
         node: Index of the node at fault, in the order given: file readers find the line by it.
         problem: What was expected, what came, what to do.
+        first: Another node that it cannot stand beside.
     """
 
-    def __init__(self, node: int, problem: str) -> None:
-        self.node = node
+    def __init__(self, node: int, problem: str, first: int | None = None) -> None:
+        self.node, self.first = node, first
         super().__init__(problem)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return NodeError, (self.node, str(self))
+        return NodeError, (self.node, str(self), self.first)
+
+    def in_file(self, path: str | Path | None, lines: Sequence[int | None]) -> FormatError:
+        """The same error with its place in a file, and that of `first`; lines: [N], None where not known."""
+        first = None if self.first is None else lines[self.first]
+        remedy = None if first is None else f"The first is in line {first}."
+        return FormatError(str(self), path=path, line=lines[self.node], remedy=remedy)
 
 
 def check_parent(parent: ArrayLike, wnids: Sequence[str]) -> Ints:
@@ -89,7 +97,8 @@ def check_texts(wnids: Sequence[str], names: Sequence[str]) -> None:
         seen: dict[str, int] = {}
         for i, wnid in enumerate(wnids):
             if (first := seen.setdefault(wnid, i)) != i:
-                raise NodeError(i, f"nodes {first} and {i} have the same id {wnid!r}; ids must be unique.")
+                what = f"nodes {first} and {i} have the same id {wnid!r}; ids must be unique."
+                raise NodeError(i, what, first)
     if not all(map(str.strip, names)) or _UNWRITABLE.search("".join(names)):
         bad = next(i for i, n in enumerate(names) if not n.strip() or _UNWRITABLE.search(n))
         what = f"node {bad} ({wnids[bad]!r}) has the name {names[bad]!r}"

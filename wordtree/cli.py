@@ -92,6 +92,8 @@ def build_tree(
         raise typer.BadParameter("--from alone needs no WordNet; add --classes, or leave its options out.")
     if choices is not None and rules_only:
         raise typer.BadParameter("--choices and --rules-only exclude each other; give one of them.")
+    if format is not None and output is None:
+        raise typer.BadParameter("--format is that of the file to write; add --output.")
     suffix = None if format is None else _SUFFIX[format]
     if output is not None:
         formats.check_suffix(output, suffix)

@@ -133,19 +133,17 @@ def report(build: Build) -> Table:
 
 def added(base: WordTree | None, tree: WordTree) -> RenderableType:
     """What a tree of one's own holds, or added to a base."""
-    new = [node for node, wnid in enumerate(tree.wnids) if base is None or base.node_of(wnid) is None]
-    tops = [node for node in new if tree.parent[node] < 0 or tree.parent[node] not in set(new)]
+    if base is None:
+        return _totals(tree)
+    new = [node for node, wnid in enumerate(tree.wnids) if base.node_of(wnid) is None]
+    own = set(new)
+    tops = [node for node in new if tree.parent[node] < 0 or tree.parent[node] not in own]
     table = _grid()
-    for node in tops[:_GROUPS_SHOWN] if base is not None else []:
+    for node in tops[:_GROUPS_SHOWN]:
         table.add_row("+", Text(tree.names[node], _INNER), _way(tree, node))
-    if base is not None and len(tops) > _GROUPS_SHOWN:
+    if len(tops) > _GROUPS_SHOWN:
         table.add_row("", Text(f"and {len(tops) - _GROUPS_SHOWN:,} more", _FAINT), "")
-    head = (
-        Text(f"{len(new):,} {_plural('node', len(new))} of your own", _COUNT)
-        if base is not None
-        else _totals(tree)
-    )
-    return Group(head, table) if base is not None else head
+    return Group(Text(f"{len(new):,} {_plural('node', len(new))} of your own", _COUNT), table)
 
 
 def _totals(tree: WordTree) -> Table:

@@ -141,7 +141,7 @@ def parse_darknet_tree(
     try:
         return WordTree(parents, wnids, names)
     except NodeError as error:
-        raise FormatError(str(error), path=path, line=error.node + 1) from None
+        raise error.in_file(path, range(1, len(lines) + 1)) from None
 
 
 def _parent_index(field: str, line: int, path: str | Path | None) -> int:

@@ -111,8 +111,12 @@ def read_csv(path: str | Path) -> WordTree:
     try:
         for row in reader:
             fields = [field.strip() for field in row]
-            if not any(fields) or (not lines and [f.lower() for f in fields] == _HEADER[: len(fields)]):
+            titles = [] if lines else [field.lower() for field in fields]
+            if not any(fields) or (titles and titles == _HEADER[: len(titles)]):
                 continue
+            if len(titles) > 1 and set(titles) <= set(_HEADER):
+                what = f"expected the columns {','.join(_HEADER)}, got {','.join(titles)}."
+                raise FormatError(what, path=path, line=reader.line_num, remedy="Put them into this order.")
             if len(fields) not in (2, 3):
                 what = f"expected 2 or 3 columns, got {len(fields)}: {','.join(row)[:80]!r}."
                 remedy = "Write child,parent,name in a line: dog,animal,dog"
@@ -166,7 +170,7 @@ def read_graphml(path: str | Path) -> WordTree:
     try:
         return WordTree.from_networkx(cast("nx.DiGraph[Any]", graph))
     except NodeError as error:
-        raise FormatError(str(error), path=path, line=lines.get(list(graph)[error.node])) from None
+        raise error.in_file(path, [lines.get(node) for node in graph]) from None
     except TreeError as error:
         raise FormatError(str(error), path=path, remedy='Use <graph edgedefault="directed">.') from None
 
@@ -179,9 +183,12 @@ def _graphml_lines(text: str, path: str | Path) -> dict[str, int]:
 
     def start(tag: str, attributes: dict[str, str]) -> None:
         line, kind = parser.CurrentLineNumber, tag.rpartition(":")[2]
-        if kind == "node" and (first := lines.setdefault(attributes.get("id", ""), line)) != line:
-            what = f"the node {attributes.get('id')!r} stands in line {first} already."
-            raise FormatError(what, path=path, line=line, remedy="Remove one of the two, or rename it.")
+        if kind == "node":
+            node = attributes.get("id", "")
+            if node in lines:
+                what = f"the node {node!r} stands in line {lines[node]} already."
+                raise FormatError(what, path=path, line=line, remedy="Remove one of the two, or rename it.")
+            lines[node] = line
         if kind == "edge":
             ends.extend((attributes.get(end, ""), line) for end in ("source", "target"))
 
@@ -235,7 +242,7 @@ def _tree(
     try:
         return WordTree.from_edges(ids, parents, names)
     except NodeError as error:
-        raise FormatError(str(error), path=path, line=lines()[error.node]) from None
+        raise error.in_file(path, lines()) from None
     except TreeError as error:
         raise FormatError(str(error), path=path) from None
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wordtree.colour import node_colour
-from wordtree.picture import open_nodes
+from wordtree.picture import open_nodes, opened_to
 from wordtree.tree import WordTree
 
 _TEMPLATE = Path(__file__).parent / "data" / "tree.html"
@@ -22,6 +22,7 @@ def to_html(
     tree: WordTree,
     under: int | str | None = None,
     *,
+    depth: int | None = None,
     values: NDArray[Any] | None = None,
     unit: str = "count",
     title: str | None = None,
@@ -33,6 +34,7 @@ def to_html(
     Args:
         tree: The tree.
         under: Where to begin; the whole tree when left out.
+        depth: Levels below the first one that are open at first; about a screen's when left out.
         values: [N] a number for each node, shown as a bar; 0 makes it faint.
         unit: What the values are: "count" or "score".
         title: Heading; by default what is shown.
@@ -44,6 +46,7 @@ def to_html(
     place = np.full(len(tree) + 1, -1)  # the last one answers for parent −1
     place[nodes] = np.arange(len(nodes))
     top = tree.levels[0].tolist() if under is None else [tree.index(under)]
+    opened = open_nodes(tree, top, _OPENED) if depth is None else opened_to(tree, top, depth)
     data = {
         "parents": place[tree.parent[nodes]].tolist(),
         "names": [tree.names[node] for node in nodes],
@@ -52,7 +55,7 @@ def to_html(
         "colours": ["#{:02x}{:02x}{:02x}".format(*node_colour(tree, int(node))) for node in nodes],
         "values": None if values is None else np.asarray(values)[nodes].tolist(),
         "unit": None if values is None else unit,
-        "opened": sorted(int(place[node]) for node in open_nodes(tree, top, _OPENED)),
+        "opened": sorted(int(place[node]) for node in opened),
     }
     heading = title or ("WordTree" if under is None else tree.names[tree.index(under)])
     # No "<" in the data: no name can end the script that holds it.

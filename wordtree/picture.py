@@ -10,19 +10,16 @@ import heapq
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wordtree.colour import Colour, node_colour
 from wordtree.errors import TreeError
+from wordtree.font import font_for
 from wordtree.tree import WordTree
-
-if TYPE_CHECKING:
-    from PIL import ImageFont
 
 LINES = 150  # of a picture, unless another number is asked for: about three screens
 _LINE, _FONT = 20, 13  # pixels: height of a line, of its letters
@@ -96,7 +93,7 @@ def lay_out(
     if lines < 1 or (depth is not None and depth < 0):
         raise TreeError(f"expected at least one line and a depth from 0, got {lines} and {depth}.")
     top = tree.levels[0].tolist() if under is None else [tree.index(under)]
-    opened = _opened_to(tree, top, depth) if depth is not None else open_nodes(tree, top, lines)
+    opened = opened_to(tree, top, depth) if depth is not None else open_nodes(tree, top, lines)
     order, parents, rows = _walk(tree, top, opened)
     notes = [_note(tree, node, node in opened, values) for node in order]
     base = int(tree.depth[top[0]])
@@ -117,7 +114,8 @@ def lay_out(
     return Picture(tree, placed, columns[-1] + _MARGIN, 2 * _MARGIN + (max(rows) + 1) * _LINE)
 
 
-def _opened_to(tree: WordTree, top: Sequence[int], depth: int) -> set[int]:
+def opened_to(tree: WordTree, top: Sequence[int], depth: int) -> set[int]:
+    """Open all nodes of so many levels."""
     limit = int(tree.depth[top[0]]) + depth
     nodes = [tree.subtree(node) for node in top]
     return {
@@ -180,7 +178,7 @@ def _columns(
 
 
 def _text_width(name: str, note: str) -> float:
-    return float(_font(_FONT).getlength(f"{name} {note}".rstrip())) * _WIDER
+    return float(font_for(name, _FONT).getlength(f"{name} {note}".rstrip())) * _WIDER
 
 
 def _note(tree: WordTree, node: int, is_open: bool, values: NDArray[Any] | None) -> str:
@@ -288,9 +286,9 @@ def _draw_node(pen: Any, tree: WordTree, item: Placed) -> None:
     halo = {"stroke_width": 2 * _SCALE, "stroke_fill": "white"}
     x, y, radius = item.x * _SCALE, item.y * _SCALE, _DOT * _SCALE
     fill = colour if item.folded or tree.is_leaf[item.node] else "white"
-    font, small = _font(_FONT * _SCALE), _font((_FONT - 2) * _SCALE)
-    left = x + 2 * radius
     name = tree.names[item.node]
+    font, small = font_for(name, _FONT * _SCALE), font_for(item.note, (_FONT - 2) * _SCALE)
+    left = x + 2 * radius
     ink = _FAINT if item.faint else _INK
     pen.text((left, y), name, fill=ink, font=font, anchor="lm", **halo)
     if item.folded:
@@ -299,12 +297,3 @@ def _draw_node(pen: Any, tree: WordTree, item: Placed) -> None:
         behind = left + font.getlength(name + " ")
         pen.text((behind, y), item.note, fill=_FAINT, font=small, anchor="lm", **halo)
     pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill, outline=colour, width=2 * _SCALE)
-
-
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    from PIL import ImageFont
-
-    font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont)
-    return font

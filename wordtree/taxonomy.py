@@ -43,7 +43,8 @@ def read_yaml(path: str | Path) -> WordTree:
     """Read a tree from nested names, see above.
 
     Raises:
-        FormatError: No YAML, YAML of another form, the same id twice.
+        FormatError: No YAML, YAML of another form, the same id twice, or a name twice below one parent where
+            no id tells the two apart.
     """
     import yaml
 
@@ -66,12 +67,13 @@ def read_yaml(path: str | Path) -> WordTree:
                 )
     if not entries:
         raise FormatError("expected nodes, got none.", path=path, remedy=_REMEDY)
+    _refuse_twins(entries, path)
     ids = _ids(entries)
     parents = [None if entry.parent < 0 else ids[entry.parent] for entry in entries]
     try:
         return WordTree.from_edges(ids, parents, [entry.name for entry in entries])
     except NodeError as error:
-        raise FormatError(str(error), path=path, line=entries[error.node].line) from None
+        raise error.in_file(path, [entry.line for entry in entries]) from None
 
 
 def _entries(document: yaml.Node, path: str | Path) -> Iterator[_Entry]:
@@ -113,6 +115,20 @@ def _fail(what: str, node: yaml.Node, path: str | Path) -> None:
     raise FormatError(what, path=path, line=node.start_mark.line + 1, remedy=_REMEDY)
 
 
+def _refuse_twins(entries: Sequence[_Entry], path: str | Path) -> None:
+    """One name twice below one parent is most likely one node written twice, unless ids tell them apart."""
+    lines: dict[tuple[int, str], int] = {}
+    for entry in entries:
+        place = entry.parent, "_".join(entry.name.split())
+        if entry.id is None and place in lines:
+            where = f"below {entries[entry.parent].name!r}" if entry.parent >= 0 else "at the top"
+            what = f"{entry.name!r} stands {where} in line {lines[place]} already."
+            remedy = f"Make one of the two, or tell them apart by ids: {entry.name} [ID]"
+            raise FormatError(what, path=path, line=entry.line, remedy=remedy)
+        if entry.id is None:
+            lines[place] = entry.line
+
+
 def _ids(entries: Sequence[_Entry]) -> list[str]:
     """Ids as written; the others from the names, none of them one that is written."""
     written = [entry.id for entry in entries if entry.id]
@@ -138,20 +154,25 @@ def graft(base: WordTree, own: WordTree) -> WordTree:
         ['instrumentality', 'furniture', 'seat', 'chair', 'aeron']
 
     Raises:
-        TreeError: A name that several nodes of the base have, or a new node with the id of another place.
+        TreeError: A name that several nodes of the base have, a new node with the id of another place, or two
+            nodes that are one of the base.
     """
     place: list[int | None] = []  # of each own node in the base
+    met: dict[int, str] = {}  # own ids of nodes of the base
     ids, names = list(base.wnids), list(base.names)
     parents: list[str | None] = [None if above < 0 else base.wnids[above] for above in base.parent.tolist()]
     for node, (wnid, name) in enumerate(zip(own.wnids, own.names, strict=True)):
         above = int(own.parent[node])
         found = _top(base, wnid, name) if above < 0 else _below(base, place[above], wnid, name)
+        if found is not None and (first := met.setdefault(found, wnid)) != wnid:
+            raise TreeError(
+                f"{first!r} and {wnid!r} of yours are both the node {_way(base, found)}: make them one."
+            )
         if found is None:
             if base.node_of(wnid) is not None:
-                way = " > ".join(base.names[step] for step in base.path(wnid))
                 raise TreeError(
-                    f"the id {wnid!r} is that of another node, {way}. Write it at the top to add to it "
-                    "there, or give yours an id of its own."
+                    f"the id {wnid!r} is that of another node, {_way(base, wnid)}. Write it at the top to "
+                    "add to it there, or give yours an id of its own."
                 )
             ids.append(wnid)
             names.append(name)
@@ -159,6 +180,10 @@ def graft(base: WordTree, own: WordTree) -> WordTree:
             parents.append(own.wnids[above] if above >= 0 and anchor is None else _wnid(base, anchor))
         place.append(found)
     return WordTree.from_edges(ids, parents, names)
+
+
+def _way(base: WordTree, node: int | str) -> str:
+    return " > ".join(base.names[step] for step in base.path(node))
 
 
 def _wnid(base: WordTree, node: int | None) -> str | None:

@@ -237,8 +237,8 @@ def fit_temperatures(steps: Steps, levels: int, minimum: int = 50) -> tuple[Dept
     """
     if not len(steps.start):
         raise DataError(
-            "nothing to calibrate on: no labelled object was overlapped by any anchor, or all labels "
-            "stand at the top of the tree without siblings"
+            "nothing to calibrate on: no anchor overlaps a labelled object enough, or no node on the labels' "
+            "paths has siblings. Give more data, or a model that finds its objects"
         )
     found: list[DepthTemperature] = []
     for depth in range(levels):

@@ -12,6 +12,7 @@ from typing import TypeAlias
 from PIL import Image, ImageDraw, ImageFont
 
 from wordtree.colour import Colour, node_colour
+from wordtree.font import font_for
 from yolo9000.image import ImageSource, read_image
 from yolo9000.results import Detection, Detections
 
@@ -96,13 +97,13 @@ class _Plate:
         cls, detection: Detection, limit: float, size: int, path_lines: int, show_score: bool = True
     ) -> _Plate:
         """Write a label, and the path to it in so many lines, none wider than `limit` pixels."""
-        font, margin = ImageFont.load_default(size), max(1, size // 5)
+        font, margin = font_for(detection.label, size), max(1, size // 5)
         room = limit - 2 * margin
         score = f" {detection.score:.0%}" if show_score else ""
         lines = [(_elide(detection.label, score, font, room), font)]
         above = [name for name, _ in detection.path[:-1]]
         if path_lines and above:
-            small = ImageFont.load_default(max(_FONT_MIN - 1, round(size * _PATH_SHARE)))
+            small = font_for("".join(above), max(_FONT_MIN - 1, round(size * _PATH_SHARE)))
             lines += [(text, small) for text in _wrap_path(above, small, room, path_lines)]
         width = max(font.getlength(text) for text, font in lines) + 2 * margin
         height = sum(_line_height(font) for _, font in lines) + 2 * margin

@@ -46,7 +46,7 @@ class Engine:
         decoder: From features to candidates.
 
     Raises:
-        ConfigError: Unknown precision, or a classifier.
+        ConfigError: Unknown precision, a classifier, or a network in another number format than float32.
     """
 
     def __init__(self, network: Network, precision: Precision = "fp32", *, compile: bool = False) -> None:
@@ -54,6 +54,11 @@ class Engine:
             raise ConfigError(f"precision is one of {', '.join(get_args(Precision))}; got {precision!r}")
         if network.head is None:
             raise ConfigError("expected a detector, found a classifier without [region]")
+        if (dtype := network.head.class_weight.dtype) != torch.float32:
+            raise ConfigError(
+                f"expected a network in torch.float32, found {dtype}: call its float(). To compute faster, "
+                "give precision='fp16' or 'bf16'."
+            )
         self.network = network.fuse()
         head = self.network.head
         assert head is not None

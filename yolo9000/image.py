@@ -276,7 +276,7 @@ def _to_uint8(array: Tensor, name: str) -> Tensor:
         return array
     if not array.is_floating_point():
         raise ImageError(f"{name}: pixels are {array.dtype}; expected uint8 0..255 or floating point 0..1.")
-    array = array.float()  # torch finds no limits of 8-bit floats
+    array = array.detach().float()  # torch finds no limits of 8-bit floats
     low, high = (float(value) for value in array.aminmax())
     if not (low >= -1e-3 and high <= 1 + 1e-3):  # room for what resampling overshoots; NaN fails, too
         raise ImageError(f"{name}: floating-point pixels from {low:g} to {high:g}; expected 0..1.")

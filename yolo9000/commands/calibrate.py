@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from yolo9000.calibrate import DepthTemperature
 
 
+_STILL_TRUE = ("threshold", "hier_threshold", "licence")  # of a model's metadata; measured figures are not
+
+
 def calibrate(
     model: Annotated[str, typer.Argument(help="Model file or packaged model.", show_default=False)],
     data: Annotated[
@@ -29,17 +32,31 @@ def calibrate(
         int, typer.Option(min=1, help="Labelled steps that a depth needs for a temperature of its own.")
     ] = 50,
     size: Size = None,
+    hier_threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="How sure labels of the calibrated model are by default.",
+            show_default="as before",
+        ),
+    ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Store the model's parameters as float16.")] = False,
 ) -> None:
     """Make a model as sure as it is right: one temperature a depth, divided into its class rows.
+
+    Its own thresholds stay, and look at the new probabilities: labels of an overconfident model become
+    vaguer. Figures in its metadata are dropped: they were measured before.
 
     Example: [cyan]yolo9000 calibrate model.safetensors voc:VOC2007 -o calibrated.safetensors[/cyan]
     """
     from rich.console import Console
 
     from yolo9000.calibrate import apply_temperatures, collect_steps, fit_temperatures, join_steps
-    from yolo9000.checkpoint import RESERVED, check_target, save_model
+    from yolo9000.checkpoint import check_target, save_model
     from yolo9000.datasets import open_dataset
     from yolo9000.evaluation.options import EvaluateConfig
+    from yolo9000.labelling import DEFAULT_HIER_THRESHOLD, own_number
     from yolo9000.model import load_any
 
     check_target(out)
@@ -50,11 +67,26 @@ def calibrate(
     steps = join_steps([collect_steps(network, dataset, config) for dataset in sets])
     found = fit_temperatures(steps, network.ops.levels, minimum)
     apply_temperatures(network, [row.temperature for row in found])
-    extras = {key: value for key, value in metadata.items() if key not in RESERVED}
-    extras["temperatures"] = " ".join(f"{row.temperature:.3g}" for row in found)
-    save_model(network, out, metadata=extras)
+    extras = {key: metadata[key] for key in _STILL_TRUE if key in metadata}
+    if hier_threshold is not None:
+        extras["hier_threshold"] = f"{hier_threshold:g}"
+    extras["temperatures"] = _temperatures(found, metadata.get("temperatures", ""))
+    save_model(network, out, half=half, metadata=extras)
     Console(highlight=False).print(table(found))
+    sure = own_number(extras, "hier_threshold", DEFAULT_HIER_THRESHOLD)
+    print(f"labels are surer than {sure:g} by default, now by calibrated probabilities")
     print(f"wrote {out}")
+
+
+def _temperatures(found: Sequence[DepthTemperature], before: str) -> str:
+    """What the logits have been divided by in all, a number a depth; `before`: by earlier calibrations."""
+    try:
+        earlier = [float(value) for value in before.split()]
+    except ValueError:
+        earlier = []
+    if len(earlier) != len(found):
+        earlier = [1.0] * len(found)
+    return " ".join(f"{row.temperature * value:.3g}" for row, value in zip(found, earlier, strict=True))
 
 
 def table(found: Sequence[DepthTemperature]) -> Table:

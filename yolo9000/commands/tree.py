@@ -67,7 +67,8 @@ def draw(
     elif scores is not None:
         values = _scores(scores, loaded)
     if kind == ".html":
-        data = to_html(loaded, under, values=values, unit="score" if scores else "count").encode()
+        unit = "score" if scores else "count"
+        data = to_html(loaded, under, depth=depth, values=values, unit=unit).encode()
     else:
         picture = lay_out(loaded, under, depth=depth, lines=lines, values=values)
         data = to_svg(picture).encode() if kind == ".svg" else to_png(picture)
