@@ -126,6 +126,18 @@ def test_unreadable_pictures_are_reported_and_the_rest_goes_on(run: Run, home: P
     assert all(report.startswith("Error: ") for report in reports)
 
 
+def test_pictures_out_of_pipes(run: Run, home: Path) -> None:
+    """They are neither read to be counted, nor before they are asked for."""
+    ends = [os.pipe() for _ in range(2)]
+    for _, write in ends:
+        os.write(write, (home / "spot.png").read_bytes())
+        os.close(write)
+    names = [f"/dev/fd/{read}" for read, _ in ends]
+    code, out, err = run("detect", *names, "dark.jpg", "-m", "m.safetensors", "--json")
+    assert (code, err) == (0, "")
+    assert [json.loads(line)["source"] for line in out.splitlines()] == [*names, "dark.jpg"]
+
+
 def test_folders_and_patterns(run: Run, home: Path) -> None:
     folder = home / "photos"
     folder.mkdir()

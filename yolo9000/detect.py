@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from wordtree.textfile import is_pipe
 from wordtree.tree import WordTree
 from yolo9000.errors import DataError, ImageError, YOLO9000Error
 from yolo9000.model import YOLO9000
@@ -86,10 +87,11 @@ def run_detect(
         complain(error)
 
     live = any(is_camera(source) or is_stream(source) for source in sources)
-    known: list[Any] | None = None if live or STDIN in sources else list(expand(sources))
+    piped = any(source == STDIN or is_pipe(source) for source in sources)
+    known: list[Any] | None = None if live or piped else list(expand(sources))
 
     def images() -> Iterator[Frame]:
-        # A camera gives the present picture, and standard input may not have the next one yet.
+        # A camera gives the present picture, and a pipe may not have the next one yet.
         read = read_all(expand(sources)) if known is None else ahead(read_all(known))
         for frame in read:
             if isinstance(frame, Frame):

@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 from PIL import Image, ImageOps
 
+from wordtree.textfile import is_pipe
 from yolo9000.errors import ImageError, YOLO9000Error
 from yolo9000.image import TIMEOUT
 from yolo9000.optional import optional
@@ -59,7 +60,7 @@ def read_video(source: str) -> Iterator[Frame]:
 
 def video_length(source: str) -> int | None:
     """How many frames a video has; None where it does not say, as live ones."""
-    if is_stream(source) or is_camera(source):
+    if is_stream(source) or is_camera(source) or is_pipe(source):
         return None
     av = optional("av", "reading videos")
     try:
