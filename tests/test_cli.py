@@ -393,13 +393,20 @@ def test_retree(run: Run, home: Path) -> None:
     assert [row["label"] for row in json.loads(out)["detections"]] == ["dog"]
 
 
-def test_darknet_cfg_and_weights(run: Run, home: Path) -> None:
+@pytest.mark.parametrize("name", ["toy.weights", "toy.backup", "toy_10000", "toy.conv.2"])
+def test_darknet_cfg_and_weights(run: Run, home: Path, name: str) -> None:
+    """Darknet calls its weights what it likes; the endings of ours are read in either case."""
     PETS.save(home / "toy.tree")
     (home / "toy.cfg").write_text(PLAIN + "tree=toy.tree\n")
-    save_weights(network(), home / "toy.weights")
-    code, out, _ = run("detect", "spot.png", "--cfg", "toy.cfg", "--weights", "toy.weights", "--json")
+    save_weights(network(), home / name)
+    code, out, _ = run("detect", "spot.png", "--cfg", "toy.cfg", "--weights", name, "--json")
     assert code == 0
     assert [row["label"] for row in json.loads(out)["detections"]] == ["pug"]
+    assert run("convert", name, "toy.SafeTensors", "--cfg", "toy.cfg") == (0, "toy.SafeTensors\n", "")
+    assert run("detect", "spot.png", "-m", "toy.SafeTensors", "--json")[1] == out
+    code, out, err = run("train", "-m", "toy.SafeTensors", "-w", name, "-d", "voc:none", "-o", "run")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"{name}: 2 of 2 convolutions (101 values)")
 
 
 @pytest.mark.parametrize(
@@ -414,6 +421,10 @@ def test_darknet_cfg_and_weights(run: Run, home: Path) -> None:
         (["detect", "spot.png", "-m", "m.safetensors", "--out", "m.safetensors"], "cannot be written"),
         (["convert", "m.safetensors", "m.onnx"], r"expected \*\.weights to \*\.safetensors"),
         (["convert", "toy.weights", "new.safetensors"], "add --cfg"),
+        (["convert", "toy.backup", "new.safetensors"], "add --cfg"),
+        (["convert", "toy.onnx", "new.safetensors"], r"expected \*\.weights to \*\.safetensors"),
+        (["convert", "toy.cfg", "new.safetensors", "--cfg", "toy.WEIGHTS"], "seem to be swapped"),
+        (["detect", "spot.png", "-m", "toy.WEIGHTS"], "loaded together"),
         (["convert", "m.safetensors", "m.weights", "--half"], "--cfg and --half are for"),
     ],
 )

@@ -191,8 +191,6 @@ class YOLO9000:
                 + ", ".join(f"{name}={value}" for name, value in given)
                 + ". Give both, or only the model."
             )
-        if Path(cfg).suffix == ".weights" or Path(weights).suffix == ".cfg":
-            raise ConfigError(f"weights={weights} and cfg={cfg} seem to be swapped: give one as the other.")
         network = load_darknet(os.fspath(cfg), Path(weights))
         return cls(network, device=device, precision=precision, compile=compile)
 
@@ -400,7 +398,7 @@ def model_path(source: str | os.PathLike[str]) -> Path:
         WeightsError: Neither, or darknet weights without their cfg.
     """
     path = Path(source)
-    if path.suffix in (".weights", ".cfg"):
+    if path.suffix.lower() in (".weights", ".cfg"):
         raise WeightsError(
             f"{path}: darknet weights and cfg are loaded together: give both, as weights and cfg."
         )
