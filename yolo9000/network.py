@@ -17,7 +17,7 @@ from wordtree.formats import read_lines
 from wordtree.textfile import exists
 from wordtree.tree import WordTree
 from yolo9000.backbone import BackboneCopy, copy_backbone
-from yolo9000.darknet.cfg import MAX_CLASSES, Cfg, RegionConfig, Section
+from yolo9000.darknet.cfg import MAX_CLASSES, Cfg, RegionConfig, Section, search_folders
 from yolo9000.darknet.describe import Description, describe
 from yolo9000.darknet.layers import Convolution, DarknetBatchNorm, build_layer
 from yolo9000.darknet.plan import LayerPlan, check_limits, plan_layers
@@ -41,8 +41,8 @@ class Network(nn.Module):
 
     Args:
         cfg: The description.
-        tree: The label tree; by default what the cfg's `tree=` names (a path as given, one beside the cfg, or
-            `9k.tree` for the tree that comes with the package), else a flat list of classes, their names from
+        tree: The label tree; by default what the cfg's `tree=` names (a file: see `search_folders`; `9k.tree`
+            is also the tree that comes with the package), else a flat list of classes, their names from
             `x.names` beside `x.cfg` where there is one.
         initialise: Draw starting values; without, the parameters hold anything until they are loaded, which
             spares half the time of loading.
@@ -365,8 +365,7 @@ def _known_list(classes: int) -> WordTree:
 
 def _load_tree(cfg: Cfg, section: Section) -> WordTree:
     name = section.get_str("tree")
-    beside = [] if cfg.path is None else [cfg.path.parent / name]
-    candidates = list(dict.fromkeys([Path(name), *beside]))
+    candidates = list(dict.fromkeys(folder / name for folder in search_folders(cfg.path)))
     try:
         found = next((path for path in candidates if path.is_file()), None)
     except OSError as error:  # such as a name longer than any file's
@@ -378,7 +377,9 @@ def _load_tree(cfg: Cfg, section: Section) -> WordTree:
     try:
         return WordTree.load(name)
     except YOLO9000Error:
-        places = " or ".join(str(path) for path in candidates)
+        places = ", ".join(map(str, candidates))
         section.fail(
-            f"found no tree file {places}, and none is built in.", key="tree", remedy="Put it there."
+            f"no such file {name}, and none is built in; looked for {places}.",
+            key="tree",
+            remedy="Put it there, or name it with its whole path.",
         )

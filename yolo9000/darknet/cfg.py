@@ -9,6 +9,7 @@ layer or a missing key is an error, and keys that nobody reads are listed in `Cf
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -358,6 +359,19 @@ def builtin_cfgs() -> tuple[str, ...]:
     """Names of the descriptions that come with the package, sorted."""
     folder = resources.files("yolo9000") / "cfgs"
     return tuple(sorted(file.name[:-4] for file in folder.iterdir() if file.name.endswith(".cfg")))
+
+
+def search_folders(path: Path | None) -> list[Path]:
+    """Folders from which relative paths in a darknet file may count: its own, the two above, the current one.
+
+    Darknet runs in its own folder, and reads cfgs in `cfg/` and trees in `data/` below that.
+
+    Args:
+        path: The file; None where there was none.
+    """
+    own = [] if path is None else [Path(os.path.abspath(path)).parent]  # noqa: PTH100  (links stay links)
+    above = [folder for each in own for folder in (each.parent, each.parent.parent)]
+    return list(dict.fromkeys([*own, *above, Path.cwd()]))
 
 
 def _read_sections(text: str, path: Path | None) -> list[Section]:
