@@ -24,6 +24,7 @@ MAX_BYTES = 1 << 20  # bytes; the largest published cfg has 20 kB, so a larger f
 MAX_LAYERS = 2_000  # YOLOv2 has 32; even an empty layer takes a millisecond and some kilobytes
 MAX_CLASSES = 1_000_000  # names alone would take 100 MB above this
 _MAX_INT = 2**31 - 1  # darknet's fields are C ints
+_COMMENT = re.compile(rb"(?m)(?:^|[^\S\n])[#;][^\n]*")  # as `_read_sections` knows them
 
 _ALIASES = {
     "network": "net",
@@ -257,16 +258,7 @@ class Cfg:
             ) from error
         if len(content) > MAX_BYTES:
             raise CfgError(f"more than {MAX_BYTES:,} bytes; a cfg is a short text.", path=path)
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise CfgError(
-                f"byte {error.start} is not UTF-8 text.",
-                path=path,
-                line=content.count(b"\n", 0, error.start) + 1,
-                remedy="Save it as UTF-8. Or is this a .weights file?",
-            ) from error
-        return cls.parse(text, path)
+        return cls.parse(_decode(content, path), path)
 
     @classmethod
     def parse(cls, text: str, path: str | Path | None = None) -> Cfg:
@@ -372,6 +364,20 @@ def search_folders(path: Path | None) -> list[Path]:
     own = [] if path is None else [Path(os.path.abspath(path)).parent]  # noqa: PTH100  (links stay links)
     above = [folder for each in own for folder in (each.parent, each.parent.parent)]
     return list(dict.fromkeys([*own, *above, Path.cwd()]))
+
+
+def _decode(content: bytes, path: Path) -> str:
+    """Bytes as UTF-8; comments may be in any encoding, and what is no UTF-8 in them becomes U+FFFD."""
+    try:
+        _COMMENT.sub(lambda comment: b" " * len(comment[0]), content).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CfgError(
+            f"byte {error.start} is not UTF-8 text.",
+            path=path,
+            line=content.count(b"\n", 0, error.start) + 1,
+            remedy="Save it as UTF-8. Or is this a .weights file?",
+        ) from error
+    return content.decode("utf-8-sig", "replace")
 
 
 def _read_sections(text: str, path: Path | None) -> list[Section]:
