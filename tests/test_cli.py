@@ -166,6 +166,24 @@ def test_pictures_never_overwrite_each_other_or_their_source(run: Run, home: Pat
     }
 
 
+@pytest.mark.parametrize("command", ["detect -", "relabel -", "relabel list.jsonl"])
+def test_sources_that_come_late_are_not_overwritten(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Nor by the picture of another that came before them."""
+    (home / "out").mkdir()
+    Image.new("RGB", (64, 64), "red").save("out/spot.png")
+    before = (home / "out" / "spot.png").read_bytes()
+    sources = ["spot.png", "out/spot.png"]
+    _, found, _ = run("detect", *sources, "-m", "m.safetensors", "--json")
+    Path("list.jsonl").write_text(found)
+    lines = "\n".join(sources) if command == "detect -" else found
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(lines.encode()))))  # type: ignore[type-var]
+    assert run(*command.split(), "-m", "m.safetensors", "--save", "pictures")[0] == 0
+    assert (home / "out" / "spot.png").read_bytes() == before
+    assert {path.name for path in (home / "out").iterdir()} == {"spot.png", "spot-2.png", "spot-3.png"}
+
+
 def test_no_picture_named(run: Run) -> None:
     code, out, err = run("detect")
     assert (code, out) == (2, "")
