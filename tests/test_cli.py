@@ -97,6 +97,28 @@ def test_a_file_that_cannot_be_written_is_told_by_its_name(run: Run, home: Path,
     assert not list(home.glob(".*"))
 
 
+def test_a_file_where_a_folder_should_be(run: Run, home: Path) -> None:
+    """The message names the file, also where it is in a folder's path."""
+    detected = ("detect", "spot.png", "-m", "m.safetensors", "--save")
+    for command in (
+        (*detected, "pictures", "-o", "dark.jpg/x"),
+        (*detected, "jsonl", "-o", "dark.jpg"),
+        (*detected, "yolo", "-o", "dark.jpg"),
+        ("evaluate", "voc:none", "-m", "m.safetensors", "-o", "dark.jpg/x/y"),
+        ("build-tree", "-o", "dark.jpg/my.tree"),
+    ):
+        code, _, err = run(*command)
+        assert (code, len(err.splitlines())) == (1, 1)
+        assert "dark.jpg is a file, expected a folder" in err
+    (home / "runs").mkdir()
+    for command in (("calibrate", "voc:none"), ("retree", "--tree", "voc")):
+        code, _, err = run(*command, "m.safetensors", "-o", "runs")
+        assert (code, err) == (
+            1,
+            "Error: runs: is a folder; expected the name of a model file (*.safetensors).\n",
+        )
+
+
 def test_json_is_all_of_standard_output(run: Run, home: Path) -> None:
     code, out, err = run("detect", "spot.png", "dark.jpg", "-m", "m.safetensors", "--json")
     rows = [json.loads(line) for line in out.splitlines()]
@@ -503,7 +525,7 @@ def test_convert_to_darknet_writes_all_or_nothing(run: Run, home: Path, blocked:
     before = sorted(home.iterdir())
     code, out, err = run("convert", "m.safetensors", "toy.weights")
     assert (code, out) == (1, "")
-    assert f"{blocked}: Is a directory" in err
+    assert f"{blocked}: is a folder, expected the name of a file" in err
     assert sorted(home.iterdir()) == before
     assert [path.read_text() for path in old] == ["old", "old", "old"][: len(old)]
 

@@ -48,11 +48,13 @@ def is_model_file(path: str | Path) -> bool:
 
 
 def check_target(path: str | Path) -> None:
-    """Refuse to write a model under the ending of another format: by that it would be read.
+    """Refuse to write a model over a folder, or under the ending of another format: by that it would be read.
 
     Raises:
-        WeightsError: It has one.
+        WeightsError: It is a folder, or has such an ending.
     """
+    if Path(path).is_dir():
+        raise WeightsError(f"{path}: is a folder; expected the name of a model file (*.safetensors).")
     suffix = Path(path).suffix.lower()
     if suffix in _FOREIGN:
         raise WeightsError(

@@ -25,7 +25,7 @@ from typing import IO, Protocol, Self
 from PIL import Image
 from torch import Tensor
 
-from wordtree._files import atomic_write
+from wordtree._files import atomic_write, make_folder
 from wordtree.tree import WordTree
 from yolo9000.adapters import COLUMNS, rows
 from yolo9000.draw import annotate
@@ -169,7 +169,7 @@ class _Lines:
     def add(self, text: str) -> None:
         with _writing(self._path):
             if self._stream is None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(self._path.parent)
                 self._stream = self._path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
             self._stream.write(text)
             self._stream.flush()
