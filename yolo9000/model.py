@@ -288,6 +288,7 @@ class YOLO9000:
             ConfigError: A setting out of range or of a wrong type; the size is no multiple of the stride.
             TreeError: A node that the tree does not have.
             ImageError: A picture cannot be read.
+            WeightsError: What the network gives are no numbers: NaN or infinity.
         """
         free = hier_threshold is None and (leaves or depth is not None)
         labelling = Labelling(
