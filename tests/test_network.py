@@ -331,6 +331,11 @@ def test_network_without_starting_values_draws_none() -> None:
         ),
         (BACKBONE + linear(5) + POOL + "[avgpool]", r"line 29: \[maxpool\]: cannot follow"),
         (DETECTOR.replace("filters=20", "filters=21"), "needs 20 channels"),
+        (BACKBONE + "[softmax]\n" + linear(5) + CLASSIFIED, r"line 23: \[softmax\]: expected after the last"),
+        (
+            BACKBONE + "[cost]\n" + linear(20) + region(5, "1,1, 2,2"),
+            r"line 23: \[cost\]: .* which is layer 5",
+        ),
     ],
 )
 def test_networks_that_are_none(text: str, message: str) -> None:

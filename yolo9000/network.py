@@ -29,7 +29,8 @@ MAX_SIDE = 4096  # pixels of the network input; larger ones exhaust memory befor
 # Class lists that a cfg without a tree is known to mean by their length alone.
 _KNOWN_LISTS = {20: "voc", 80: "coco", 1000: "ilsvrc1k"}
 LABELLED = ("region", "softmax")  # layers that can name a tree
-_TAIL = ("avgpool", "dropout", "softmax", "cost")  # what may follow a classifier's last convolution
+_LAST = ("softmax", "cost")  # layers that no other follows: their modules pass their input through
+_TAIL = ("avgpool", "dropout", *_LAST)  # what may follow a classifier's last convolution
 
 
 class Network(nn.Module):
@@ -316,6 +317,9 @@ def _last_convolution(cfg: Cfg, plans: tuple[LayerPlan, ...]) -> int:
     if not found:
         raise CfgError("holds no [convolutional] layer.", path=cfg.path, line=cfg.net.line)
     last, tail = plans[found[-1]], plans[found[-1] + 1 :]
+    for plan in plans[: last.index]:
+        if plan.type in _LAST:
+            plan.section.fail(f"expected after the last [convolutional], which is layer {last.index}.")
     if regions:
         if not last.is_linear_1x1:
             last.section.fail(
