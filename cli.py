@@ -68,7 +68,7 @@ def _options(
 
 @app.command(rich_help_panel=_MODELS)
 def convert(
-    source: Annotated[Path, typer.Argument(help="*.weights (with --cfg) or *.safetensors.")],
+    source: Annotated[Path, typer.Argument(help="Darknet weights (with --cfg), or *.safetensors.")],
     target: Annotated[Path, typer.Argument(help="The other kind.")],
     cfg: Annotated[
         str | None, typer.Option("--cfg", "-c", help="Cfg of the weights, file or built-in.")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from yolo9000.darknet.cfg import search_folders
 from yolo9000.datasets.boxfiles import (
-    absolute,
     join,
     read_box_files,
     read_image_list,
@@ -47,7 +47,7 @@ def read_darknet(root: str | Path, split: str = "train") -> Records:
         DataError: A file is not there; says where it was looked for.
     """
     path = Path(root)
-    options, bases = _options(path), _bases(path)
+    options, bases = _options(path), search_folders(path)
     labels = _labels(options, bases, path) or None
     base, lines = read_image_list(_list_file(options, split, bases, path), bases)
     images = [join(base, line) for line in lines]
@@ -68,7 +68,7 @@ def read_darknet_classifier(root: str | Path, split: str = "train") -> Records:
         DataError: A file is not there, or no label occurs in a path.
     """
     path = Path(root)
-    options, bases = _options(path), _bases(path)
+    options, bases = _options(path), search_folders(path)
     if "labels" not in options:
         raise DataError(
             f"{path}: expected a .data file with `labels`, the texts by which a path tells the class of its "
@@ -100,12 +100,6 @@ def _options(path: Path) -> dict[str, str]:
             )
         options.setdefault(key.strip(), value.strip())
     return options
-
-
-def _bases(path: Path) -> list[Path]:
-    """Folders from which relative paths may count."""
-    folder = absolute(path.parent)
-    return [folder, folder.parent, folder.parent.parent, Path.cwd()]
 
 
 def _file(options: Mapping[str, str], key: str, bases: Sequence[Path], path: Path) -> Path:

@@ -36,7 +36,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from wordtree._files import atomic_write
+from wordtree._files import atomic_write, make_folder
 from yolo9000.datasets.cache import CachedDataset, ConcatDataset
 from yolo9000.datasets.labels import Label
 from yolo9000.datasets.records import Records, TableDataset, concat_records
@@ -96,7 +96,7 @@ def pack(
         raise DataError(f"{target}: exists already; remove it or pack with overwrite")
     records = concat_records(list(_records_of(dataset)))
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         with TemporaryFile(dir=target.parent):  # a lock that cannot be made would look like one that is held
             pass
     except OSError as error:

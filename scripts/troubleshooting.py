@@ -249,7 +249,9 @@ def message(text: str) -> str:
 
 def rows() -> Iterator[tuple[str, str, str, str]]:
     """Section, mistake, command and message of everything, in a folder of its own."""
-    folder, before = Path(tempfile.mkdtemp()), Path.cwd()
+    top, before = Path(tempfile.mkdtemp()), Path.cwd()
+    folder = top / "home" / "anna" / "yolo"
+    folder.mkdir(parents=True)
     environment = {
         "YOLO9000_CACHE": str(folder / "cache"),
         "COLUMNS": "1000",
@@ -269,11 +271,11 @@ def rows() -> Iterator[tuple[str, str, str, str]]:
                         section,
                         mistake,
                         command,
-                        message(text).replace(str(folder), "...").replace(PACKAGE, ""),
+                        message(text).replace(str(top), "").replace(PACKAGE, ""),
                     )
     finally:
         os.chdir(before)
-        shutil.rmtree(folder)
+        shutil.rmtree(top)
 
 
 def page() -> str:

@@ -218,6 +218,22 @@ def test_files_that_are_no_cfg(tmp_path: Path) -> None:
         Cfg.load(broken)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "gbk"])
+def test_comments_may_be_in_any_encoding(tmp_path: Path, encoding: str) -> None:
+    comment = "网络" if encoding == "gbk" else "größer"
+    text = f"# {comment}\n{NET}{CONV}\t; {comment}\nbatch_normalize=1 # {comment}\n[maxpool] # {comment}\n"
+    (tmp_path / "own.cfg").write_bytes(text.encode(encoding))
+    cfg = Cfg.load(tmp_path / "own.cfg")
+    assert [dict(section.options) for section in cfg.sections] == [
+        dict(section.options) for section in Cfg.parse(text).sections
+    ]
+    assert Cfg.parse(cfg.text.encode().decode()) == Cfg.parse(cfg.text), "a model file holds it as UTF-8"
+    (tmp_path / "own.cfg").write_bytes(f"{text}tree={comment}#".encode(encoding))
+    if not encoding.startswith("utf"):
+        with pytest.raises(CfgError, match=r"own\.cfg:15: byte \d+ is not UTF-8 text"):
+            Cfg.load(tmp_path / "own.cfg")
+
+
 def test_builtin_name_wins_over_a_folder_of_that_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

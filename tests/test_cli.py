@@ -97,6 +97,28 @@ def test_a_file_that_cannot_be_written_is_told_by_its_name(run: Run, home: Path,
     assert not list(home.glob(".*"))
 
 
+def test_a_file_where_a_folder_should_be(run: Run, home: Path) -> None:
+    """The message names the file, also where it is in a folder's path."""
+    detected = ("detect", "spot.png", "-m", "m.safetensors", "--save")
+    for command in (
+        (*detected, "pictures", "-o", "dark.jpg/x"),
+        (*detected, "jsonl", "-o", "dark.jpg"),
+        (*detected, "yolo", "-o", "dark.jpg"),
+        ("evaluate", "voc:none", "-m", "m.safetensors", "-o", "dark.jpg/x/y"),
+        ("build-tree", "-o", "dark.jpg/my.tree"),
+    ):
+        code, _, err = run(*command)
+        assert (code, len(err.splitlines())) == (1, 1)
+        assert "dark.jpg is a file, expected a folder" in err
+    (home / "runs").mkdir()
+    for command in (("calibrate", "voc:none"), ("retree", "--tree", "voc")):
+        code, _, err = run(*command, "m.safetensors", "-o", "runs")
+        assert (code, err) == (
+            1,
+            "Error: runs: is a folder; expected the name of a model file (*.safetensors).\n",
+        )
+
+
 def test_json_is_all_of_standard_output(run: Run, home: Path) -> None:
     code, out, err = run("detect", "spot.png", "dark.jpg", "-m", "m.safetensors", "--json")
     rows = [json.loads(line) for line in out.splitlines()]
@@ -126,6 +148,18 @@ def test_unreadable_pictures_are_reported_and_the_rest_goes_on(run: Run, home: P
     assert all(report.startswith("Error: ") for report in reports)
 
 
+def test_pictures_out_of_pipes(run: Run, home: Path) -> None:
+    """They are neither read to be counted, nor before they are asked for."""
+    ends = [os.pipe() for _ in range(2)]
+    for _, write in ends:
+        os.write(write, (home / "spot.png").read_bytes())
+        os.close(write)
+    names = [f"/dev/fd/{read}" for read, _ in ends]
+    code, out, err = run("detect", *names, "dark.jpg", "-m", "m.safetensors", "--json")
+    assert (code, err) == (0, "")
+    assert [json.loads(line)["source"] for line in out.splitlines()] == [*names, "dark.jpg"]
+
+
 def test_folders_and_patterns(run: Run, home: Path) -> None:
     folder = home / "photos"
     folder.mkdir()
@@ -152,6 +186,24 @@ def test_pictures_never_overwrite_each_other_or_their_source(run: Run, home: Pat
         "spot-4.png",
         "spot.bmp",
     }
+
+
+@pytest.mark.parametrize("command", ["detect -", "relabel -", "relabel list.jsonl"])
+def test_sources_that_come_late_are_not_overwritten(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Nor by the picture of another that came before them."""
+    (home / "out").mkdir()
+    Image.new("RGB", (64, 64), "red").save("out/spot.png")
+    before = (home / "out" / "spot.png").read_bytes()
+    sources = ["spot.png", "out/spot.png"]
+    _, found, _ = run("detect", *sources, "-m", "m.safetensors", "--json")
+    Path("list.jsonl").write_text(found)
+    lines = "\n".join(sources) if command == "detect -" else found
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(lines.encode()))))  # type: ignore[type-var]
+    assert run(*command.split(), "-m", "m.safetensors", "--save", "pictures")[0] == 0
+    assert (home / "out" / "spot.png").read_bytes() == before
+    assert {path.name for path in (home / "out").iterdir()} == {"spot.png", "spot-2.png", "spot-3.png"}
 
 
 def test_no_picture_named(run: Run) -> None:
@@ -381,13 +433,20 @@ def test_retree(run: Run, home: Path) -> None:
     assert [row["label"] for row in json.loads(out)["detections"]] == ["dog"]
 
 
-def test_darknet_cfg_and_weights(run: Run, home: Path) -> None:
+@pytest.mark.parametrize("name", ["toy.weights", "toy.backup", "toy_10000", "toy.conv.2"])
+def test_darknet_cfg_and_weights(run: Run, home: Path, name: str) -> None:
+    """Darknet calls its weights what it likes; the endings of ours are read in either case."""
     PETS.save(home / "toy.tree")
     (home / "toy.cfg").write_text(PLAIN + "tree=toy.tree\n")
-    save_weights(network(), home / "toy.weights")
-    code, out, _ = run("detect", "spot.png", "--cfg", "toy.cfg", "--weights", "toy.weights", "--json")
+    save_weights(network(), home / name)
+    code, out, _ = run("detect", "spot.png", "--cfg", "toy.cfg", "--weights", name, "--json")
     assert code == 0
     assert [row["label"] for row in json.loads(out)["detections"]] == ["pug"]
+    assert run("convert", name, "toy.SafeTensors", "--cfg", "toy.cfg") == (0, "toy.SafeTensors\n", "")
+    assert run("detect", "spot.png", "-m", "toy.SafeTensors", "--json")[1] == out
+    code, out, err = run("train", "-m", "toy.SafeTensors", "-w", name, "-d", "voc:none", "-o", "run")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"{name}: 2 of 2 convolutions (101 values)")
 
 
 @pytest.mark.parametrize(
@@ -402,6 +461,10 @@ def test_darknet_cfg_and_weights(run: Run, home: Path) -> None:
         (["detect", "spot.png", "-m", "m.safetensors", "--out", "m.safetensors"], "cannot be written"),
         (["convert", "m.safetensors", "m.onnx"], r"expected \*\.weights to \*\.safetensors"),
         (["convert", "toy.weights", "new.safetensors"], "add --cfg"),
+        (["convert", "toy.backup", "new.safetensors"], "add --cfg"),
+        (["convert", "toy.onnx", "new.safetensors"], r"expected \*\.weights to \*\.safetensors"),
+        (["convert", "toy.cfg", "new.safetensors", "--cfg", "toy.WEIGHTS"], "seem to be swapped"),
+        (["detect", "spot.png", "-m", "toy.WEIGHTS"], "loaded together"),
         (["convert", "m.safetensors", "m.weights", "--half"], "--cfg and --half are for"),
     ],
 )
@@ -462,7 +525,7 @@ def test_convert_to_darknet_writes_all_or_nothing(run: Run, home: Path, blocked:
     before = sorted(home.iterdir())
     code, out, err = run("convert", "m.safetensors", "toy.weights")
     assert (code, out) == (1, "")
-    assert f"{blocked}: Is a directory" in err
+    assert f"{blocked}: is a folder, expected the name of a file" in err
     assert sorted(home.iterdir()) == before
     assert [path.read_text() for path in old] == ["old", "old", "old"][: len(old)]
 

@@ -264,6 +264,18 @@ def test_given_classes_need_the_logits_only(eager: YOLO9000) -> None:
         assert torch.allclose(a.scores.sort().values, b.scores.sort().values, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "dense"), [("onnx", False), ("torchscript", False), ("torchscript", True)]
+)
+@pytest.mark.parametrize("place", ["layers.0.conv.weight", "head.class_bias"])
+def test_numbers_that_are_none(suffix: str, dense: bool, place: str, tmp_path: Path) -> None:
+    model = random_detector()
+    model.network.state_dict()[place].view(-1)[0] = torch.nan
+    file = export(YOLO9000(model.network), tmp_path / f"m.{suffix}", ExportOptions(dense=dense))
+    with pytest.raises(WeightsError, match="NaN or infinity"):
+        YOLO9000.load(file).detect(pictures()[0], threshold=0.1)
+
+
 def test_settings_that_cannot_be(eager: YOLO9000, onnx_file: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.bin: expected a file name that ends in \.onnx"):
         export(eager, tmp_path / "model.bin")

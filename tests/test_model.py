@@ -78,6 +78,28 @@ def test_hier_threshold_stops_higher(model: YOLO9000) -> None:
     assert model.detect(image, hier_threshold=0.85).relabel(leaves=True).labels == ["pug"]
 
 
+@pytest.mark.parametrize(
+    ("place", "bad"),
+    [
+        ("layers.4.conv.weight", math.nan),
+        ("layers.4.bn.running_mean", math.inf),
+        ("layers.4.bn.running_var", -1.0),
+        ("head.box_bias", -math.inf),
+        ("head.class_bias", math.nan),
+    ],
+)
+def test_numbers_that_are_none_are_no_empty_picture(place: str, bad: float) -> None:
+    for cfg, tree in (
+        (CFG, PETS),
+        (CFG, WordTree.flat(PETS.names)),
+        (CFG.replace("softmax=1", "softmax=0"), None),
+    ):
+        network = bright_finder(cfg, tree)
+        network.state_dict()[place].view(-1)[0] = bad
+        with pytest.raises(WeightsError, match="the network's output holds NaN or infinity"):
+            YOLO9000(network, device="cpu").detect(spot(64, 96, 32, 64, 32))
+
+
 def test_boxes_come_back_through_the_letterbox(model: YOLO9000) -> None:
     """A picture of 192 × 384 pixels fills 48 rows of 64 in the input: cells are 128 pixels wide."""
     image = torch.zeros(3, 192, 384, dtype=torch.uint8)

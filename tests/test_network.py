@@ -331,6 +331,11 @@ def test_network_without_starting_values_draws_none() -> None:
         ),
         (BACKBONE + linear(5) + POOL + "[avgpool]", r"line 29: \[maxpool\]: cannot follow"),
         (DETECTOR.replace("filters=20", "filters=21"), "needs 20 channels"),
+        (BACKBONE + "[softmax]\n" + linear(5) + CLASSIFIED, r"line 23: \[softmax\]: expected after the last"),
+        (
+            BACKBONE + "[cost]\n" + linear(20) + region(5, "1,1, 2,2"),
+            r"line 23: \[cost\]: .* which is layer 5",
+        ),
     ],
 )
 def test_networks_that_are_none(text: str, message: str) -> None:
@@ -348,11 +353,32 @@ def test_tree_named_by_the_cfg(tmp_path: Path) -> None:
     (tmp_path / "toy.cfg").write_text(DETECTOR + "tree=toy.tree\n")
     assert Network(Cfg.load(tmp_path / "toy.cfg")).tree.wnids == TREE.wnids  # beside the cfg
     assert Network(Cfg.parse(DETECTOR + f"tree={tmp_path}/toy.tree\n")).tree.wnids == TREE.wnids
-    with pytest.raises(CfgError, match=r"line 33: \[region\] tree: found no tree file missing\.tree"):
-        Network(Cfg.parse(DETECTOR + "tree=missing.tree\n"))
+    with pytest.raises(
+        CfgError, match=rf"line 33: \[region\] tree: no such file x.tree.*for {Path.cwd()}/x.tree"
+    ):
+        Network(Cfg.parse(DETECTOR + "tree=x.tree\n"))
     unnamed = Network(Cfg.parse(DETECTOR + "tree=\n"))
     assert unnamed.head is not None
     assert Decoder(unnamed.head).flat
+
+
+@pytest.mark.parametrize("place", ["cfg/own/data", "cfg/data", "data", "here/data"])
+def test_trees_named_as_from_darknets_own_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Nearest to the cfg first, the current folder last."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "cfg" / "own").mkdir(parents=True)
+    (tmp_path / "cfg" / "own" / "toy.cfg").write_text(DETECTOR + "tree=data/toy.tree\n")
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(CfgError, match=r"no such file data/toy\.tree") as caught:
+        Network(Cfg.load("../cfg/own/toy.cfg"))
+    assert f"{tmp_path / place / 'toy.tree'}" in str(caught.value)
+    TREE.save(tmp_path / place / "toy.tree")
+    assert Network(Cfg.load("../cfg/own/toy.cfg")).tree.wnids == TREE.wnids
+    if place != "here/data":
+        WordTree.flat(list("abcde")).save("data/toy.tree")
+        assert Network(Cfg.load("../cfg/own/toy.cfg")).tree.wnids == TREE.wnids
 
 
 def test_trees_known_without_a_file() -> None:

@@ -213,6 +213,11 @@ def test_pictures_beside_a_source_are_not_written_over(tmp_path: Path) -> None:
     assert (tmp_path / "a-2.png").read_text() == "read later"
     write(tmp_path, ["pictures"], found([2], "elsewhere/a-3.png"))
     assert len(list(tmp_path.iterdir())) == 6, "what an earlier run wrote is written anew"
+    with Outputs(tmp_path, ["pictures", "csv"], more=True) as outputs:
+        assert outputs.write(GREY, found([2], "elsewhere/b.mp4")) == tmp_path / "b.png"
+        assert outputs.write(GREY, found([2], "elsewhere/a.png")) == tmp_path / "a-4.png"
+    with Outputs(tmp_path, ["csv"], more=True) as outputs:
+        outputs.write(GREY, PAGES[0])
     write(tmp_path, ["yolo"], found([2], str(tmp_path / "a.png")))
     assert (tmp_path / "labels" / "a.txt").exists(), "no picture is written: the name stays"
 

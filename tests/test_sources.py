@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +19,7 @@ import torch
 from PIL import Image
 
 from yolo9000.errors import ConfigError, ImageError, YOLO9000Error
+from yolo9000.image import read_image
 from yolo9000.sources import Frame, ahead, demo_photos, expand, frames, is_camera, is_video
 from yolo9000.video import VideoWriter, read_video, video_length
 
@@ -107,6 +110,32 @@ def test_a_list_on_standard_input_is_read_line_by_line(home: Path, monkeypatch: 
     type_in(monkeypatch, b"")
     with pytest.raises(ImageError, match="standard input: empty"):
         list(frames("-"))
+
+
+@contextmanager
+def pipe(name: str, data: bytes) -> Iterator[str]:
+    """A named pipe that somebody writes into once."""
+    os.mkfifo(name)
+    thread = threading.Thread(target=Path(name).write_bytes, args=(data,), daemon=True)
+    thread.start()
+    yield name
+    thread.join()
+
+
+def test_pipes_are_read_as_standard_input(home: Path) -> None:
+    """Also `<(command)`, which a shell names /dev/fd/63. A picture keeps its name, a list is a list."""
+    picture = Path("b.png").read_bytes()
+    with pipe("c.png", picture):
+        found = list(frames("c.png"))
+        assert (greys(iter(found)), found[0].source) == ([20], "c.png")
+    with pipe("list", b"b.png\na.png\n"):
+        assert greys(frames("list")) == [20, 10]
+    with pipe("one.png", picture):
+        assert read_image("one.png").float().mean() == 20
+    for name, data, message in (("no", b"", "no: empty"), ("cut", picture[:60], "cut: damaged or cut off")):
+        with pipe(name, data), pytest.raises(ImageError, match=message):
+            list(frames(name))
+    assert greys(frames(".")) == [10, 20], "nobody may be writing into a pipe that a folder holds"
 
 
 def test_errors_stand_where_the_source_was(home: Path) -> None:
@@ -281,6 +310,21 @@ def test_videos_that_are_none(home: Path) -> None:
         assert video_length(name) is None
     with pytest.raises(ImageError, match=r"none\.mp4: no such file"):
         list(frames("none.mp4"))
+
+
+def test_a_video_out_of_a_pipe(home: Path) -> None:
+    """Its length is not asked for: that would be read out of the pipe, too."""
+    av = pytest.importorskip("av")
+    with av.open("clip.mkv", "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for grey in (0, 100):
+            image = Image.new("RGB", (64, 48), (grey,) * 3)
+            container.mux(stream.encode(av.VideoFrame.from_image(image)))
+        container.mux(stream.encode(None))
+    with pipe("pipe.mkv", Path("clip.mkv").read_bytes()):
+        assert video_length("pipe.mkv") is None
+        assert greys(frames("pipe.mkv")) == pytest.approx([0, 100], abs=3)
 
 
 def test_sound_alone_is_no_video(home: Path) -> None:

@@ -37,9 +37,9 @@ def atomic_write(path: str | Path, *, text: bool = False) -> Iterator[IO[Any]]:
     target = Path(path)
     temporary: Path | None = None
     if target.is_dir():  # now, not after it was written
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+        raise IsADirectoryError(errno.EISDIR, "is a folder, expected the name of a file", str(target))
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         start = target.name[:_START]
         descriptor, name = tempfile.mkstemp(prefix=f".{start}.", dir=target.parent)
         temporary = Path(name)
@@ -62,6 +62,19 @@ def atomic_write(path: str | Path, *, text: bool = False) -> Iterator[IO[Any]]:
         if isinstance(error, OSError) and error.errno and _about(error, temporary):
             raise OSError(error.errno, error.strerror, str(target)) from error
         raise
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those that it is in.
+
+    Raises:
+        OSError: It cannot be made; where a file is in its place, the error names that.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next(place for place in (*reversed(path.parents), path) if not place.is_dir())
+        raise NotADirectoryError(errno.ENOTDIR, f"{file} is a file, expected a folder") from error
 
 
 def write_together(contents: Mapping[Path, str | Callable[[IO[bytes]], object]]) -> None:

@@ -70,6 +70,14 @@ def is_file(path: str | Path) -> bool:
         return False
 
 
+def is_pipe(path: str | Path) -> bool:
+    """Whether there is such a pipe: a named one, `/dev/stdin`, or what a shell makes of `<(command)`."""
+    try:
+        return Path(path).is_fifo()
+    except (OSError, ValueError):
+        return False
+
+
 def lines_of(text: str) -> list[str]:
     """Lines without their ends; the last end of line starts no further line, nor do blank lines behind it."""
     return text.rstrip("\n").split("\n")

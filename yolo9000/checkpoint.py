@@ -30,23 +30,31 @@ from wordtree.tree import WordTree
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import DarknetBatchNorm
 from yolo9000.darknet.weights import check_weights, load_weights
-from yolo9000.errors import TreeError, WeightsError, YOLO9000Error
+from yolo9000.errors import ConfigError, TreeError, WeightsError, YOLO9000Error
 from yolo9000.network import Network, plan_network
 
 FORMAT = "yolo9000-1"
 _FAMILY = "yolo9000-"
+SUFFIX = ".safetensors"
 RESERVED = ("format", "cfg", "tree", "names", "batchnorm", "seen", "weights_version")
 _OPTIONAL = ("weights_version",)
 _FOREIGN = (".weights", ".cfg", ".names", ".tree", ".onnx", ".torchscript", ".pt2", ".ckpt")
 _MAX_DIGITS = 20  # of the largest number that a .weights header holds
 
 
+def is_model_file(path: str | Path) -> bool:
+    """Tell a model file by its ending; darknet calls its weights what it likes (`.backup`, `.conv.23`)."""
+    return Path(path).suffix.lower() == SUFFIX
+
+
 def check_target(path: str | Path) -> None:
-    """Refuse to write a model under the ending of another format: by that it would be read.
+    """Refuse to write a model over a folder, or under the ending of another format: by that it would be read.
 
     Raises:
-        WeightsError: It has one.
+        WeightsError: It is a folder, or has such an ending.
     """
+    if Path(path).is_dir():
+        raise WeightsError(f"{path}: is a folder; expected the name of a model file (*.safetensors).")
     suffix = Path(path).suffix.lower()
     if suffix in _FOREIGN:
         raise WeightsError(
@@ -163,11 +171,14 @@ def load_darknet(cfg: str | Path, weights: str | Path) -> Network:
 
     Args:
         cfg: A file, or the name of a built-in description.
-        weights: A complete .weights file.
+        weights: A complete .weights file, whatever its ending.
 
     Raises:
+        ConfigError: Each was given as the other.
         CfgError, WeightsError: One of the files is damaged, or they do not belong together.
     """
+    if Path(cfg).suffix.lower() == ".weights" or Path(weights).suffix.lower() == ".cfg":
+        raise ConfigError(f"weights={weights} and cfg={cfg} seem to be swapped: give one as the other.")
     description = Cfg.load(cfg)
     check_weights(plan_network(description)[0], description, weights)
     network = Network(description, initialise=False)

@@ -9,14 +9,14 @@ import torch
 
 from wordtree._files import write_together
 from wordtree.formats import darknet_files, lines_text
-from yolo9000.checkpoint import load_darknet, load_model, save_model
+from yolo9000.checkpoint import is_model_file, load_darknet, load_model, save_model
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import DarknetBatchNorm
 from yolo9000.darknet.weights import write_weights
 from yolo9000.errors import ConfigError
+from yolo9000.export.program import is_program
 from yolo9000.network import LABELLED, Network
 
-MODEL_SUFFIX, WEIGHTS_SUFFIX = ".safetensors", ".weights"
 _DARKNET_EPS = 1e-6  # darknet divides by sqrt(variance) + this (blas.c, normalize_cpu)
 
 
@@ -24,7 +24,7 @@ def convert(source: Path, target: Path, *, cfg: str | None = None, half: bool = 
     """Convert between darknet's files and a model file; the endings say which way.
 
     Args:
-        source: `*.weights` with its `cfg`, or a model file `*.safetensors`.
+        source: Darknet weights, whatever their ending, with their `cfg`; or a model file `*.safetensors`.
         target: The other kind. Beside `*.weights` its cfg and the names of its classes are written and, of a
             tree, its other files: all or none.
         cfg: The cfg of `source`, a file or a built-in name.
@@ -37,13 +37,13 @@ def convert(source: Path, target: Path, *, cfg: str | None = None, half: bool = 
         ConfigError: Endings that name no conversion, a missing or needless cfg.
         WeightsError: Files that do not fit each other.
     """
-    ways = (source.suffix.lower(), target.suffix.lower())
-    if ways == (WEIGHTS_SUFFIX, MODEL_SUFFIX):
+    from_model, to_model = is_model_file(source), is_model_file(target)
+    if to_model and not from_model and not is_program(source):
         if cfg is None:
             raise ConfigError(f"{source}: darknet weights do not say what network they belong to: add --cfg.")
         save_model(load_darknet(cfg, source), target, half=half)
         return [target]
-    if ways == (MODEL_SUFFIX, WEIGHTS_SUFFIX):
+    if from_model and target.suffix.lower() == ".weights":
         if cfg is not None or half:
             raise ConfigError("--cfg and --half are for writing a model file; its cfg is in it already.")
         return _to_darknet(load_model(source)[0], target)

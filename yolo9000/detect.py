@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from wordtree.textfile import is_pipe
 from wordtree.tree import WordTree
 from yolo9000.errors import DataError, ImageError, YOLO9000Error
 from yolo9000.model import YOLO9000
@@ -86,10 +87,11 @@ def run_detect(
         complain(error)
 
     live = any(is_camera(source) or is_stream(source) for source in sources)
-    known: list[Any] | None = None if live or STDIN in sources else list(expand(sources))
+    piped = any(source == STDIN or is_pipe(source) for source in sources)
+    known: list[Any] | None = None if live or piped else list(expand(sources))
 
     def images() -> Iterator[Frame]:
-        # A camera gives the present picture, and standard input may not have the next one yet.
+        # A camera gives the present picture, and a pipe may not have the next one yet.
         read = read_all(expand(sources)) if known is None else ahead(read_all(known))
         for frame in read:
             if isinstance(frame, Frame):
@@ -100,7 +102,8 @@ def run_detect(
 
     if batch is None:
         batch = 1 if live or model.device.type == "cpu" else _GPU_BATCH
-    outputs = _outputs(show, [source for source in (*sources, *(known or [])) if isinstance(source, str)])
+    named = [source for source in (*sources, *(known or [])) if isinstance(source, str)]
+    outputs = _outputs(show, named, more=piped)
     reporter = _Reporter(show, outputs)
     results = model.detect(images(), **options, batch=batch)
     with outputs, Counter(_count(known), reporter.console) as counter:
@@ -128,8 +131,8 @@ def _count(known: list[Any] | None) -> int | None:
     return total
 
 
-def _outputs(show: Show, sources: Sequence[str]) -> Outputs:
-    return Outputs(show.out, show.save, sources=sources, show_path=show.draw_path)
+def _outputs(show: Show, sources: Sequence[str], *, more: bool) -> Outputs:
+    return Outputs(show.out, show.save, sources=sources, more=more, show_path=show.draw_path)
 
 
 def run_relabel(path: str, tree: WordTree, show: Show, options: Mapping[str, Any]) -> int:
@@ -148,9 +151,11 @@ def run_relabel(path: str, tree: WordTree, show: Show, options: Mapping[str, Any
         DataError: A line that holds no detections, with its number.
     """
     failures = 0
-    outputs = _outputs(show, [path])
+    again, piped = bool(NEED_IMAGES & set(show.save)), path == STDIN or is_pipe(path)
+    named = [found.source for found in stored(path, tree) if found.source] if again and not piped else []
+    outputs = _outputs(show, [path, *named], more=again and piped)
     reporter = _Reporter(show, outputs)
-    source = _Again() if NEED_IMAGES & set(outputs.kinds) else None
+    source = _Again() if again else None
     with outputs, Counter(None, reporter.console) as counter:
         for found in stored(path, tree):
             found = found.relabel(**options) if options else found

@@ -23,6 +23,7 @@ from typing import Protocol, cast
 
 from filelock import FileLock
 
+from wordtree._files import make_folder
 from yolo9000 import __version__
 from yolo9000.checkpoint import load_darknet
 from yolo9000.darknet.cfg import Cfg
@@ -138,7 +139,7 @@ def _fetch(url: str, path: Path, entry: Published, sizes: tuple[int, int], repor
     """Download, check, move into place."""
     part = path.with_name(f"{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with FileLock(path.with_name(f".{path.name}.lock")):
             if path.exists() and path.stat().st_size in sizes:  # another process was faster
                 return load_darknet(entry.cfg, path)

@@ -135,12 +135,11 @@ def _read_bytes(source: object, name: str) -> bytes:
         return _download(name)
     path = Path(source)
     try:
-        if not path.is_file():
+        if not path.is_file() and not path.is_fifo():
             what = "is a folder, expected one picture" if path.is_dir() else "no such file"
             raise ImageError(f"{name}: {what}.")
-        if path.stat().st_size > MAX_BYTES:
-            raise ImageError(f"{name}: {path.stat().st_size:,} bytes; pictures may have up to {MAX_BYTES:,}.")
-        return path.read_bytes()
+        with path.open("rb") as stream:
+            return _file_bytes(stream, name)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise ImageError(f"{name}: cannot be read: {error}.") from error
 

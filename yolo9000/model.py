@@ -191,8 +191,6 @@ class YOLO9000:
                 + ", ".join(f"{name}={value}" for name, value in given)
                 + ". Give both, or only the model."
             )
-        if Path(cfg).suffix == ".weights" or Path(weights).suffix == ".cfg":
-            raise ConfigError(f"weights={weights} and cfg={cfg} seem to be swapped: give one as the other.")
         network = load_darknet(os.fspath(cfg), Path(weights))
         return cls(network, device=device, precision=precision, compile=compile)
 
@@ -290,6 +288,7 @@ class YOLO9000:
             ConfigError: A setting out of range or of a wrong type; the size is no multiple of the stride.
             TreeError: A node that the tree does not have.
             ImageError: A picture cannot be read.
+            WeightsError: What the network gives are no numbers: NaN or infinity.
         """
         free = hier_threshold is None and (leaves or depth is not None)
         labelling = Labelling(
@@ -400,7 +399,7 @@ def model_path(source: str | os.PathLike[str]) -> Path:
         WeightsError: Neither, or darknet weights without their cfg.
     """
     path = Path(source)
-    if path.suffix in (".weights", ".cfg"):
+    if path.suffix.lower() in (".weights", ".cfg"):
         raise WeightsError(
             f"{path}: darknet weights and cfg are loaded together: give both, as weights and cfg."
         )

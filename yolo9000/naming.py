@@ -26,24 +26,31 @@ class OutputFolder:
     Args:
         path: The folder; need not be there yet.
         sources: What is read, as far as it is known: files, "-" for standard input, and what is no file.
+        more: Others may come, out of a pipe: any file that is there at the beginning.
     """
 
-    def __init__(self, path: Path, sources: Iterable[str]) -> None:
+    def __init__(self, path: Path, sources: Iterable[str], *, more: bool = False) -> None:
         self._path, self._real = path, Path(os.path.realpath(path))
         self._there = _listed(path)  # at the beginning
         self._read = {_identity(source) for source in sources} - {None}
+        self._perhaps: set[tuple[int, int] | None] = set()  # may be read later
+        if more:
+            self._suspect()
 
     def add(self, source: str) -> None:
         """Note what is read. Where that is in this folder, more may be: what was there at the beginning."""
         self._read.add(_identity(source))
-        if self._there and Path(os.path.realpath(source)).parent == self._real:
-            self._read |= {_identity(path) for path in self._there}
-            self._there = []
         self._read.discard(None)
+        if self._there and Path(os.path.realpath(source)).parent == self._real:
+            self._suspect()
+
+    def _suspect(self) -> None:
+        self._perhaps = {_identity(path) for path in self._there} - {None}
+        self._there = []
 
     def is_read(self, *names: str) -> bool:
-        """Whether the file of this name is a source."""
-        return _identity(self._real.joinpath(*names)) in self._read
+        """Whether the file of this name is a source, or may become one."""
+        return _identity(self._real.joinpath(*names)) in self._read | self._perhaps
 
     def file(self, *names: str) -> Path:
         """The path of an output.
@@ -52,7 +59,7 @@ class OutputFolder:
             ConfigError: It is a source.
         """
         target = self._path.joinpath(*names)
-        if self.is_read(*names):
+        if _identity(self._real.joinpath(*names)) in self._read:
             raise ConfigError(
                 f"{target}: is read in this run, and would be written over. Choose another folder with --out."
             )

@@ -17,7 +17,7 @@ from wordtree.formats import read_lines
 from wordtree.textfile import exists
 from wordtree.tree import WordTree
 from yolo9000.backbone import BackboneCopy, copy_backbone
-from yolo9000.darknet.cfg import MAX_CLASSES, Cfg, RegionConfig, Section
+from yolo9000.darknet.cfg import MAX_CLASSES, Cfg, RegionConfig, Section, search_folders
 from yolo9000.darknet.describe import Description, describe
 from yolo9000.darknet.layers import Convolution, DarknetBatchNorm, build_layer
 from yolo9000.darknet.plan import LayerPlan, check_limits, plan_layers
@@ -29,7 +29,8 @@ MAX_SIDE = 4096  # pixels of the network input; larger ones exhaust memory befor
 # Class lists that a cfg without a tree is known to mean by their length alone.
 _KNOWN_LISTS = {20: "voc", 80: "coco", 1000: "ilsvrc1k"}
 LABELLED = ("region", "softmax")  # layers that can name a tree
-_TAIL = ("avgpool", "dropout", "softmax", "cost")  # what may follow a classifier's last convolution
+_LAST = ("softmax", "cost")  # layers that no other follows: their modules pass their input through
+_TAIL = ("avgpool", "dropout", *_LAST)  # what may follow a classifier's last convolution
 
 
 class Network(nn.Module):
@@ -41,8 +42,8 @@ class Network(nn.Module):
 
     Args:
         cfg: The description.
-        tree: The label tree; by default what the cfg's `tree=` names (a path as given, one beside the cfg, or
-            `9k.tree` for the tree that comes with the package), else a flat list of classes, their names from
+        tree: The label tree; by default what the cfg's `tree=` names (a file: see `search_folders`; `9k.tree`
+            is also the tree that comes with the package), else a flat list of classes, their names from
             `x.names` beside `x.cfg` where there is one.
         initialise: Draw starting values; without, the parameters hold anything until they are loaded, which
             spares half the time of loading.
@@ -316,6 +317,9 @@ def _last_convolution(cfg: Cfg, plans: tuple[LayerPlan, ...]) -> int:
     if not found:
         raise CfgError("holds no [convolutional] layer.", path=cfg.path, line=cfg.net.line)
     last, tail = plans[found[-1]], plans[found[-1] + 1 :]
+    for plan in plans[: last.index]:
+        if plan.type in _LAST:
+            plan.section.fail(f"expected after the last [convolutional], which is layer {last.index}.")
     if regions:
         if not last.is_linear_1x1:
             last.section.fail(
@@ -365,8 +369,7 @@ def _known_list(classes: int) -> WordTree:
 
 def _load_tree(cfg: Cfg, section: Section) -> WordTree:
     name = section.get_str("tree")
-    beside = [] if cfg.path is None else [cfg.path.parent / name]
-    candidates = list(dict.fromkeys([Path(name), *beside]))
+    candidates = list(dict.fromkeys(folder / name for folder in search_folders(cfg.path)))
     try:
         found = next((path for path in candidates if path.is_file()), None)
     except OSError as error:  # such as a name longer than any file's
@@ -378,7 +381,9 @@ def _load_tree(cfg: Cfg, section: Section) -> WordTree:
     try:
         return WordTree.load(name)
     except YOLO9000Error:
-        places = " or ".join(str(path) for path in candidates)
+        places = ", ".join(map(str, candidates))
         section.fail(
-            f"found no tree file {places}, and none is built in.", key="tree", remedy="Put it there."
+            f"no such file {name}, and none is built in; looked for {places}.",
+            key="tree",
+            remedy="Put it there, or name it with its whole path.",
         )

@@ -25,7 +25,7 @@ from typing import IO, Protocol, Self
 from PIL import Image
 from torch import Tensor
 
-from wordtree._files import atomic_write
+from wordtree._files import atomic_write, make_folder
 from wordtree.tree import WordTree
 from yolo9000.adapters import COLUMNS, rows
 from yolo9000.draw import annotate
@@ -55,6 +55,7 @@ class Outputs:
         folder: Where to write.
         kinds: Of `KINDS`.
         sources: Files that are read meanwhile, and so must not be overwritten.
+        more: Others may come: pictures that are in the folder already get no new content.
         show_path: Write the path on pictures, too.
 
     Raises:
@@ -68,13 +69,14 @@ class Outputs:
         kinds: Iterable[str] = ("pictures",),
         *,
         sources: Sequence[str] = (),
+        more: bool = False,
         show_path: bool = False,
     ) -> None:
         kinds = tuple(dict.fromkeys(kinds))
         if unknown := [kind for kind in kinds if kind not in KINDS]:
             raise ConfigError(f"cannot save {', '.join(unknown)}: known are {', '.join(KINDS)}.")
         self.kinds = kinds
-        where = OutputFolder(folder, sources)
+        where = OutputFolder(folder, sources, more=more)
         self._names = Names(where, drawn="pictures" in kinds)
         self._sinks: dict[str, _Sink] = {
             kind: _Pictures(where, show_path) if kind == "pictures" else KINDS[kind](where) for kind in kinds
@@ -167,7 +169,7 @@ class _Lines:
     def add(self, text: str) -> None:
         with _writing(self._path):
             if self._stream is None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(self._path.parent)
                 self._stream = self._path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
             self._stream.write(text)
             self._stream.flush()

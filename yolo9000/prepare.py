@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from wordtree.tree import WordTree
-from yolo9000.checkpoint import load_model
+from yolo9000.checkpoint import is_model_file, load_model
 from yolo9000.config import AugmentConfig, DataConfig, TrainConfig
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import DarknetBatchNorm
@@ -91,7 +91,7 @@ def pick_precision(config: TrainConfig) -> str:
 def build_network(config: TrainConfig, console: Console) -> Network:
     """The network that `config.model` names, initialised from `config.weights`, its first layers frozen."""
     tree = None if config.names is None else read_names(config.names)
-    if config.model.endswith(".safetensors"):
+    if is_model_file(config.model):
         if tree is not None:
             raise ConfigError(f"{config.model} brings its own class names; leave out names (--names)")
         network, _ = load_model(config.model)
@@ -99,7 +99,7 @@ def build_network(config: TrainConfig, console: Console) -> Network:
         network = Network(Cfg.load(config.model), tree)
     network.check_colour()
     if config.weights is not None:
-        if config.weights.endswith(".safetensors"):
+        if is_model_file(config.weights):
             console.print(f"{config.weights}: {network.load_backbone(load_model(config.weights)[0])}")
         else:
             console.print(str(load_weights(network, config.weights, partial=True)))

@@ -7,6 +7,7 @@ A source is a text, as on the command line:
     'photos/**/*.png'      a glob pattern             rtsp://...           a stream
     list.txt               one source a line          0                    the first camera
     -                      standard input: a picture's bytes, or one source a line; its content decides
+    <(command)             any other pipe, also a named one: as standard input
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import BinaryIO, TypeVar, cast
 
 from torch import Tensor
 
-from wordtree.textfile import exists, is_file
+from wordtree.textfile import exists, is_file, is_pipe
 from yolo9000.errors import ImageError, YOLO9000Error
 from yolo9000.image import ImageSource, is_url, read_image, source_name
 
@@ -127,7 +128,7 @@ def expand(sources: Iterable[ImageSource]) -> Iterator[ImageSource | ImageError]
     """
     for source in sources:
         if isinstance(source, str) and source == STDIN:
-            yield from _standard_input(None if sys.stdin is None else sys.stdin.buffer)
+            yield from _piped(None if sys.stdin is None else sys.stdin.buffer)
         elif isinstance(source, str | Path):
             yield from _expand_one(str(source))
         else:
@@ -175,6 +176,11 @@ def _expand_one(source: str, *, listed: bool = False) -> Iterator[ImageSource | 
             yield from _lines(path)
         else:
             yield source
+    elif is_pipe(path):
+        if listed or is_video(source):
+            yield source
+        else:
+            yield from _pipe(path)
     elif is_camera(source):
         yield source
     elif source and _is_folder(path):
@@ -190,7 +196,11 @@ def _expand_one(source: str, *, listed: bool = False) -> Iterator[ImageSource | 
 
 def _folder(path: Path) -> Iterator[str | ImageError]:
     try:
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES | VIDEOS)
+        found = sorted(
+            file
+            for file in path.iterdir()
+            if file.suffix.lower() in PICTURES | VIDEOS and not is_pipe(file)  # nobody may be writing into it
+        )
     except OSError as error:
         yield ImageError(f"{path}: cannot be read: {error.strerror or error}.")
         return
@@ -235,24 +245,33 @@ def _lines(path: Path) -> Iterator[ImageSource | ImageError]:
         yield from _expand_one(str(beside) if elsewhere else name, listed=True)
 
 
-def _standard_input(stream: BinaryIO | None) -> Iterator[ImageSource | ImageError]:
-    """A picture's bytes, or the sources of a list line by line, as they come.
+def _pipe(path: Path) -> Iterator[ImageSource | ImageError]:
+    try:
+        with open(str(path), "rb") as stream:  # noqa: PTH123  (of a Path, the stream's name would be one)
+            yield from _piped(stream, str(path))
+    except OSError as error:
+        yield ImageError(f"{path}: cannot be read: {error.strerror or error}.")
+
+
+def _piped(stream: BinaryIO | None, path: str | None = None) -> Iterator[ImageSource | ImageError]:
+    """A picture's bytes, or the sources of a list line by line, as they come; standard input has no path.
 
     Text without control characters is a list: picture formats begin with bytes that no text has, but for PPM.
     """
+    name = path or "standard input"
     if stream is None:
-        yield ImageError("standard input: closed; expected a picture, or one source a line.")
+        yield ImageError(f"{name}: closed; expected a picture, or one source a line.")
         return
     buffered = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream)  # type: ignore[type-var]
     head = buffered.peek(io.DEFAULT_BUFFER_SIZE)
     if not head:
-        yield ImageError("standard input: empty; expected a picture, or one source a line.")
+        yield ImageError(f"{name}: empty; expected a picture, or one source a line.")
     elif not _is_text(head):
-        yield buffered.read()
+        yield buffered if path else buffered.read()
     else:
         for line in buffered:
-            if name := _listed_name(line):
-                yield from _expand_one(name, listed=True)
+            if listed := _listed_name(line):
+                yield from _expand_one(listed, listed=True)
 
 
 def _listed_name(line: bytes) -> str:

@@ -13,6 +13,8 @@ from typing import Any, Self
 import torch
 from PIL import Image, ImageOps
 
+from wordtree._files import make_folder
+from wordtree.textfile import is_pipe
 from yolo9000.errors import ImageError, YOLO9000Error
 from yolo9000.image import TIMEOUT
 from yolo9000.optional import optional
@@ -59,7 +61,7 @@ def read_video(source: str) -> Iterator[Frame]:
 
 def video_length(source: str) -> int | None:
     """How many frames a video has; None where it does not say, as live ones."""
-    if is_stream(source) or is_camera(source):
+    if is_stream(source) or is_camera(source) or is_pipe(source):
         return None
     av = optional("av", "reading videos")
     try:
@@ -166,7 +168,7 @@ class VideoWriter:
 
     def _begin(self, picture: Image.Image) -> None:
         codec = next(name for name in _CODECS if name in self._av.codecs_available)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         self._container = self._av.open(str(self._partial), "w", format="mp4")
         self._stream = self._container.add_stream(codec, rate=self._rate, options=_QUALITY[codec])
         self._stream.width, self._stream.height = (side + side % 2 for side in picture.size)

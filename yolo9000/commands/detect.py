@@ -109,7 +109,7 @@ def detect(
         list[str] | None,
         typer.Argument(
             help="Pictures and videos: files, folders, glob patterns, URLs, a list (list.txt), "
-            "- (standard input), 0 (a camera).",
+            "- (standard input), pipes, 0 (a camera).",
             show_default=False,
         ),
     ] = None,

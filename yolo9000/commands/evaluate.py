@@ -82,6 +82,7 @@ def evaluate(
     """
     from dataclasses import replace
 
+    from wordtree._files import make_folder
     from yolo9000.datasets import open_dataset
     from yolo9000.errors import ConfigError
     from yolo9000.evaluate import evaluate_opened
@@ -102,7 +103,7 @@ def evaluate(
         boxes=None if boxes is None else tuple(boxes),
     )
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)  # before hours of measuring, not after
+        make_folder(out)  # before hours of measuring, not after
     network, metadata = _load(model, weights, cfg, device)
     if confident is None:
         confident = own_number(metadata, "threshold", config.confident)

@@ -9,6 +9,7 @@ layer or a missing key is an error, and keys that nobody reads are listed in `Cf
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ MAX_BYTES = 1 << 20  # bytes; the largest published cfg has 20 kB, so a larger f
 MAX_LAYERS = 2_000  # YOLOv2 has 32; even an empty layer takes a millisecond and some kilobytes
 MAX_CLASSES = 1_000_000  # names alone would take 100 MB above this
 _MAX_INT = 2**31 - 1  # darknet's fields are C ints
+_COMMENT = re.compile(rb"(?m)(?:^|[^\S\n])[#;][^\n]*")  # as `_read_sections` knows them
 
 _ALIASES = {
     "network": "net",
@@ -256,16 +258,7 @@ class Cfg:
             ) from error
         if len(content) > MAX_BYTES:
             raise CfgError(f"more than {MAX_BYTES:,} bytes; a cfg is a short text.", path=path)
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise CfgError(
-                f"byte {error.start} is not UTF-8 text.",
-                path=path,
-                line=content.count(b"\n", 0, error.start) + 1,
-                remedy="Save it as UTF-8. Or is this a .weights file?",
-            ) from error
-        return cls.parse(text, path)
+        return cls.parse(_decode(content, path), path)
 
     @classmethod
     def parse(cls, text: str, path: str | Path | None = None) -> Cfg:
@@ -358,6 +351,33 @@ def builtin_cfgs() -> tuple[str, ...]:
     """Names of the descriptions that come with the package, sorted."""
     folder = resources.files("yolo9000") / "cfgs"
     return tuple(sorted(file.name[:-4] for file in folder.iterdir() if file.name.endswith(".cfg")))
+
+
+def search_folders(path: Path | None) -> list[Path]:
+    """Folders from which relative paths in a darknet file may count: its own, the two above, the current one.
+
+    Darknet runs in its own folder, and reads cfgs in `cfg/` and trees in `data/` below that.
+
+    Args:
+        path: The file; None where there was none.
+    """
+    own = [] if path is None else [Path(os.path.abspath(path)).parent]  # noqa: PTH100  (links stay links)
+    above = [folder for each in own for folder in (each.parent, each.parent.parent)]
+    return list(dict.fromkeys([*own, *above, Path.cwd()]))
+
+
+def _decode(content: bytes, path: Path) -> str:
+    """Bytes as UTF-8; comments may be in any encoding, and what is no UTF-8 in them becomes U+FFFD."""
+    try:
+        _COMMENT.sub(lambda comment: b" " * len(comment[0]), content).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CfgError(
+            f"byte {error.start} is not UTF-8 text.",
+            path=path,
+            line=content.count(b"\n", 0, error.start) + 1,
+            remedy="Save it as UTF-8. Or is this a .weights file?",
+        ) from error
+    return content.decode("utf-8-sig", "replace")
 
 
 def _read_sections(text: str, path: Path | None) -> list[Section]:

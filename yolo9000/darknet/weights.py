@@ -231,7 +231,7 @@ def _open(path: Path) -> tuple[Header, NDArray[np.float32]]:
             "file? Those of 1000 and above hold transposed kernels: let darknet write them anew"
         )
     if not path.is_file():
-        raise WeightsError(f"{path}: expected a .weights file, got a device or pipe, which cannot be mapped")
+        raise WeightsError(f"{path}: expected a .weights file, got a device or pipe; copy it into a file")
     size = path.stat().st_size - header.size
     if size % _BYTES:
         raise WeightsError(
