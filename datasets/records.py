@@ -199,7 +199,8 @@ class TableDataset:
     Args:
         records: What a reader found.
         tree: The tree of the labels.
-        map_file: Darknet map file (line i: node of class i) instead of matching by id and name.
+        map_file: Darknet map file of the boxes' classes (line i: node of class i) instead of matching them by
+            id and name; labels of whole images are always matched.
         on_error: What an unreadable image does: `raise` a DataError, or `skip` to the next readable one
             with a warning.
 
@@ -223,7 +224,7 @@ class TableDataset:
         self.kind, self.rules = records.kind, records.rules
         if len(records.store) == 0:
             raise DataError(f"{records.root}: holds no images")
-        mapping = map_labels(records.labels, tree, map_file)
+        mapping = map_labels(records.labels, tree, map_file if self.kind == "detection" else None)
         self.fallbacks, self.reasons = mapping.fallbacks, mapping.reasons
         self._nodes = mapping.nodes[records.label_ids] if records.labels else np.zeros(0, np.int64)
         if len(self._nodes) and self._nodes.max() < 0:

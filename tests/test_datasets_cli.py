@@ -274,12 +274,14 @@ def test_one_data_set_that_cannot_be_opened_does_not_hide_the_next(run: Run, tmp
     assert run("data", "check", f"voc:{tmp_path / 'none'}")[0] == 1
 
 
-def test_check_with_a_map(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("write", "twice"), [(yolo, "cat"), (imagenet, "dog")])
+def test_check_with_a_map(run: Run, tmp_path: Path, write: Writer, twice: str) -> None:
+    """It is of the boxes' classes; labels of whole photos have ids and names."""
     lines = tmp_path / "x.map"
     lines.write_text("cat\ndog\n")  # the other way round
-    code, out, _ = run("data", "check", yolo(Scene(), tmp_path / "y"), "--map", lines)
+    code, out, _ = run("data", "check", write(Scene(), tmp_path / "y"), "--map", lines)
     assert code == 0
-    assert ["cat", "2"] in [line.split() for line in out.splitlines()]
+    assert [twice, "2"] in [line.split() for line in out.splitlines()]
 
 
 def test_several_data_sets_in_one_pack(run: Run, tmp_path: Path) -> None:
