@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from wordtree.formats import read_lines
 from wordtree.tree import WordTree
 from yolo9000.checkpoint import load_model
 from yolo9000.config import AugmentConfig, DataConfig, TrainConfig
@@ -90,7 +90,7 @@ def pick_precision(config: TrainConfig) -> str:
 
 def build_network(config: TrainConfig, console: Console) -> Network:
     """The network that `config.model` names, initialised from `config.weights`, its first layers frozen."""
-    tree = None if config.names is None else read_names(config.names)
+    tree = None if config.names is None else WordTree.flat(read_lines(config.names, "class names"))
     if config.model.endswith(".safetensors"):
         if tree is not None:
             raise ConfigError(f"{config.model} brings its own class names; leave out names (--names)")
@@ -116,24 +116,6 @@ def build_network(config: TrainConfig, console: Console) -> Network:
 def frozen_layers(network: Network, config: TrainConfig) -> nn.ModuleList:
     """The first layers, which stay as they are: by the settings, or by the cfg where it says more."""
     return network.layers[: max(config.freeze, network.cfg.frozen)]
-
-
-def read_names(path: str | Path) -> WordTree:
-    """A flat class list from a names file: one name a line, as darknet's `.names`.
-
-    Raises:
-        ConfigError: The file cannot be read or holds no names.
-    """
-    try:
-        names = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as class names, one a line: {error}") from error
-    names = [name.strip() for name in names]
-    while names and not names[-1]:
-        names.pop()
-    if not names or not all(names):
-        raise ConfigError(f"{path}: expected a class name on every line")
-    return WordTree.flat(names)
 
 
 def share_batchnorm(network: Network) -> None:
