@@ -168,17 +168,8 @@ class _Journal:
 
 
 def _fingerprint(records: Records, sizes: NDArray[np.int64]) -> str:
-    """Changes with the images' names and sizes, with every label and with the rules."""
-    digest = hashlib.sha256(repr((FORMAT, records.kind, records.rules, records.labels)).encode())
-    for array in (
-        sizes,
-        records.offsets,
-        records.label_ids,
-        records.boxes,
-        records.ignored,
-        records.normalised,
-    ):
-        digest.update(np.ascontiguousarray(array).tobytes())
+    """Changes with the images' paths and sizes, and with all that is packed with them."""
+    digest = hashlib.sha256(f"{FORMAT} {records.fingerprint} ".encode() + sizes.tobytes())
     for i in range(len(records.store)):
         digest.update(os.fsencode(records.store.name(i)) + b"\0")
     return digest.hexdigest()

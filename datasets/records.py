@@ -5,6 +5,8 @@ Legend: `R` images, `T` labels of all images, `M` labels of one image.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import warnings
 from array import array
 from collections import Counter
@@ -27,6 +29,8 @@ from yolo9000.errors import DataError
 
 if TYPE_CHECKING:
     from wordtree.tree import WordTree
+
+_NAMES = 100_000  # that go into a fingerprint: of more images some, evenly spread; they take a second
 
 OnError = Literal["raise", "skip"]
 
@@ -65,6 +69,16 @@ class Records:
     def __post_init__(self) -> None:
         if len(self.normalised) == 0:
             object.__setattr__(self, "normalised", np.zeros(len(self.store), np.bool_))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with every label and box, and with the images' names below `root`; see `SampleDataset`."""
+        digest = hashlib.sha256(repr((self.kind, self.rules, self.labels)).encode())
+        for values in (self.offsets, self.label_ids, self.boxes, self.ignored, self.normalised):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        for image in range(0, len(self.store), max(1, len(self.store) // _NAMES)):
+            digest.update(os.fsencode(self.store.inner_name(image)) + b"\0")
+        return digest.hexdigest()
 
     def pixel_boxes(self, image: int, width: int, height: int) -> NDArray[np.float32]:
         """Boxes of one image, float32 [M, 4] XYXY in pixels, as they were written: not cut to the image.
@@ -245,6 +259,11 @@ class TableDataset:
         for i in lost.nonzero()[0]:
             by_name[self.records.labels[i].name] += int(lost[i])
         return dict(by_name.most_common())
+
+    @property
+    def fingerprint(self) -> str:
+        """See `SampleDataset`."""
+        return self.records.fingerprint
 
     @property
     def issues(self) -> tuple[str, ...]:

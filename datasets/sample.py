@@ -74,6 +74,10 @@ class SampleDataset(Protocol):
     def unmatched(self) -> Mapping[str, int]:
         """Labels that no node of the tree stands for, with how many annotations carry them."""
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the images and their order, with every label and box; not with the folder."""
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...

@@ -36,7 +36,7 @@ from yolo9000.datasets import (
     open_datasets,
     repeat_weights,
 )
-from yolo9000.errors import ConfigError
+from yolo9000.errors import ConfigError, DataError
 from yolo9000.network import Network
 
 
@@ -135,6 +135,11 @@ def build_data(
     mosaic = open_datasets(data.mosaic, tree, cache=data.cache)
     for source in (detection, classification, mosaic):
         _report_unmatched(source, console)
+    if detection is not None and not any(map(detection.nodes, range(len(detection)))):
+        raise DataError(
+            f"{', '.join(data.detection)}: not one box to learn from; is it the right split, and do the "
+            "labels lie where they are looked for? `yolo9000 data check` says what is there"
+        )
     repeats = repeat_weights(detection, data.repeat) if data.repeat and detection else None
     sampler = JointSampler(
         0 if detection is None else len(detection),

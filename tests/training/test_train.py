@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,6 +41,7 @@ from yolo9000.train import (
     Step,
     Trainer,
     classifier_trainer,
+    joint_trainer,
     train_classifier,
     train_joint,
 )
@@ -404,6 +407,33 @@ def test_resume_with_other_data_is_refused(settings: Settings, tmp_path: Path) -
     train_joint(settings(tmp_path, max_steps=1))
     with pytest.raises(ConfigError, match="n_classification"):
         train_joint(settings(tmp_path, max_steps=2, data__classification=[]), resume=True)
+
+
+def test_other_photos_of_the_same_number_are_noticed(settings: Settings, data: Path, tmp_path: Path) -> None:
+    """Not the same ones in another folder; nor is anything said of a checkpoint that does not tell."""
+    train_joint(settings(tmp_path / "run", max_steps=1))
+    moved = shutil.copytree(data / "imagenet", tmp_path / "moved")
+    again = settings(tmp_path / "run", max_steps=2, data__classification=[f"imagenet:{moved}"])
+    train_joint(again, resume=True)
+    first = next(moved.glob("train/*/0.JPEG"))
+    first.rename(first.with_stem("9"))
+    with pytest.raises(TrainingError, match=r"boxes of data\.classification are not those that the run had"):
+        train_joint(again, resume=True)
+    state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    del state["data"]
+    torch.save(state, tmp_path / "run" / "last.ckpt")
+    train_joint(again, resume=True)
+
+
+def test_photos_without_a_single_box_are_refused(settings: Settings, data: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(data / "coco", tmp_path / "coco")
+    path = root / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"annotations": []}))
+    with pytest.raises(DataError, match=r"coco: not one box to learn from"):
+        joint_trainer(settings(tmp_path / "run", data__detection=[f"coco:{root}"]))
+    both = [f"coco:{root}", f"coco:{data / 'coco'}"]  # photos of nothing beside others are fine
+    assert joint_trainer(settings(tmp_path / "run", data__detection=both)).sampler.n_detection == 6
 
 
 def test_resume_of_another_run_is_refused_but_settings_may_change(settings: Settings, tmp_path: Path) -> None:
