@@ -54,7 +54,7 @@ def read_coco(root: str | Path, split: str = "train") -> Records:
         by_image[annotation["image_id"]].append(annotation)
     builder = RecordsBuilder(path, "detection", rules="coco")
     for picture in pictures:
-        builder.image()
+        builder.image(picture.get("width"), picture.get("height"))
         for annotation in by_image[picture["id"]]:
             _add(builder, annotation, position, path)
     labels = [Label(str(c["name"]), str(c.get("wnid", ""))) for c in categories]

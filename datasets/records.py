@@ -26,6 +26,7 @@ from yolo9000.datasets.labels import Label, map_labels
 from yolo9000.datasets.sample import Kind, Sample, ScoreRules, decode_image, joint_rules
 from yolo9000.datasets.store import ConcatStore, Store
 from yolo9000.errors import DataError
+from yolo9000.image import MAX_PIXELS
 
 if TYPE_CHECKING:
     from wordtree.tree import WordTree
@@ -52,6 +53,8 @@ class Records:
         normalised: bool [R]: the boxes of these images are shares (YOLO's and darknet's text files); left
             out: none is.
         rules: Whose rules boxes are scored by.
+        stated: int32 [R, 2] width and height of the images as the annotations state them, which tell whether
+            boxes were drawn before or after an image was turned by its EXIF orientation; 0, 0: not stated.
     """
 
     root: Path
@@ -65,20 +68,29 @@ class Records:
     issues: tuple[str, ...] = ()
     normalised: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
     rules: ScoreRules = "voc"
+    stated: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 2), np.int32))
 
     def __post_init__(self) -> None:
         if len(self.normalised) == 0:
             object.__setattr__(self, "normalised", np.zeros(len(self.store), np.bool_))
+        if len(self.stated) == 0:
+            object.__setattr__(self, "stated", np.zeros((len(self.store), 2), np.int32))
 
     @cached_property
     def fingerprint(self) -> str:
         """Changes with every label and box, and with the images' names below `root`; see `SampleDataset`."""
         digest = hashlib.sha256(repr((self.kind, self.rules, self.labels)).encode())
-        for values in (self.offsets, self.label_ids, self.boxes, self.ignored, self.normalised):
+        arrays = (self.offsets, self.label_ids, self.boxes, self.ignored, self.normalised, self.stated)
+        for values in arrays:
             digest.update(np.ascontiguousarray(values).tobytes())
         for image in range(0, len(self.store), max(1, len(self.store) // _NAMES)):
             digest.update(os.fsencode(self.store.inner_name(image)) + b"\0")
         return digest.hexdigest()
+
+    def decode(self, image: int) -> torch.Tensor:
+        """Pixels of one image, uint8 [3, H, W]; see `decode_image`."""
+        width, height = self.stated[image].tolist()
+        return decode_image(self.store.read(image), self.store.name(image), (width, height))
 
     def pixel_boxes(self, image: int, width: int, height: int) -> NDArray[np.float32]:
         """Boxes of one image, float32 [M, 4] XYXY in pixels, as they were written: not cut to the image.
@@ -113,10 +125,12 @@ class RecordsBuilder:
     label_ids: list[int] = field(default_factory=list)
     boxes: list[Sequence[float]] = field(default_factory=list)
     ignored: list[bool] = field(default_factory=list)
+    stated: list[tuple[int, int]] = field(default_factory=list)
 
-    def image(self) -> None:
-        """Begin the next image."""
+    def image(self, width: object = 0, height: object = 0) -> None:
+        """Begin the next image; with the width and height that its annotation states, if they are numbers."""
         self.counts.append(0)
+        self.stated.append((_pixels(width), _pixels(height)))
 
     def box(self, label: int, box: Sequence[float], where: str, *, ignored: bool = False) -> None:
         """Add a box to the present image; one without area, or of no numbers, is left out and noted.
@@ -153,7 +167,17 @@ class RecordsBuilder:
             tuple(self.issues),
             np.full(len(self.counts), self.normalised, dtype=np.bool_),
             self.rules,
+            np.asarray(self.stated, dtype=np.int32).reshape(-1, 2),
         )
+
+
+def _pixels(value: object) -> int:
+    """A side as a file states it, in a number or text; 0 where that is none."""
+    try:
+        side = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return 0
+    return int(side) if 0 < side <= MAX_PIXELS else 0
 
 
 def classification_records(
@@ -201,6 +225,7 @@ def concat_records(parts: Sequence[Records]) -> Records:
         tuple(issue for part in parts for issue in part.issues),
         np.concatenate([part.normalised for part in parts]),
         joint_rules(part.rules for part in parts),
+        np.concatenate([part.stated for part in parts]),
     )
 
 
@@ -302,7 +327,7 @@ class TableDataset:
 
     def _load(self, index: int) -> Sample:
         source, rows, number = self.source(index), self._rows(index), int(self._images[index])
-        image = decode_image(self.records.store.read(number), source)
+        image = self.records.decode(number)
         height, width = image.shape[-2:]
         boxes, keep = np.zeros((0, 4), np.float32), np.ones(len(rows), np.bool_)
         if self.kind == "detection":
