@@ -130,6 +130,8 @@ def build_data(
 ) -> tuple[JointDataset, JointSampler, ImageBank | None]:
     """The images of both kinds, the order they come in for this process, and the bank that holds them."""
     data, tree = config.data, network.tree
+    for setting, lacking in _without_effect(config):
+        console.print(f"[yellow]{setting} has no effect: {lacking}[/]")
     detection = open_datasets(data.detection, tree, map_file=data.map, cache=data.cache)
     classification = open_datasets(data.classification, tree, cache=data.cache)
     mosaic = open_datasets(data.mosaic, tree, cache=data.cache)
@@ -170,6 +172,18 @@ def build_data(
         repeats,
     )
     return dataset, sampler, bank
+
+
+def _without_effect(config: TrainConfig) -> list[tuple[str, str]]:
+    """Settings about data that do nothing in this run, and what they would need; they may be of another's."""
+    data, mosaics = config.data, "no mosaics are made (augment.mosaic=0)"
+    needs = [
+        ("data.repeat", data.repeat, data.detection, "no photos with boxes (data.detection)"),
+        ("data.balance", data.balance, data.classification, "no labelled photos (data.classification)"),
+        ("data.mosaic", data.mosaic, config.augment.mosaic, mosaics),
+        ("data.mosaic_classification", data.mosaic_classification, config.augment.mosaic, mosaics),
+    ]
+    return [(name, lacking) for name, is_set, needed, lacking in needs if is_set and not needed]
 
 
 def _report_unmatched(source: SampleDataset | None, console: Console) -> None:

@@ -393,6 +393,26 @@ def test_a_map_file_says_where_the_classes_stand(settings: Settings, tmp_path: P
         Trainer(settings(tmp_path / "run", data__map=str(tmp_path / "classes.map")), JointTask)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"data__detection": [], "data__repeat": 0.5}, ["data.repeat has no effect: no photos with boxes"]),
+        ({"data__classification": [], "data__balance": True}, ["data.balance has no effect: no labelled"]),
+        ({"data__mosaic_classification": 0.5}, ["data.mosaic_classification has no effect: no mosaics"]),
+        ({"data__repeat": 0.5, "data__balance": True, "augment__mosaic": 0.5}, []),
+    ],
+)
+def test_settings_that_do_nothing_are_told(
+    settings: Settings, tmp_path: Path, changes: dict[str, Any], said: list[str]
+) -> None:
+    shown = Console(file=io.StringIO(), width=200)
+    Trainer(settings(tmp_path, **changes), JointTask, shown)
+    assert isinstance(shown.file, io.StringIO)
+    printed = [line for line in shown.file.getvalue().splitlines() if "no effect" in line]
+    assert len(printed) == len(said)
+    assert all(line.startswith(start) for line, start in zip(printed, said, strict=True))
+
+
 def test_a_folder_with_a_run_is_not_overwritten(settings: Settings, trained: Path) -> None:
     with pytest.raises(TrainingError, match="--resume"):
         train_joint(settings(trained))
