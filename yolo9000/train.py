@@ -392,7 +392,9 @@ class Trainer:
         self.network.load_state_dict(state["network"])
         # Momentum and the like are the checkpoint's, settings such as the weight decay those of now.
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state["optimizer"]["state"]})
-        if self.average is not None and state["average"] is not None:
+        if self.average is not None and state["average"] is None:
+            self.average = weight_average(self.network, self.config.ema)  # there was none: it begins here
+        elif self.average is not None:
             self.average.load_state_dict(state["average"])
         if "early" in state:
             self.early.load_state_dict(state["early"])

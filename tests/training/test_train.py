@@ -491,6 +491,13 @@ def test_resume_of_another_run_is_refused_but_settings_may_change(settings: Sett
     assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.3, 0.0]
 
 
+def test_an_average_that_begins_later_begins_with_the_trained_weights(
+    settings: Settings, tmp_path: Path
+) -> None:
+    model = train_joint(settings(tmp_path, max_steps=1, ema=0.0)).read_bytes()
+    assert train_joint(settings(tmp_path, max_steps=1, ema=0.9), resume=True).read_bytes() == model
+
+
 def test_a_damaged_checkpoint_is_named(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "last.ckpt").write_bytes(b"PK\x03\x04 not a checkpoint")
     with pytest.raises(TrainingError, match=r"last\.ckpt: not a readable checkpoint"):
