@@ -31,6 +31,7 @@ from yolo9000.image import MAX_PIXELS
 if TYPE_CHECKING:
     from wordtree.tree import WordTree
 
+_SHARE = 2.0  # a number of pixels that some box of any data set exceeds, and no share of an image's sides
 _NAMES = 100_000  # that go into a fingerprint: of more images some, evenly spread; they take a second
 
 OnError = Literal["raise", "skip"]
@@ -154,7 +155,17 @@ class RecordsBuilder:
         self.ignored.append(ignored)
 
     def build(self, store: Store, labels: Sequence[Label]) -> Records:
-        """The records of all images added so far."""
+        """The records of all images added so far.
+
+        Raises:
+            DataError: All boxes lie within two pixels of the corner: they are shares of the sides.
+        """
+        boxes = np.asarray(self.boxes, dtype=np.float32).reshape(-1, 4)
+        if len(boxes) and not self.normalised and boxes.max() <= _SHARE:
+            raise DataError(
+                f"{self.root}: expected boxes in pixels, but no number in them is above {boxes.max():g}; are "
+                "they shares of the images' sides? Multiply x by the width and y by the height"
+            )
         return Records(
             self.root,
             self.kind,
@@ -162,7 +173,7 @@ class RecordsBuilder:
             tuple(labels),
             np.cumsum([0, *self.counts], dtype=np.int64),
             np.asarray(self.label_ids, dtype=np.int32),
-            np.asarray(self.boxes, dtype=np.float32).reshape(-1, 4),
+            boxes,
             np.asarray(self.ignored, dtype=np.bool_),
             tuple(self.issues),
             np.full(len(self.counts), self.normalised, dtype=np.bool_),

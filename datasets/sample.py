@@ -112,6 +112,6 @@ def decode_image(data: bytes, source: str, size: tuple[int, int] = (0, 0)) -> Te
     except Exception as error:  # each of Pillow's plugins has its own kinds
         raise DataError(
             f"{source}: cannot be decoded as an image ({len(data)} bytes: {undecodable(error)}); replace or "
-            "remove the file, or train with on_error='skip'"
+            "remove the file; `yolo9000 data check` lists all such files"
         ) from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
