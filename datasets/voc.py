@@ -143,7 +143,7 @@ def _object(element: ElementTree.Element, where: str) -> _Object:
         raise DataError(f"{where}: has no <name>")
     values = [element.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
     xmin, ymin, xmax, ymax = _numbers(values, f"{where} ({name})")
-    difficult = (element.findtext("difficult") or "0").strip() == "1"
+    difficult = (element.findtext("difficult") or "0").strip().lower() in ("1", "true")
     return name, (xmin - 1, ymin - 1, xmax, ymax), difficult, f"{where} ({name})"
 
 

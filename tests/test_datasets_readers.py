@@ -218,7 +218,7 @@ def test_boxes_in_shares_are_no_pixels(tmp_path: Path) -> None:
         read_records(f"coco:{write_coco(tmp_path, content)}")
 
 
-def voc_xml(*objects: tuple[str, tuple[object, ...], int], filename: str = "x.jpg") -> str:
+def voc_xml(*objects: tuple[str, tuple[object, ...], object], filename: str = "x.jpg") -> str:
     parts = [
         f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox><xmin>{b[0]}</xmin>"
         f"<ymin>{b[1]}</ymin><xmax>{b[2]}</xmax><ymax>{b[3]}</ymax></bndbox></object>"
@@ -237,8 +237,11 @@ def write_voc(root: Path, images: dict[str, str], split: str = "train") -> Path:
     return root
 
 
-def test_voc(tmp_path: Path, tree: WordTree) -> None:
-    first = voc_xml(("dog", (1, 1, 20, 15), 0), ("cat", (5, 6, 7, 8), 1), ("diningtable", (2, 2, 40, 30), 0))
+@pytest.mark.parametrize("flag", [1, "True"])
+def test_voc(tmp_path: Path, tree: WordTree, flag: object) -> None:
+    first = voc_xml(
+        ("dog", (1, 1, 20, 15), 0), ("cat", (5, 6, 7, 8), flag), ("diningtable", (2, 2, 40, 30), 0)
+    )
     write_voc(tmp_path, {"2007_1": first, "2007_2": voc_xml(("sofa", (3, 3, 9, 9), 0))})
     dataset = open_dataset(f"voc:{tmp_path}", tree)
     sample = dataset[0]
