@@ -18,7 +18,7 @@ from yolo9000.datasets.store import ConcatStore, PartStore
 from yolo9000.errors import ConfigError
 from yolo9000.evaluation.credit import related
 
-_COLUMNS = ("label_ids", "boxes", "ignored", "normalised")  # one row a label or image
+_COLUMNS = ("label_ids", "boxes", "ignored", "normalised", "stated")  # one row a label or image
 
 
 def withheld_nodes(tree: WordTree, names: Sequence[str]) -> NDArray[np.int64]:
@@ -61,6 +61,7 @@ def without(records: Records, drop: NDArray[np.bool_]) -> Records:
         boxes=records.boxes[rows],
         ignored=records.ignored[rows],
         normalised=records.normalised[kept],
+        stated=records.stated[kept],
     )
 
 

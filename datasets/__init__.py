@@ -59,7 +59,8 @@ def open_dataset(
             darknet-classifier; with either: pack.
         tree: The tree of the labels.
         split: The split where the description names none.
-        map_file: Darknet map file (line i: the node of class i) instead of matching labels by id and name.
+        map_file: Darknet map file of the boxes' classes (line i: the node of class i) instead of matching
+            them by id and name; labels of whole images are always matched.
         cache: Longest side in pixels of decoded images kept in memory; 0: read from disk every time.
         on_error: What an unreadable image does: `raise` an error, or `skip` to the next with a warning.
 

@@ -82,7 +82,7 @@ class _Stored:
 
     def __init__(self, dataset: SampleDataset, samples: list[Sample]) -> None:
         self.tree, self.kind, self.unmatched = dataset.tree, dataset.kind, dict(dataset.unmatched)
-        self.rules = dataset.rules
+        self.rules, self.fingerprint = dataset.rules, dataset.fingerprint
         self._samples, self._nodes = samples, [dataset.nodes(index) for index in range(len(dataset))]
 
     def __len__(self) -> int:

@@ -16,7 +16,7 @@ from yolo9000.datasets.records import Records, RecordsBuilder
 from yolo9000.datasets.store import FolderStore
 from yolo9000.errors import DataError, FormatError
 
-_PROBE = 20  # images of a list that are looked for, to learn from where its relative paths count
+PROBE = 20  # images of a list that are looked for, to learn from where its relative paths count
 _FARTHEST = 2.0  # a share beyond this is no box drawn over the edge, but a number of pixels
 _CLASSES = 100_000  # more classes than that (WordNet has 82,115 nouns) are no class numbers
 
@@ -58,7 +58,7 @@ def read_image_list(path: Path, bases: Sequence[Path]) -> tuple[Path, list[str]]
     if not lines:
         raise DataError(f"{path}: is empty; expected the path of an image on every line")
     for base in bases:
-        if any(os.path.exists(os.path.join(base, line)) for line in lines[:_PROBE]):  # noqa: PTH110, PTH118
+        if any(os.path.exists(os.path.join(base, line)) for line in lines[:PROBE]):  # noqa: PTH110, PTH118
             return base, lines
     tried = "" if os.path.isabs(lines[0]) else f", looked for from {shown(bases)}"  # noqa: PTH117
     raise DataError(

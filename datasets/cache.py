@@ -54,6 +54,11 @@ class ConcatDataset:
         """Unmatched labels of all parts."""
         return dict(sum((Counter(part.unmatched) for part in self.parts), Counter()))
 
+    @property
+    def fingerprint(self) -> str:
+        """See `SampleDataset`."""
+        return " ".join(part.fingerprint for part in self.parts)
+
     def __len__(self) -> int:
         return self._ends[-1]
 
@@ -100,6 +105,11 @@ class CachedDataset:
     def unmatched(self) -> dict[str, int]:
         """Unmatched labels of the data set."""
         return dict(self.dataset.unmatched)
+
+    @property
+    def fingerprint(self) -> str:
+        """See `SampleDataset`."""
+        return self.dataset.fingerprint
 
     def __len__(self) -> int:
         return len(self._samples)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from yolo9000.datasets.records import TableDataset
-from yolo9000.datasets.sample import Kind, decode_image
+from yolo9000.datasets.sample import Kind
 from yolo9000.errors import DataError
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _problems(dataset: TableDataset) -> Callable[[int], tuple[list[str], list[st
     def problems(image: int) -> tuple[list[str], list[str]]:
         source = records.store.name(image)
         try:
-            height, width = decode_image(records.store.read(image), source).shape[-2:]
+            height, width = records.decode(image).shape[-2:]
         except DataError as error:
             return [str(error)], []
         if records.kind == "classification":

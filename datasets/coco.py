@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from wordtree.textfile import is_file
+from yolo9000.datasets.boxfiles import PROBE, shown
+from yolo9000.datasets.folders import SPLITS
 from yolo9000.datasets.labels import Label
 from yolo9000.datasets.records import Records, RecordsBuilder
 from yolo9000.datasets.store import FolderStore
@@ -21,17 +24,19 @@ def read_coco(root: str | Path, split: str = "train") -> Records:
     """Read `annotations/instances_{split}.json` and the folder `{split}/` beside `annotations/`.
 
     The real COCO's names with a year (`instances_train2017.json`, `train2017/`) are found for the plain
-    split name too. Crowd regions (`iscrowd`) are kept and marked as ignored. Boxes, COCO's [x, y, width,
-    height], become corners; one without area is left out and noted in `issues`. Segmentations are not read.
+    split name too, and `{split}/_annotations.coco.json` among its images, as Roboflow writes it. Crowd
+    regions (`iscrowd`) are kept and marked as ignored. Boxes, COCO's [x, y, width, height], become corners;
+    one without area is left out and noted in `issues`. Segmentations are not read.
 
     Args:
-        root: The data set's folder, or the JSON file itself, whose images are then looked for beside it.
+        root: The data set's folder, or the JSON file itself, whose images are looked for beside it and
+            above.
         split: `train`, `val`, or a full name such as `train2017`.
 
     Raises:
         DataError: A file or folder is missing, or an entry breaks the format; names the file and the entry.
     """
-    path, images = _find(Path(root), split)
+    path, folders = _find(Path(root), split)
     content = _load(path)
     categories = _entries(content, "categories", ("id", "name"), path)
     pictures = _entries(content, "images", ("id", "file_name"), path)
@@ -49,18 +54,17 @@ def read_coco(root: str | Path, split: str = "train") -> Records:
     for annotation in _entries(content, "annotations", ("id", "image_id", "category_id", "bbox"), path):
         if annotation["image_id"] not in by_image:
             raise DataError(
-                f"{path}: annotation {annotation['id']}: no image has the id {annotation['image_id']}"
+                f"{path}: annotation {annotation['id']}: no image has the id {annotation['image_id']!r}"
             )
         by_image[annotation["image_id"]].append(annotation)
     builder = RecordsBuilder(path, "detection", rules="coco")
     for picture in pictures:
-        builder.image()
+        builder.image(picture.get("width"), picture.get("height"))
         for annotation in by_image[picture["id"]]:
             _add(builder, annotation, position, path)
     labels = [Label(str(c["name"]), str(c.get("wnid", ""))) for c in categories]
-    return builder.build(
-        FolderStore(images, (str(picture["file_name"]).replace("\\", "/") for picture in pictures)), labels
-    )
+    names = [str(picture["file_name"]).replace("\\", "/") for picture in pictures]
+    return builder.build(FolderStore(_images(path, folders, names), names), labels)
 
 
 def _add(
@@ -71,7 +75,7 @@ def _add(
     if not (isinstance(box, Sequence) and len(box) == 4 and all(map(_is_number, box))):
         raise DataError(f"{where}: bbox: expected [x, y, width, height] in pixels, got {box!r}")
     if annotation["category_id"] not in position:
-        raise DataError(f"{where}: category_id {annotation['category_id']} is not among the categories")
+        raise DataError(f"{where}: category_id {annotation['category_id']!r} is not among the categories")
     x, y, width, height = box
     corners = (x, y, x + width, y + height)
     crowd = str(annotation.get("iscrowd", 0)).lower()
@@ -84,29 +88,35 @@ def _is_number(value: object) -> bool:
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < _LARGEST)
 
 
-def _find(root: Path, split: str) -> tuple[Path, Path]:
-    """The JSON file and the image folder."""
+def _find(root: Path, split: str) -> tuple[Path, list[Path]]:
+    """The JSON file, and the folders that its images may be in."""
     if root.is_file():
-        candidates = [
-            root.parent.parent / root.stem.removeprefix("instances_"),
-            root.parent / "images",
-            root.parent,
-        ]
-        return root, next(folder for folder in candidates if folder.is_dir())
-    names = [split + year for year in YEARS]
-    for name in names:
+        beside, above = root.parent, root.parent.parent
+        named = above / root.stem.removeprefix("instances_")
+        return root, [named, beside / "images", beside, beside / "data", above / "images", above]
+    for name in (split + year for year in YEARS):
         path = root / "annotations" / f"instances_{name}.json"
         if path.is_file():
-            for folder in (root / name, root / "images" / name):
-                if folder.is_dir():
-                    return path, folder
-            raise DataError(
-                f"{path}: its images should lie in {root / name} or {root / 'images' / name}: no such folder"
-            )
+            return path, [root / name, root / "images" / name, root / "images", root]
+    for name in SPLITS.get(split, (split,)):
+        path = root / name / "_annotations.coco.json"
+        if path.is_file():
+            return path, [root / name]
     found = ", ".join(sorted(p.name for p in (root / "annotations").glob("*.json"))) or "none"
     raise DataError(
-        f"{root}: expected annotations/instances_{split}.json (or with 2017, 2014); found there: {found}. "
-        "Name the split as in coco:DIR:val"
+        f"{root}: expected annotations/instances_{split}.json (or with 2017, 2014) or "
+        f"{split}/_annotations.coco.json; found in annotations: {found}. Name the split as in coco:DIR:val"
+    )
+
+
+def _images(path: Path, folders: Sequence[Path], names: Sequence[str]) -> Path:
+    """The first folder below which the images are as they are named: some writers name `images/a.jpg`."""
+    for folder in folders:
+        if not names or any(is_file(folder / name) for name in names[:PROBE]):
+            return folder
+    raise DataError(
+        f"{path}: no image {names[0]!r}, nor any of the next, in {shown(folders)}; move the images, or the "
+        "JSON file, there"
     )
 
 

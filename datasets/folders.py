@@ -8,6 +8,8 @@ from pathlib import Path
 
 from yolo9000.errors import DataError
 
+SPLITS = {"val": ("val", "valid"), "valid": ("valid", "val")}  # other names that a split goes by
+
 
 def is_visible(name: str) -> bool:
     """Whether a name is a user's: not hidden (`._a.tar`, `.ipynb_checkpoints`), nor macOS's `__MACOSX`."""

@@ -9,7 +9,7 @@ from yolo9000.datasets.folders import has_suffix, walk
 from yolo9000.datasets.labels import Label
 from yolo9000.datasets.records import Records, RecordsBuilder
 from yolo9000.datasets.store import FolderStore
-from yolo9000.datasets.voc import image_ids, read_annotation
+from yolo9000.datasets.voc import Annotation, image_ids, read_annotation
 from yolo9000.errors import DataError
 
 
@@ -31,16 +31,16 @@ def read_imagenet_det(root: str | Path, split: str = "val") -> Records:
     """
     base = _base(Path(root), split)
     annotations = base / "Annotations" / "DET" / split
-    names, objects = [], []
+    names, found = [], []
     for image_id, path in _annotations(base, annotations, split):
         names.append(f"Data/DET/{split}/{image_id}.JPEG")
-        objects.append(read_annotation(path)[1] if path.exists() else [])
-    labels = _labels({name for found in objects for name, *_ in found})
+        found.append(read_annotation(path) if path.exists() else Annotation())
+    labels = _labels({name for annotation in found for name, *_ in annotation.objects})
     position = {label.name: i for i, label in enumerate(labels)}
     builder = RecordsBuilder(base, "detection", rules="imagenet-det")
-    for found in objects:
-        builder.image()
-        for name, (x0, y0, x1, y1), difficult, where in found:
+    for annotation in found:
+        builder.image(annotation.width, annotation.height)
+        for name, (x0, y0, x1, y1), difficult, where in annotation.objects:
             # read_annotation counts from 1, as VOC does
             builder.box(position[name], (x0 + 1, y0 + 1, x1 + 1, y1 + 1), where, ignored=difficult)
     return builder.build(FolderStore(base, names), labels)

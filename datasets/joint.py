@@ -72,6 +72,10 @@ class JointDataset(Dataset[tuple[Key, Example | Drawing]]):
         self._ends = None if detection_weights is None else np.cumsum(detection_weights)
         self.transform = TrainTransform() if transform is None else transform
 
+    def fingerprints(self) -> dict[str, str]:
+        """That of the images of each kind; see `SampleDataset`."""
+        return {kind: dataset.fingerprint for kind, dataset in self._sets.items()}
+
     def _more(self, rng: np.random.Generator) -> Sample:
         dataset = self._sets["detection"]
         if self._classification_tiles and rng.random() < self._classification_tiles:

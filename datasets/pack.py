@@ -10,12 +10,14 @@ Layout (attributes `format`, `kind`, `rules`; R images, T labels of all images, 
     label_ids   int32 [T]           class of each label
     boxes       float32 [T, 4]      XYXY in pixels, or as shares of the sides; [0, 4] for classification
     normalised  bool [R]            the image's boxes are shares
+    stated      int32 [R, 2]        width and height of the image as its annotation states them; 0: not stated
     ignored     bool [T]            difficult objects or crowds, as `rules` says
     label_names, label_wnids [L]    the classes; no nodes, so that a pack serves every tree
     issues                          annotations that the reader left out
 
 `rules` is whose rules boxes are scored by: `voc`, `coco`, `imagenet-det`, or `mixed` where data sets of
-several are in the pack. Packs from before there was this attribute are read as `voc`.
+several are in the pack. Packs from before there was this attribute are read as `voc`, those from before there
+was `stated` as if nothing was stated.
 
 The space of `images` is reserved when the file is made, so its place in the file is known: images are
 written and read with plain positioned I/O, and the file's structure is never touched again. A pack that is
@@ -168,17 +170,8 @@ class _Journal:
 
 
 def _fingerprint(records: Records, sizes: NDArray[np.int64]) -> str:
-    """Changes with the images' names and sizes, with every label and with the rules."""
-    digest = hashlib.sha256(repr((FORMAT, records.kind, records.rules, records.labels)).encode())
-    for array in (
-        sizes,
-        records.offsets,
-        records.label_ids,
-        records.boxes,
-        records.ignored,
-        records.normalised,
-    ):
-        digest.update(np.ascontiguousarray(array).tobytes())
+    """Changes with the images' paths and sizes, and with all that is packed with them."""
+    digest = hashlib.sha256(f"{FORMAT} {records.fingerprint} ".encode() + sizes.tobytes())
     for i in range(len(records.store)):
         digest.update(os.fsencode(records.store.name(i)) + b"\0")
     return digest.hexdigest()
@@ -202,11 +195,8 @@ def _create(path: Path, records: Records, sizes: NDArray[np.int64]) -> None:
         file["starts"], file["sizes"] = np.cumsum(sizes) - sizes, sizes
         file["names"] = np.asarray(names, dtype=np.bytes_)
         file["offsets"], file["label_ids"] = records.offsets, records.label_ids
-        file["boxes"], file["ignored"], file["normalised"] = (
-            records.boxes,
-            records.ignored,
-            records.normalised,
-        )
+        file["boxes"], file["ignored"] = records.boxes, records.ignored
+        file["normalised"], file["stated"] = records.normalised, records.stated
         texts = {
             "label_names": [label.name for label in records.labels],
             "label_wnids": [label.wnid for label in records.labels],
@@ -292,6 +282,7 @@ def read_pack(path: str | Path, split: str = "train") -> Records:
                 tuple(issues),
                 file["normalised"][:].astype(np.bool_),
                 file.attrs.get("rules", "voc"),
+                file["stated"][:] if "stated" in file else np.zeros((len(store), 2), np.int32),
             )
     except _DAMAGE as error:
         raise DataError(
@@ -321,6 +312,8 @@ def _check_datasets(file: Any, source: Path) -> None:
         "normalised": ((images,), "biu"),
         "label_wnids": (file["label_names"].shape, "O"),
     }
+    if "stated" in file:
+        shapes["stated"] = ((images, 2), "i")
     for name, (shape, kinds) in shapes.items():
         if file[name].shape != shape or file[name].dtype.kind not in kinds:
             found = f"{file[name].dtype} {file[name].shape}"

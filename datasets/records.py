@@ -5,6 +5,8 @@ Legend: `R` images, `T` labels of all images, `M` labels of one image.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import warnings
 from array import array
 from collections import Counter
@@ -24,9 +26,13 @@ from yolo9000.datasets.labels import Label, map_labels
 from yolo9000.datasets.sample import Kind, Sample, ScoreRules, decode_image, joint_rules
 from yolo9000.datasets.store import ConcatStore, Store
 from yolo9000.errors import DataError
+from yolo9000.image import MAX_PIXELS
 
 if TYPE_CHECKING:
     from wordtree.tree import WordTree
+
+_SHARE = 2.0  # a number of pixels that some box of any data set exceeds, and no share of an image's sides
+_NAMES = 100_000  # that go into a fingerprint: of more images some, evenly spread; they take a second
 
 OnError = Literal["raise", "skip"]
 
@@ -48,6 +54,8 @@ class Records:
         normalised: bool [R]: the boxes of these images are shares (YOLO's and darknet's text files); left
             out: none is.
         rules: Whose rules boxes are scored by.
+        stated: int32 [R, 2] width and height of the images as the annotations state them, which tell whether
+            boxes were drawn before or after an image was turned by its EXIF orientation; 0, 0: not stated.
     """
 
     root: Path
@@ -61,10 +69,29 @@ class Records:
     issues: tuple[str, ...] = ()
     normalised: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
     rules: ScoreRules = "voc"
+    stated: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 2), np.int32))
 
     def __post_init__(self) -> None:
         if len(self.normalised) == 0:
             object.__setattr__(self, "normalised", np.zeros(len(self.store), np.bool_))
+        if len(self.stated) == 0:
+            object.__setattr__(self, "stated", np.zeros((len(self.store), 2), np.int32))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with every label and box, and with the images' names below `root`; see `SampleDataset`."""
+        digest = hashlib.sha256(repr((self.kind, self.rules, self.labels)).encode())
+        arrays = (self.offsets, self.label_ids, self.boxes, self.ignored, self.normalised, self.stated)
+        for values in arrays:
+            digest.update(np.ascontiguousarray(values).tobytes())
+        for image in range(0, len(self.store), max(1, len(self.store) // _NAMES)):
+            digest.update(os.fsencode(self.store.inner_name(image)) + b"\0")
+        return digest.hexdigest()
+
+    def decode(self, image: int) -> torch.Tensor:
+        """Pixels of one image, uint8 [3, H, W]; see `decode_image`."""
+        width, height = self.stated[image].tolist()
+        return decode_image(self.store.read(image), self.store.name(image), (width, height))
 
     def pixel_boxes(self, image: int, width: int, height: int) -> NDArray[np.float32]:
         """Boxes of one image, float32 [M, 4] XYXY in pixels, as they were written: not cut to the image.
@@ -99,10 +126,12 @@ class RecordsBuilder:
     label_ids: list[int] = field(default_factory=list)
     boxes: list[Sequence[float]] = field(default_factory=list)
     ignored: list[bool] = field(default_factory=list)
+    stated: list[tuple[int, int]] = field(default_factory=list)
 
-    def image(self) -> None:
-        """Begin the next image."""
+    def image(self, width: object = 0, height: object = 0) -> None:
+        """Begin the next image; with the width and height that its annotation states, if they are numbers."""
         self.counts.append(0)
+        self.stated.append((_pixels(width), _pixels(height)))
 
     def box(self, label: int, box: Sequence[float], where: str, *, ignored: bool = False) -> None:
         """Add a box to the present image; one without area, or of no numbers, is left out and noted.
@@ -126,7 +155,17 @@ class RecordsBuilder:
         self.ignored.append(ignored)
 
     def build(self, store: Store, labels: Sequence[Label]) -> Records:
-        """The records of all images added so far."""
+        """The records of all images added so far.
+
+        Raises:
+            DataError: All boxes lie within two pixels of the corner: they are shares of the sides.
+        """
+        boxes = np.asarray(self.boxes, dtype=np.float32).reshape(-1, 4)
+        if len(boxes) and not self.normalised and boxes.max() <= _SHARE:
+            raise DataError(
+                f"{self.root}: expected boxes in pixels, but no number in them is above {boxes.max():g}; are "
+                "they shares of the images' sides? Multiply x by the width and y by the height"
+            )
         return Records(
             self.root,
             self.kind,
@@ -134,12 +173,22 @@ class RecordsBuilder:
             tuple(labels),
             np.cumsum([0, *self.counts], dtype=np.int64),
             np.asarray(self.label_ids, dtype=np.int32),
-            np.asarray(self.boxes, dtype=np.float32).reshape(-1, 4),
+            boxes,
             np.asarray(self.ignored, dtype=np.bool_),
             tuple(self.issues),
             np.full(len(self.counts), self.normalised, dtype=np.bool_),
             self.rules,
+            np.asarray(self.stated, dtype=np.int32).reshape(-1, 2),
         )
+
+
+def _pixels(value: object) -> int:
+    """A side as a file states it, in a number or text; 0 where that is none."""
+    try:
+        side = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return 0
+    return int(side) if 0 < side <= MAX_PIXELS else 0
 
 
 def classification_records(
@@ -187,6 +236,7 @@ def concat_records(parts: Sequence[Records]) -> Records:
         tuple(issue for part in parts for issue in part.issues),
         np.concatenate([part.normalised for part in parts]),
         joint_rules(part.rules for part in parts),
+        np.concatenate([part.stated for part in parts]),
     )
 
 
@@ -199,7 +249,8 @@ class TableDataset:
     Args:
         records: What a reader found.
         tree: The tree of the labels.
-        map_file: Darknet map file (line i: node of class i) instead of matching by id and name.
+        map_file: Darknet map file of the boxes' classes (line i: node of class i) instead of matching them by
+            id and name; labels of whole images are always matched.
         on_error: What an unreadable image does: `raise` a DataError, or `skip` to the next readable one
             with a warning.
 
@@ -223,7 +274,7 @@ class TableDataset:
         self.kind, self.rules = records.kind, records.rules
         if len(records.store) == 0:
             raise DataError(f"{records.root}: holds no images")
-        mapping = map_labels(records.labels, tree, map_file)
+        mapping = map_labels(records.labels, tree, map_file if self.kind == "detection" else None)
         self.fallbacks, self.reasons = mapping.fallbacks, mapping.reasons
         self._nodes = mapping.nodes[records.label_ids] if records.labels else np.zeros(0, np.int64)
         if len(self._nodes) and self._nodes.max() < 0:
@@ -244,6 +295,11 @@ class TableDataset:
         for i in lost.nonzero()[0]:
             by_name[self.records.labels[i].name] += int(lost[i])
         return dict(by_name.most_common())
+
+    @property
+    def fingerprint(self) -> str:
+        """See `SampleDataset`."""
+        return self.records.fingerprint
 
     @property
     def issues(self) -> tuple[str, ...]:
@@ -282,7 +338,7 @@ class TableDataset:
 
     def _load(self, index: int) -> Sample:
         source, rows, number = self.source(index), self._rows(index), int(self._images[index])
-        image = decode_image(self.records.store.read(number), source)
+        image = self.records.decode(number)
         height, width = image.shape[-2:]
         boxes, keep = np.zeros((0, 4), np.float32), np.ones(len(rows), np.bool_)
         if self.kind == "detection":

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from yolo9000.errors import DataError
-from yolo9000.image import to_rgb, undecodable
+from yolo9000.image import to_rgb, undecodable, upright
 
 if TYPE_CHECKING:
     from wordtree.tree import WordTree
@@ -40,7 +40,8 @@ class Sample:
     """One labelled image as it stands in its data set.
 
     Attributes:
-        image: uint8 [3, H, W], RGB, as stored (no EXIF rotation: boxes are drawn on the stored pixels).
+        image: uint8 [3, H, W], RGB, turned by its EXIF orientation unless the boxes were drawn on it as it is
+            stored (`Records.stated`).
         boxes: float32 [M, 4] XYXY in pixels of `image`, inside it; empty for classification.
         nodes: int64 [M] tree node of each box; for classification exactly one node.
         kind: What the labels are.
@@ -74,6 +75,10 @@ class SampleDataset(Protocol):
     def unmatched(self) -> Mapping[str, int]:
         """Labels that no node of the tree stands for, with how many annotations carry them."""
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the images and their order, with every label and box; not with the folder."""
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
@@ -82,15 +87,17 @@ class SampleDataset(Protocol):
         """Nodes of one image's labels, those of ignored boxes left out, without decoding the image."""
 
 
-def decode_image(data: bytes, source: str) -> Tensor:
+def decode_image(data: bytes, source: str, size: tuple[int, int] = (0, 0)) -> Tensor:
     """Decode JPEG, PNG, WebP, GIF and what Pillow knows besides to RGB.
 
-    Grey, palette, CMYK, 16-bit and transparent images become three 8-bit channels: see `to_rgb`. (Pillow,
+    Grey, palette, CMYK, 16-bit and transparent images become three 8-bit channels: see `to_rgb`. They are
+    turned by their EXIF orientation: see `orientation`. (Pillow,
     not `torchvision.io`: that is deprecated since 0.29, and some damaged PNG files end its process.)
 
     Args:
         data: The encoded image.
         source: Name of the file, for the message.
+        size: Width and height that its annotation states; 0, 0: none are stated.
 
     Returns:
         uint8 [3, H, W], in memory pixel by pixel as it was decoded: to change that order takes a third of the
@@ -101,10 +108,10 @@ def decode_image(data: bytes, source: str) -> Tensor:
     """
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            pixels = to_rgb(picture)
+            pixels = to_rgb(upright(picture, size))
     except Exception as error:  # each of Pillow's plugins has its own kinds
         raise DataError(
             f"{source}: cannot be decoded as an image ({len(data)} bytes: {undecodable(error)}); replace or "
-            "remove the file, or train with on_error='skip'"
+            "remove the file; `yolo9000 data check` lists all such files"
         ) from error
     return torch.from_numpy(pixels).permute(2, 0, 1)

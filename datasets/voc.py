@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 from yolo9000.datasets.labels import WNID, Label
@@ -15,6 +16,22 @@ from yolo9000.errors import DataError
 _FLAGGED = re.compile(r"(.*\S)\s+(-1|0|1)")  # a line of the list of one class
 
 _Object = tuple[str, tuple[float, float, float, float], bool, str]  # name, corners, difficult, where
+
+
+class Annotation(NamedTuple):
+    """What the XML file of an image says.
+
+    Attributes:
+        suffix: File type of the image, `.jpg` where the file names none.
+        width: Of the image, as it is written there.
+        height: Likewise.
+        objects: Name, corners, whether it is difficult, and where it stands in the file.
+    """
+
+    suffix: str = ".jpg"
+    width: str | None = None
+    height: str | None = None
+    objects: Sequence[_Object] = ()
 
 
 def read_voc(root: str | Path, split: str = "train") -> Records:
@@ -33,24 +50,23 @@ def read_voc(root: str | Path, split: str = "train") -> Records:
     """
     base = Path(root)
     names: list[str] = []
-    objects: list[list[_Object]] = []
+    annotations: list[Annotation] = []
     for year in _years(base, split):
         for image_id in image_ids(year / "ImageSets" / "Main" / f"{split}.txt"):
             if Path(image_id).is_absolute() or ".." in Path(image_id).parts:
                 raise DataError(
                     f"{year}: ImageSets/Main/{split}.txt names {image_id!r}, outside of its folder"
                 )
-            path = year / "Annotations" / f"{image_id}.xml"
-            suffix, found = read_annotation(path)
-            picture = year / "JPEGImages" / f"{image_id}{suffix}"
+            annotation = read_annotation(year / "Annotations" / f"{image_id}.xml")
+            picture = year / "JPEGImages" / f"{image_id}{annotation.suffix}"
             names.append(str(picture.relative_to(base)))
-            objects.append(found)
-    labels = _labels({name for found in objects for name, *_ in found})
+            annotations.append(annotation)
+    labels = _labels({name for annotation in annotations for name, *_ in annotation.objects})
     position = {label.name: i for i, label in enumerate(labels)}
     builder = RecordsBuilder(base, "detection", rules="voc")
-    for found in objects:
-        builder.image()
-        for name, corners, difficult, where in found:
+    for annotation in annotations:
+        builder.image(annotation.width, annotation.height)
+        for name, corners, difficult, where in annotation.objects:
             builder.box(position[name], corners, where, ignored=difficult)
     return builder.build(FolderStore(base, names), labels)
 
@@ -97,8 +113,8 @@ def _labels(names: set[str]) -> list[Label]:
     return [Label(name, name if WNID.fullmatch(name) else "") for name in sorted(names)]
 
 
-def read_annotation(path: Path) -> tuple[str, list[_Object]]:
-    """File type of the image (`.jpg` where the file names none) and its objects; without XML namespaces."""
+def read_annotation(path: Path) -> Annotation:
+    """Read an XML file, whatever its namespaces."""
     try:
         tree = ElementTree.parse(path).getroot()
     except ElementTree.ParseError as error:
@@ -117,9 +133,8 @@ def read_annotation(path: Path) -> tuple[str, list[_Object]]:
         )
     suffix = Path((tree.findtext("filename") or "").strip()).suffix
     suffix = suffix if suffix.lower() in IMAGE_SUFFIXES else ".jpg"
-    return suffix, [
-        _object(element, f"{path}: object {i}") for i, element in enumerate(tree.iter("object"), 1)
-    ]
+    objects = [_object(element, f"{path}: object {i}") for i, element in enumerate(tree.iter("object"), 1)]
+    return Annotation(suffix, tree.findtext("size/width"), tree.findtext("size/height"), objects)
 
 
 def _object(element: ElementTree.Element, where: str) -> _Object:
@@ -128,7 +143,7 @@ def _object(element: ElementTree.Element, where: str) -> _Object:
         raise DataError(f"{where}: has no <name>")
     values = [element.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
     xmin, ymin, xmax, ymax = _numbers(values, f"{where} ({name})")
-    difficult = (element.findtext("difficult") or "0").strip() == "1"
+    difficult = (element.findtext("difficult") or "0").strip().lower() in ("1", "true")
     return name, (xmin - 1, ymin - 1, xmax, ymax), difficult, f"{where} ({name})"
 
 

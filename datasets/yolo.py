@@ -18,13 +18,11 @@ from yolo9000.datasets.boxfiles import (
     shown,
     swap_folder,
 )
-from yolo9000.datasets.folders import visible_files, walk
+from yolo9000.datasets.folders import SPLITS, visible_files, walk
 from yolo9000.datasets.labels import Label
 from yolo9000.datasets.records import Records
 from yolo9000.datasets.store import is_image
 from yolo9000.errors import DataError, FormatError
-
-_SPLITS = {"val": ("val", "valid"), "valid": ("valid", "val")}  # other names that a split goes by
 
 
 def read_yolo(root: str | Path, split: str = "train") -> Records:
@@ -125,7 +123,7 @@ def _folders(named: object, path: Path) -> list[Path]:
 
 
 def _entries(content: Mapping[str, Any], split: str, path: Path) -> list[str]:
-    for name in _SPLITS.get(split, (split,)):
+    for name in SPLITS.get(split, (split,)):
         entry = content.get(name)
         entries: list[Any] = entry if isinstance(entry, list) else [entry]
         if entry and all(isinstance(one, str) for one in entries):

@@ -29,6 +29,7 @@ class Waves:
         self.n, self.kind, self.tree = n, kind, TREE
         self.unmatched: dict[str, int] = {}
         self.rules: ScoreRules = "voc"
+        self.fingerprint = ""
 
     def __len__(self) -> int:
         return self.n

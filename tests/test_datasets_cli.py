@@ -9,13 +9,15 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from wordtree import WordTree
-from yolo9000.datasets import pack, read_records
+from yolo9000.anchors import box_shapes
+from yolo9000.datasets import open_dataset, pack, read_records
 
 DOG, CAT, UNKNOWN = "n02084071", "n02121620", "n99999999"
 WIDTH, HEIGHT = 40, 30
@@ -25,7 +27,11 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Scene:
-    """Images with one object each: label and box (XYXY, pixels); those in `broken` are cut off."""
+    """Images with one object each: label and box (XYXY, pixels); those in `broken` are cut off.
+
+    `sideways` photos are turned by their EXIF orientation, and boxes were drawn before or after that; with
+    `stated` the formats that can say width and height.
+    """
 
     objects: dict[str, tuple[str, Box]] = field(
         default_factory=lambda: {
@@ -35,6 +41,8 @@ class Scene:
         }
     )
     broken: frozenset[str] = frozenset()
+    sideways: Literal["before", "after"] | None = None
+    stated: bool = False
 
     def changed(self, label: str | None = None, box: Box | None = None) -> Scene:
         """The scene with another label or box for image c."""
@@ -44,7 +52,11 @@ class Scene:
     def image(self, name: str) -> bytes:
         stream = io.BytesIO()
         pixels = np.random.default_rng(ord(name)).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(stream, format="JPEG")
+        exif = Image.Exif()
+        if self.sideways:
+            exif[274] = 6  # to be turned clockwise
+        stored = np.rot90(pixels) if self.sideways == "after" else pixels
+        Image.fromarray(stored).save(stream, format="JPEG", exif=exif)
         return stream.getvalue()[: 400 if name in self.broken else None]
 
     def save(self, path: Path, name: str) -> Path:
@@ -61,8 +73,9 @@ def coco(scene: Scene, root: Path) -> str:
     entries = list(scene.objects.items())
     for name in scene.objects:
         scene.save(root / "train" / f"{name}.jpg", name)
+    size = {"width": WIDTH, "height": HEIGHT} if scene.stated else {}
     content = {
-        "images": [{"id": name, "file_name": f"{name}.jpg"} for name in scene.objects],
+        "images": [{"id": name, "file_name": f"{name}.jpg"} | size for name in scene.objects],
         "categories": [{"id": label, "name": label} for label in scene.labels],
         "annotations": [
             {"id": i, "image_id": name, "category_id": label, "bbox": [x0, y0, x1 - x0, y1 - y0]}
@@ -82,7 +95,8 @@ def voc(scene: Scene, root: Path) -> str:
         scene.save(root / "JPEGImages" / f"{name}.jpg", name)
         corners = {"xmin": x0 + 1, "ymin": y0 + 1, "xmax": x1, "ymax": y1}
         box = "".join(f"<{key}>{value}</{key}>" for key, value in corners.items())
-        xml = f"<annotation><object><name>{label}</name><bndbox>{box}</bndbox></object></annotation>"
+        size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>" if scene.stated else ""
+        xml = f"<annotation>{size}<object><name>{label}</name><bndbox>{box}</bndbox></object></annotation>"
         (root / "Annotations" / f"{name}.xml").write_text(xml)
     return f"voc:{root}"
 
@@ -187,6 +201,30 @@ def test_good_data(run: Run, tmp_path: Path, write: Writer) -> None:
         assert rows.count(row) == 2
 
 
+SEEN = [(write, Scene(sideways="after")) for write in [*BOXES, *LABELS]]
+SEEN += [(write, Scene(sideways="after", stated=True)) for write in (coco, voc)]
+STORED = [(write, Scene(sideways="before", stated=True)) for write in (coco, voc)]
+
+
+@pytest.mark.parametrize(("write", "scene"), SEEN + STORED)
+def test_photos_are_turned_as_the_boxes_were_drawn(
+    run: Run, tmp_path: Path, write: Writer, scene: Scene
+) -> None:
+    """As people see them, but where the width and height that are stated are those of the stored pixels."""
+    spec = write(scene, tmp_path / "x")
+    plain = open_dataset(write(Scene(), tmp_path / "plain"), TREE)
+    for same in (spec, packed(spec, tmp_path / "x.h5")):
+        assert run("data", "check", same)[0] == 0
+        for cache in (0, 100):
+            for one, other in zip(open_dataset(same, TREE, cache=cache), plain, strict=True):
+                assert one.boxes.tolist() == other.boxes.tolist()
+                assert one.image.shape == other.image.shape == (3, HEIGHT, WIDTH)
+                assert (one.image.float() - other.image.float()).abs().mean() < 25  # JPEG's blocks differ
+    if write in BOXES:
+        shapes = [box_shapes(read_records(each)) for each in (spec, write(Scene(), tmp_path / "again"))]
+        assert shapes[0].tolist() == shapes[1].tolist()
+
+
 SPOILT = {
     "unmatched": Scene().changed(label=UNKNOWN),
     "degenerate": Scene().changed(box=(5, 5, 5, 10)),
@@ -274,12 +312,14 @@ def test_one_data_set_that_cannot_be_opened_does_not_hide_the_next(run: Run, tmp
     assert run("data", "check", f"voc:{tmp_path / 'none'}")[0] == 1
 
 
-def test_check_with_a_map(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("write", "twice"), [(yolo, "cat"), (imagenet, "dog")])
+def test_check_with_a_map(run: Run, tmp_path: Path, write: Writer, twice: str) -> None:
+    """It is of the boxes' classes; labels of whole photos have ids and names."""
     lines = tmp_path / "x.map"
     lines.write_text("cat\ndog\n")  # the other way round
-    code, out, _ = run("data", "check", yolo(Scene(), tmp_path / "y"), "--map", lines)
+    code, out, _ = run("data", "check", write(Scene(), tmp_path / "y"), "--map", lines)
     assert code == 0
-    assert ["cat", "2"] in [line.split() for line in out.splitlines()]
+    assert [twice, "2"] in [line.split() for line in out.splitlines()]
 
 
 def test_several_data_sets_in_one_pack(run: Run, tmp_path: Path) -> None:

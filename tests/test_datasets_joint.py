@@ -39,6 +39,7 @@ class Numbers:
         self._nodes = nodes or [i % 3 for i in range(n)]
         self.unmatched: dict[str, int] = {}
         self.rules: ScoreRules = "voc"
+        self.fingerprint = ""
 
     def __len__(self) -> int:
         return self.n

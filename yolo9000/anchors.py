@@ -10,7 +10,7 @@ from PIL import Image
 
 from yolo9000.datasets import Records
 from yolo9000.errors import DataError
-from yolo9000.image import undecodable
+from yolo9000.image import SIDEWAYS, orientation, undecodable
 
 
 def box_shapes(records: Records) -> NDArray[np.float64]:
@@ -39,8 +39,9 @@ def _sides(records: Records, index: int) -> tuple[int, int]:
     data = records.store.read(index)
     try:
         with Image.open(io.BytesIO(data)) as header:  # decodes nothing
+            stated: tuple[int, int] = tuple(records.stated[index].tolist())
             width, height = header.size
-            return int(width), int(height)
+            return (height, width) if orientation(header, stated) in SIDEWAYS else (width, height)
     except Exception as error:  # each of Pillow's plugins has its own kinds
         name = records.store.name(index)
         raise DataError(f"{name}: cannot be read as an image: {undecodable(error)}") from error

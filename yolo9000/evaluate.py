@@ -40,7 +40,7 @@ def evaluate(
         config: Thresholds, size and cuts; by default those of `EvaluateConfig`, and of a model its own
             thresholds.
         split: The split where the description names none.
-        map_file: Darknet map file (line i: the node of class i) instead of matching labels by id and name.
+        map_file: Darknet map file of the boxes' classes; see `open_dataset`.
         progress: Called after each batch with the pictures just done and those in all.
 
     Returns:

@@ -34,10 +34,12 @@ __all__ = [
     "is_encoded",
     "is_url",
     "letterbox",
+    "orientation",
     "read_image",
     "source_name",
     "to_rgb",
     "undecodable",
+    "upright",
 ]
 
 Encoded: TypeAlias = bytes | bytearray | memoryview | IO[bytes]
@@ -198,15 +200,32 @@ _TURNS = {  # by EXIF orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = (5, 6, 7, 8)  # those by which width and height change places
 
 
 def _from_pil(image: Image.Image) -> Tensor:
     _check_size(image.height, image.width, source_name(image) or "image")
+    return torch.from_numpy(to_rgb(upright(image))).permute(2, 0, 1).contiguous()
+
+
+def orientation(image: Image.Image, size: tuple[int, int] = (0, 0)) -> int:
+    """How a picture must be turned to stand as people see it: its EXIF orientation, 1 (not at all) to 8.
+
+    Args:
+        image: The picture; its header is enough.
+        size: Width and height it is known to have; 1 where that is so only as it is stored.
+    """
+    found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    stored = image.size == size != image.size[::-1]
+    return 1 if found not in _TURNS or (stored and found in SIDEWAYS) else int(found)
+
+
+def upright(image: Image.Image, size: tuple[int, int] = (0, 0)) -> Image.Image:
+    """The picture turned by its `orientation`."""
     image.load()  # turns a TIFF, and takes the tag off it
     # Not ImageOps.exif_transpose, which writes all the tags anew and fails where one is of a wrong type.
-    if (turn := _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))) is not None:
-        image = image.transpose(turn)
-    return torch.from_numpy(to_rgb(image)).permute(2, 0, 1).contiguous()
+    turn = _TURNS.get(orientation(image, size))
+    return image if turn is None else image.transpose(turn)
 
 
 def to_rgb(image: Image.Image) -> NDArray[np.uint8]:

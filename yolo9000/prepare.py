@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from wordtree.formats import read_lines
 from wordtree.tree import WordTree
 from yolo9000.checkpoint import is_model_file, load_model
 from yolo9000.config import AugmentConfig, DataConfig, TrainConfig
@@ -36,7 +36,7 @@ from yolo9000.datasets import (
     open_datasets,
     repeat_weights,
 )
-from yolo9000.errors import ConfigError
+from yolo9000.errors import ConfigError, DataError
 from yolo9000.network import Network
 
 
@@ -90,7 +90,7 @@ def pick_precision(config: TrainConfig) -> str:
 
 def build_network(config: TrainConfig, console: Console) -> Network:
     """The network that `config.model` names, initialised from `config.weights`, its first layers frozen."""
-    tree = None if config.names is None else read_names(config.names)
+    tree = None if config.names is None else WordTree.flat(read_lines(config.names, "class names"))
     if is_model_file(config.model):
         if tree is not None:
             raise ConfigError(f"{config.model} brings its own class names; leave out names (--names)")
@@ -118,24 +118,6 @@ def frozen_layers(network: Network, config: TrainConfig) -> nn.ModuleList:
     return network.layers[: max(config.freeze, network.cfg.frozen)]
 
 
-def read_names(path: str | Path) -> WordTree:
-    """A flat class list from a names file: one name a line, as darknet's `.names`.
-
-    Raises:
-        ConfigError: The file cannot be read or holds no names.
-    """
-    try:
-        names = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as class names, one a line: {error}") from error
-    names = [name.strip() for name in names]
-    while names and not names[-1]:
-        names.pop()
-    if not names or not all(names):
-        raise ConfigError(f"{path}: expected a class name on every line")
-    return WordTree.flat(names)
-
-
 def share_batchnorm(network: Network) -> None:
     """Let batch norms normalise by the images of all processes."""
     for module in network.modules():
@@ -148,11 +130,18 @@ def build_data(
 ) -> tuple[JointDataset, JointSampler, ImageBank | None]:
     """The images of both kinds, the order they come in for this process, and the bank that holds them."""
     data, tree = config.data, network.tree
+    for setting, lacking in _without_effect(config):
+        console.print(f"[yellow]{setting} has no effect: {lacking}[/]")
     detection = open_datasets(data.detection, tree, map_file=data.map, cache=data.cache)
     classification = open_datasets(data.classification, tree, cache=data.cache)
     mosaic = open_datasets(data.mosaic, tree, cache=data.cache)
     for source in (detection, classification, mosaic):
         _report_unmatched(source, console)
+    if detection is not None and not any(map(detection.nodes, range(len(detection)))):
+        raise DataError(
+            f"{', '.join(data.detection)}: not one box to learn from; is it the right split, and do the "
+            "labels lie where they are looked for? `yolo9000 data check` says what is there"
+        )
     repeats = repeat_weights(detection, data.repeat) if data.repeat and detection else None
     sampler = JointSampler(
         0 if detection is None else len(detection),
@@ -183,6 +172,18 @@ def build_data(
         repeats,
     )
     return dataset, sampler, bank
+
+
+def _without_effect(config: TrainConfig) -> list[tuple[str, str]]:
+    """Settings about data that do nothing in this run, and what they would need; they may be of another's."""
+    data, mosaics = config.data, "no mosaics are made (augment.mosaic=0)"
+    needs = [
+        ("data.repeat", data.repeat, data.detection, "no photos with boxes (data.detection)"),
+        ("data.balance", data.balance, data.classification, "no labelled photos (data.classification)"),
+        ("data.mosaic", data.mosaic, config.augment.mosaic, mosaics),
+        ("data.mosaic_classification", data.mosaic_classification, config.augment.mosaic, mosaics),
+    ]
+    return [(name, lacking) for name, is_set, needed, lacking in needs if is_set and not needed]
 
 
 def _report_unmatched(source: SampleDataset | None, console: Console) -> None:

@@ -26,16 +26,29 @@ class CsvLog:
     Args:
         path: The file. Rows of an earlier run up to `step` stay, later ones (from before a kill) are dropped.
         step: The step from which this run goes on; 0 starts a new file.
+
+    Raises:
+        TrainingError: The file is not such a log, or a damaged one.
     """
 
     def __init__(self, path: Path, step: int = 0) -> None:
         self.path = path
-        self.rows: list[dict[str, Any]] = []
-        if step and path.exists():
-            with path.open(newline="", encoding="utf-8") as stream:
-                self.rows = [row for row in csv.DictReader(stream) if int(row["step"]) <= step]
+        self.rows: list[dict[str, Any]] = self._earlier(step) if step and path.exists() else []
         self.columns = list(self.rows[0]) if self.rows else []
         self._rewrite()
+
+    def _earlier(self, step: int) -> list[dict[str, str]]:
+        """The file's rows up to a step."""
+        try:
+            with self.path.open(newline="", encoding="utf-8") as stream:
+                rows = list(csv.DictReader(stream, restval="", strict=True))
+            numbers = [{name: float(value or "nan") for name, value in row.items()} for row in rows]
+            return [row for row, values in zip(rows, numbers, strict=True) if values["step"] <= step]
+        except (ValueError, TypeError, KeyError, csv.Error) as error:  # TypeError: more values than columns
+            raise TrainingError(
+                f"{self.path}: expected the log of this run, a CSV file of numbers with a column step; move "
+                "it away to go on with a new one"
+            ) from error
 
     def __enter__(self) -> Self:
         return self

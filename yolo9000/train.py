@@ -352,6 +352,7 @@ class Trainer:
             return
         state = {
             "run": self._run(),
+            "data": self.dataset.fingerprints(),
             "step": self.step,
             "seen": self.seen,
             "network": network,
@@ -382,10 +383,18 @@ class Trainer:
                 "begin a new run in another folder (--out)"
             )
         self.sampler.load_state_dict(state["sampler"])
+        data, earlier = self.dataset.fingerprints(), state.get("data", {})
+        if changed := [f"data.{kind}" for kind in data if earlier.get(kind, data[kind]) != data[kind]]:
+            raise TrainingError(
+                f"{path}: the photos, labels or boxes of {' and '.join(changed)} are not those that the run "
+                "had before; go on with the same, or begin a new run in another folder (--out)"
+            )
         self.network.load_state_dict(state["network"])
         # Momentum and the like are the checkpoint's, settings such as the weight decay those of now.
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state["optimizer"]["state"]})
-        if self.average is not None and state["average"] is not None:
+        if self.average is not None and state["average"] is None:
+            self.average = weight_average(self.network, self.config.ema)  # there was none: it begins here
+        elif self.average is not None:
             self.average.load_state_dict(state["average"])
         if "early" in state:
             self.early.load_state_dict(state["early"])

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from yolo9000.config import ValConfig
-from yolo9000.datasets import CachedDataset, SampleDataset, TableDataset, read_records
+from yolo9000.datasets import SampleDataset, open_dataset
 from yolo9000.errors import DataError
 from yolo9000.evaluate import evaluate_opened
 from yolo9000.evaluation.detection import DetectionResult
@@ -25,7 +25,7 @@ class Validator:
     Args:
         config: Which, and how.
         network: That which is measured: its tree is that of the labels.
-        map_file: Darknet map file for the boxes' classes; labels of whole images are found by name.
+        map_file: Darknet map file of the boxes' classes; see `open_dataset`.
         cache: Longest side of decoded images kept in memory; 0: read from disk every time.
 
     Raises:
@@ -41,10 +41,7 @@ class Validator:
         self.sets: list[tuple[str, SampleDataset]] = []
         for spec in config.data:
             input_size(network, self.options)  # what cannot be scored is refused now
-            records = read_records(spec, "val")
-            own = map_file if records.kind == "detection" else None  # as in training
-            table = TableDataset(records, network.tree, map_file=own)
-            dataset = CachedDataset(table, cache) if cache else table
+            dataset = open_dataset(spec, network.tree, "val", map_file=map_file, cache=cache)
             if dataset.kind == "detection":
                 resolve(self.options, dataset.rules, spec)
                 if not any(map(dataset.nodes, range(len(dataset)))):

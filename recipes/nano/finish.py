@@ -36,8 +36,7 @@ from yolo9000.taught import forget_untaught, label_counts
 
 Results = tuple[DetectionResult, DetectionResult, ClassificationResult]
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "yolo9000" / "weights" / "yolo9000-nano.safetensors"
 STAGES = ("classifier", "joint", "settle", "boxed")
 SIZE = Cfg.load("yolo9000-nano").width
@@ -192,7 +191,9 @@ def card(
     """The model card as Markdown."""
     threshold, trained_on = arguments.threshold, arguments.trained_on
     voc, coco, imagenet = results
-    classifier, joint, settle, boxed = (load_config(HERE / f"{name}.yaml") for name in STAGES)
+    classifier, joint, settle, boxed = (
+        load_config(arguments.runs / stage / "config.yaml") for stage in STAGES
+    )
     parameters = sum(p.numel() for p in Network(Cfg.load("yolo9000-nano"), initialise=False).parameters())
     anchors = imagenet.best_anchor
     assert anchors is not None
@@ -241,7 +242,7 @@ python recipes/nano/finish.py DATA runs/nano  # measures, writes the model file 
    the anchor of most objectness, not where the class is easiest to see ([why](../transfer.md)), and with its averaged features.
 3. `train-joint` again ([settings](../../recipes/nano/settle.yaml)): {settle.max_steps:,} steps of {settle.batch_size} images with a smaller rate, at {pixels(settle)} pixels; Tiny ImageNet's photos are among the
    labelled ones, and rare synsets are drawn more often.
-4. The second stage's model draws boxes on the labelled ImageNet photos (`recipes/nano/boxes.py`: three of four views of a photo must agree), and `train-joint` goes on from it with these as well ([settings](../../recipes/nano/boxed.yaml)): {boxed.max_steps:,} steps
+4. The second stage's model draws boxes on the labelled ImageNet photos (`recipes/nano/boxes.py`: three of four views of a photo must agree), and `train-joint` goes on from it with these as well, with the settings of stage 3: {boxed.max_steps:,} steps
    of {boxed.batch_size}. The model is the mean of the weights of stages 2 to 4.
 
 {trained_on} No photo of a val part was trained on.

@@ -15,7 +15,7 @@ from PIL import Image
 from wordtree.tree import WordTree
 from yolo9000.config import TrainConfig
 from yolo9000.datasets import Batch
-from yolo9000.errors import ConfigError
+from yolo9000.errors import ConfigError, TrainingError
 from yolo9000.pictures import batch_truths, draw_batch, read_log, running_mean, save_curves
 from yolo9000.runlog import CsvLog
 from yolo9000.train import train_joint
@@ -89,6 +89,34 @@ def test_curves_of_a_log_with_gaps(tmp_path: Path) -> None:
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.size == (round(4.2 * 3 * 120), round(2.8 * 2 * 120))
         assert len(np.unique(np.asarray(picture.convert("L")))) > 50
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a,b\n1,2\n",
+        b"step;loss\n1;2\n",
+        b"step,loss\n1,2,3\n",
+        b"step,loss\n1,much\n",
+        b'step,loss\n1,"2\n',
+        b"\0\xff",
+    ],
+)
+def test_what_is_no_log_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    log = tmp_path / "metrics.csv"
+    log.write_bytes(content)
+    with pytest.raises(TrainingError, match=r"metrics\.csv: expected the log of this run.*move it away"):
+        CsvLog(log, 5)
+    assert log.read_bytes() == content
+
+
+def test_half_a_line_at_the_end_of_a_log_is_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("step,loss,lr\n1,0.5,0.1\n2,0.4")
+    with CsvLog(tmp_path / "metrics.csv", 2) as log:
+        log.write({"step": 3, "loss": 0.3, "lr": 0.1})
+    table = read_log(log.path)
+    assert table["loss"].tolist() == [0.5, 0.4, 0.3]
+    assert np.isnan(table["lr"]).tolist() == [False, True, False]
 
 
 def test_a_run_leaves_pictures_curves_and_events(settings: Settings, tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -39,6 +41,7 @@ from yolo9000.train import (
     Step,
     Trainer,
     classifier_trainer,
+    joint_trainer,
     train_classifier,
     train_joint,
 )
@@ -390,6 +393,26 @@ def test_a_map_file_says_where_the_classes_stand(settings: Settings, tmp_path: P
         Trainer(settings(tmp_path / "run", data__map=str(tmp_path / "classes.map")), JointTask)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"data__detection": [], "data__repeat": 0.5}, ["data.repeat has no effect: no photos with boxes"]),
+        ({"data__classification": [], "data__balance": True}, ["data.balance has no effect: no labelled"]),
+        ({"data__mosaic_classification": 0.5}, ["data.mosaic_classification has no effect: no mosaics"]),
+        ({"data__repeat": 0.5, "data__balance": True, "augment__mosaic": 0.5}, []),
+    ],
+)
+def test_settings_that_do_nothing_are_told(
+    settings: Settings, tmp_path: Path, changes: dict[str, Any], said: list[str]
+) -> None:
+    shown = Console(file=io.StringIO(), width=200)
+    Trainer(settings(tmp_path, **changes), JointTask, shown)
+    assert isinstance(shown.file, io.StringIO)
+    printed = [line for line in shown.file.getvalue().splitlines() if "no effect" in line]
+    assert len(printed) == len(said)
+    assert all(line.startswith(start) for line, start in zip(printed, said, strict=True))
+
+
 def test_a_folder_with_a_run_is_not_overwritten(settings: Settings, trained: Path) -> None:
     with pytest.raises(TrainingError, match="--resume"):
         train_joint(settings(trained))
@@ -404,6 +427,33 @@ def test_resume_with_other_data_is_refused(settings: Settings, tmp_path: Path) -
     train_joint(settings(tmp_path, max_steps=1))
     with pytest.raises(ConfigError, match="n_classification"):
         train_joint(settings(tmp_path, max_steps=2, data__classification=[]), resume=True)
+
+
+def test_other_photos_of_the_same_number_are_noticed(settings: Settings, data: Path, tmp_path: Path) -> None:
+    """Not the same ones in another folder; nor is anything said of a checkpoint that does not tell."""
+    train_joint(settings(tmp_path / "run", max_steps=1))
+    moved = shutil.copytree(data / "imagenet", tmp_path / "moved")
+    again = settings(tmp_path / "run", max_steps=2, data__classification=[f"imagenet:{moved}"])
+    train_joint(again, resume=True)
+    first = next(moved.glob("train/*/0.JPEG"))
+    first.rename(first.with_stem("9"))
+    with pytest.raises(TrainingError, match=r"boxes of data\.classification are not those that the run had"):
+        train_joint(again, resume=True)
+    state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
+    del state["data"]
+    torch.save(state, tmp_path / "run" / "last.ckpt")
+    train_joint(again, resume=True)
+
+
+def test_photos_without_a_single_box_are_refused(settings: Settings, data: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(data / "coco", tmp_path / "coco")
+    path = root / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"annotations": []}))
+    with pytest.raises(DataError, match=r"coco: not one box to learn from"):
+        joint_trainer(settings(tmp_path / "run", data__detection=[f"coco:{root}"]))
+    both = [f"coco:{root}", f"coco:{data / 'coco'}"]  # photos of nothing beside others are fine
+    assert joint_trainer(settings(tmp_path / "run", data__detection=both)).sampler.n_detection == 6
 
 
 def test_resume_of_another_run_is_refused_but_settings_may_change(settings: Settings, tmp_path: Path) -> None:
@@ -439,6 +489,13 @@ def test_resume_of_another_run_is_refused_but_settings_may_change(settings: Sett
     trainer = classifier_trainer(run(max_steps=2, optim__weight_decay=0.3))
     trainer.fit(resume=True)
     assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.3, 0.0]
+
+
+def test_an_average_that_begins_later_begins_with_the_trained_weights(
+    settings: Settings, tmp_path: Path
+) -> None:
+    model = train_joint(settings(tmp_path, max_steps=1, ema=0.0)).read_bytes()
+    assert train_joint(settings(tmp_path, max_steps=1, ema=0.9), resume=True).read_bytes() == model
 
 
 def test_a_damaged_checkpoint_is_named(settings: Settings, tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ def check(
     tree: Annotated[str, typer.Option(help="Tree of the labels.")] = "yolo9000",
     split: Split = "train",
     map_file: Annotated[
-        str | None, typer.Option("--map", help="Darknet map file of the classes: line i, node of class i.")
+        str | None,
+        typer.Option("--map", help="Darknet map file of the boxes' classes: line i, node of class i."),
     ] = None,
     top: Annotated[int, typer.Option(min=0, help="Show so many of the most frequent nodes; 0: all.")] = 15,
     json: Annotated[

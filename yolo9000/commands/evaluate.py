@@ -33,7 +33,8 @@ def evaluate(
     weights: Weights = None,
     cfg: Cfg = None,
     map_file: Annotated[
-        Path | None, typer.Option("--map", help="Darknet map file: line i names the node of class i.")
+        Path | None,
+        typer.Option("--map", help="Darknet map file of the boxes' classes: line i, node of class i."),
     ] = None,
     split: Split = "val",
     size: Size = None,
