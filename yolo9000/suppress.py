@@ -84,12 +84,12 @@ def _greedy(planes: Tensor, iou: float) -> Tensor:
         kept.append(block)
         # By label: each part of what was kept meets only the boxes with labels in its stretch of the tree.
         by_label = block[planes[_ENTER, block].argsort()]
-        for above in by_label.split(_PART) if len(rest) else ():
+        for above in torch.split(by_label, _PART) if len(rest) else ():
             begin, end = planes[_ENTER, above[0]], planes[_LEAVE, above].max()
             near = (planes[_ENTER, rest] < end) & (planes[_LEAVE, rest] > begin)
             suppressed = [
                 _conflicts(planes[:, above], planes[:, boxes], iou).any(0)
-                for boxes in rest[near].split(_PAIRS // len(above))
+                for boxes in torch.split(rest[near], _PAIRS // len(above))
             ]
             rest = rest[~near.masked_scatter(near, torch.cat(suppressed))]
     return torch.cat(kept)
