@@ -341,6 +341,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--weights", help="what the arms start from instead; must not know boxes of the withheld classes"
     )
+    parser.add_argument(
+        "--boxes",
+        nargs="+",
+        default=[],
+        metavar="SPEC",
+        help="labelled photos with boxes that such a model drew (recipes/nano/boxes.py), for mosaics; "
+        "with an --out of its own",
+    )
     parser.add_argument("--batch-size", type=int, help="images a step; default: as the settings say")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--withhold", nargs="+", default=list(WITHHELD), metavar="CLASS", help="VOC classes")
@@ -361,6 +369,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
             raise ConfigError(f"--set {assignment}: the experiment decides {', '.join(OURS)}")
     base = [f"data.sizes=[{options.size}]"] if options.size else []
     base += [f"batch_size={options.batch_size}"] if options.batch_size else []
+    base += [f"data.mosaic=[{','.join(options.boxes)}]"] if options.boxes else []
     return Plan(
         model=options.model,
         device=options.device,

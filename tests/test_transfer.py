@@ -246,3 +246,13 @@ def test_every_arm_is_a_valid_setting(transfer: ModuleType, data: Path, tmp_path
     assert configs["scratch"].weights is None
     differing = [config.loss for config in configs.values() if config.loss != configs["joint"].loss]
     assert len(differing) == 11
+
+
+def test_boxes_that_a_model_drew_fill_tiles_in_every_arm(
+    transfer: ModuleType, data: Path, tmp_path: Path
+) -> None:
+    options = transfer.parse([str(data), "--out", str(tmp_path), "--boxes", "pack:a.h5", "pack:b.h5"])
+    plan = transfer.plan_of(options)
+    config = transfer.arm_config(plan, "objects", [], 0, transfer.Data(["d"], ["c"], "h", {}))
+    assert config.data.mosaic == ("pack:a.h5", "pack:b.h5")
+    assert config.data.detection == ("d",)
