@@ -221,8 +221,8 @@ class JointSampler(Sampler[list[Key]]):
         """Go on where `state` was taken.
 
         Raises:
-            ConfigError: The settings differ, so that the place means something else; all differences are
-                listed.
+            ConfigError: The settings differ, so that the place means something else (all differences are
+                listed); or there is no such place.
         """
         mine = self._settings()
         wrong = [f"{k}: {state.get(k)!r} then, {v!r} now" for k, v in mine.items() if state.get(k) != v]
@@ -230,6 +230,11 @@ class JointSampler(Sampler[list[Key]]):
             raise ConfigError(
                 "the checkpoint's data order does not fit this run (resume with the same settings):\n"
                 + "\n".join(f"  - {line}" for line in wrong)
+            )
+        if state["batch"] >= len(self):  # an epoch without a batch, for ever
+            raise ConfigError(
+                f"the checkpoint is at batch {state['batch']} of an epoch of {len(self)}; was it changed? "
+                "Put a copy of it there, or begin a new run in another folder (--out)"
             )
         self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
 

@@ -129,6 +129,7 @@ class DataConfig:
     # where the pictures are drawn that the network sees: by the loader's processes; or on the training
     # device, in whose memory all images then lie, as `cache` makes them: many times as fast on a GPU
     draw: Literal["loader", "device"] = "loader"
+    changed: bool = False  # --resume goes on although labels, boxes or photos are not those of before
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,21 @@ def _start_momentum(sgd: torch.optim.Optimizer, *_: object) -> None:
         for parameter in group["params"] if group["momentum"] else ():
             if parameter.grad is not None and sgd.state[parameter].get("momentum_buffer") is None:
                 sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def expected_state(
+    optimizer: torch.optim.Optimizer, found: Mapping[int, object]
+) -> dict[int, dict[str, Tensor]]:
+    """What the optimiser keeps, by number, of the parameters of which `found` keeps something."""
+    adam = isinstance(optimizer, torch.optim.AdamW)
+    names = ("exp_avg", "exp_avg_sq") if adam else ("momentum_buffer",)
+    steps = {"step": torch.zeros((), dtype=torch.float32)} if adam else {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return {
+        number: dict.fromkeys(names, parameter) | steps
+        for number, parameter in enumerate(parameters)
+        if found.get(number)
+    }
 
 
 def learning_rate(config: OptimConfig, step: int, total: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ from yolo9000.datasets import (
 )
 from yolo9000.errors import ConfigError, DataError
 from yolo9000.network import Network
+from yolo9000.runlog import CHECKPOINT
 
 
 def build_fabric(config: TrainConfig, precision: str) -> Fabric:
@@ -89,7 +91,10 @@ def pick_precision(config: TrainConfig) -> str:
 
 
 def build_network(config: TrainConfig, console: Console) -> Network:
-    """The network that `config.model` names, initialised from `config.weights`, its first layers frozen."""
+    """The network that `config.model` names, initialised from `config.weights`, its first layers frozen.
+
+    Where the run has a checkpoint, all weights are in it, and the file that it began with may be gone.
+    """
     tree = None if config.names is None else WordTree.flat(read_lines(config.names, "class names"))
     if is_model_file(config.model):
         if tree is not None:
@@ -98,7 +103,7 @@ def build_network(config: TrainConfig, console: Console) -> Network:
     else:
         network = Network(Cfg.load(config.model), tree)
     network.check_colour()
-    if config.weights is not None:
+    if config.weights is not None and not (Path(config.out) / CHECKPOINT).exists():
         if is_model_file(config.weights):
             console.print(f"{config.weights}: {network.load_backbone(load_model(config.weights)[0])}")
         else:

@@ -17,7 +17,9 @@ import torch
 from wordtree._files import atomic_write
 from yolo9000.errors import ConfigError, TrainingError
 
+CHECKPOINT = "last.ckpt"  # its name in the folder of a run
 FORMAT = 1  # version of the checkpoint's content
+_REMEDY = "was it changed, or cut off? Put a copy of it there, or begin a new run in another folder (--out)"
 
 
 class CsvLog:
@@ -172,7 +174,49 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise TrainingError(f"{path}: not a readable checkpoint: {error}") from error
+        raise TrainingError(f"{path}: not a readable checkpoint: {error}; {_REMEDY}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise TrainingError(f"{path}: expected a checkpoint of format {FORMAT}, got something else")
+        raise TrainingError(
+            f"{path}: expected a checkpoint of format {FORMAT}, got something else; {_REMEDY}"
+        )
     return state
+
+
+def check_form(path: Path, state: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Compare a checkpoint with one that this run would write: keys, types, shapes and dtypes of tensors.
+
+    Args:
+        path: The file, for messages.
+        state: What was read from it.
+        expected: What it must hold; more keys are allowed.
+
+    Raises:
+        TrainingError: Something is missing or of another form.
+    """
+    if problems := list(_differences(expected, state, ())):
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise TrainingError(f"{path}: {'; '.join(problems[:3])}{more}; {_REMEDY}")
+
+
+def _differences(expected: Any, found: Any, place: tuple[str, ...]) -> Iterator[str]:
+    """Where and how a value differs in form from what is expected."""
+    if isinstance(expected, list) and isinstance(found, list):
+        expected, found = dict(enumerate(expected)), dict(enumerate(found))
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for key, value in expected.items():
+            inner = (*place, str(key))
+            if key in found:
+                yield from _differences(value, found[key], inner)
+            else:
+                yield f"{'.'.join(inner)} is missing"
+    elif _form(found) != _form(expected):
+        yield f"{'.'.join(place)} is {_form(found)}, expected {_form(expected)}"
+
+
+def _form(value: object) -> str:
+    """What kind of value it is, in words."""
+    if isinstance(value, torch.Tensor):
+        return f"a tensor {list(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
+    if type(value) is int:
+        return "a whole number from 0" if value >= 0 else f"{value}"
+    return type(value).__name__

@@ -27,7 +27,7 @@ from yolo9000.datasets import Batch, Plan
 from yolo9000.errors import ConfigError, TrainingError
 from yolo9000.memory import keep_freed_memory
 from yolo9000.network import Network
-from yolo9000.optim import build_optimizer, learning_rate, weight_average
+from yolo9000.optim import build_optimizer, expected_state, learning_rate, weight_average
 from yolo9000.pictures import save_batch, save_curves
 from yolo9000.prepare import (
     build_data,
@@ -39,8 +39,10 @@ from yolo9000.prepare import (
     share_batchnorm,
 )
 from yolo9000.runlog import (
+    CHECKPOINT,
     CsvLog,
     TensorBoardLog,
+    check_form,
     load_checkpoint,
     remove_leftovers,
     save_checkpoint,
@@ -176,7 +178,7 @@ class Trainer:
             KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and saved.
         """
         keep_freed_memory()
-        checkpoint = self.out / "last.ckpt"
+        checkpoint = self.out / CHECKPOINT
         self._begin(checkpoint, resume)
         with contextlib.ExitStack() as stack:
             # Several processes would not notice a signal in the same step, and wait for each other.
@@ -233,7 +235,7 @@ class Trainer:
                 self._settle(step, logs, show, measure=measure)
                 begun = None
             if save and not self.finished:
-                self._save(self.out / "last.ckpt")
+                self._save(self.out / CHECKPOINT)
         if self.early.stopped:
             self.console.print(f"stopped early: no gain since step {self.early.best_step}")
 
@@ -348,21 +350,24 @@ class Trainer:
                 f"{len(bad)} tensors of the network are not finite after step {self.step}, first {bad[0]}: a "
                 f"gradient was not finite. {_REMEDY}"
             )
-        if not self.fabric.is_global_zero:
-            return
-        state = {
+        if self.fabric.is_global_zero:
+            save_checkpoint(path, self._state())
+
+    def _state(self) -> dict[str, Any]:
+        """Everything that a checkpoint keeps."""
+        return {
             "run": self._run(),
             "data": self.dataset.fingerprints(),
             "step": self.step,
             "seen": self.seen,
-            "network": network,
+            "weights_version": list(self.network.weights_version),
+            "network": self.network.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
             "sampler": self.sampler.state_dict(),
             "early": self.early.state_dict(),
         }
-        save_checkpoint(path, state)
 
     def _run(self) -> dict[str, Any]:
         """What must be the same for a checkpoint to fit: its tensors would not, or mean something else."""
@@ -375,38 +380,62 @@ class Trainer:
         }
 
     def _load(self, path: Path) -> None:
-        state, run = load_checkpoint(path), self._run()
-        before = state.get("run", run)  # checkpoints from before there was this entry are taken as they are
-        if wrong := [name for name, value in run.items() if before.get(name) != value]:
+        own = self._state()
+        # Checkpoints of earlier versions lack these, and are taken as they are.
+        state = {key: own[key] for key in ("run", "weights_version", "early")} | {"data": {}}
+        state |= load_checkpoint(path)
+        numbers = {"epoch": 0, "batch": 0}
+        check_form(path, state, {"run": {}, "data": {}, "sampler": numbers, "optimizer": {"state": {}}})
+        if wrong := [name for name, value in own["run"].items() if state["run"].get(name) != value]:
             raise TrainingError(
                 f"{path}: belongs to a run with another {', another '.join(wrong)}; go on with the same, or "
                 "begin a new run in another folder (--out)"
             )
         self.sampler.load_state_dict(state["sampler"])
-        data, earlier = self.dataset.fingerprints(), state.get("data", {})
-        if changed := [f"data.{kind}" for kind in data if earlier.get(kind, data[kind]) != data[kind]]:
-            raise TrainingError(
-                f"{path}: the photos, labels or boxes of {' and '.join(changed)} are not those that the run "
-                "had before; go on with the same, or begin a new run in another folder (--out)"
-            )
+        self._check_data(path, state["data"], own["data"])
+        moments = state["optimizer"]["state"]
+        expected = {key: own[key] for key in ("step", "seen", "weights_version", "network", "rng", "early")}
+        expected["optimizer"] = {"state": expected_state(self.optimizer, moments)}
+        if self.average is not None and state.get("average", 0) is not None:
+            expected["average"] = own["average"]
+        check_form(path, state, expected)
         self.network.load_state_dict(state["network"])
+        self.network.weights_version = tuple(state["weights_version"])
         # Momentum and the like are the checkpoint's, settings such as the weight decay those of now.
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state["optimizer"]["state"]})
+        self.optimizer.load_state_dict(own["optimizer"] | {"state": moments})
         if self.average is not None and state["average"] is None:
-            self.average = weight_average(self.network, self.config.ema)  # there was none: it begins here
+            self.average = weight_average(self.network, self.config.ema)
         elif self.average is not None:
             self.average.load_state_dict(state["average"])
-        if "early" in state:
-            self.early.load_state_dict(state["early"])
-        torch.set_rng_state(state["rng"])
+        self.early.load_state_dict(state["early"])
+        try:
+            torch.set_rng_state(state["rng"])
+        except RuntimeError as error:
+            raise TrainingError(
+                f"{path}: rng is not the state of a random generator; was it changed? Put a copy of it "
+                "there, or begin a new run in another folder (--out)"
+            ) from error
         self.step, self.seen = state["step"], state["seen"]
         self._to_draw = 0  # the first batches are those of the beginning
         self.console.print(f"going on from step {self.step} of {self.total_steps}")
 
+    def _check_data(self, path: Path, before: dict[str, str], now: dict[str, str]) -> None:
+        """Refuse to go on with other data, or say that it is done."""
+        changed = [f"data.{kind}" for kind in now if before.get(kind, now[kind]) != now[kind]]
+        if not changed:
+            return
+        what = f"the photos, labels or boxes of {' and '.join(changed)} are not those that the run had before"
+        if not self.config.data.changed:
+            raise TrainingError(
+                f"{path}: {what}. Go on with the same; or, where they were changed on purpose (a label was "
+                "corrected), with --set data.changed=true; or begin a new run in another folder (--out)"
+            )
+        self.console.print(f"[yellow]{what}: going on with those of now[/]")
+
     def _result(self) -> Network:
         """The network that a run is for: the average where there is one."""
         network = self.network if self.average is None else self.average.module
-        network.seen = self.seen
+        network.seen, network.weights_version = self.seen, self.network.weights_version
         return network
 
     def _export(self) -> Path:

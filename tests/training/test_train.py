@@ -439,6 +439,11 @@ def test_other_photos_of_the_same_number_are_noticed(settings: Settings, data: P
     first.rename(first.with_stem("9"))
     with pytest.raises(TrainingError, match=r"boxes of data\.classification are not those that the run had"):
         train_joint(again, resume=True)
+    on_purpose = settings(
+        tmp_path / "run", max_steps=3, data__classification=[f"imagenet:{moved}"], data__changed=True
+    )
+    train_joint(on_purpose, resume=True)
+    first.with_stem("9").rename(first)
     state = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)
     del state["data"]
     torch.save(state, tmp_path / "run" / "last.ckpt")
@@ -489,6 +494,81 @@ def test_resume_of_another_run_is_refused_but_settings_may_change(settings: Sett
     trainer = classifier_trainer(run(max_steps=2, optim__weight_decay=0.3))
     trainer.fit(resume=True)
     assert [group["weight_decay"] for group in trainer.optimizer.param_groups] == [0.3, 0.0]
+
+
+@pytest.fixture
+def two_classes(settings: Settings, tmp_path: Path) -> Callable[..., TrainConfig]:
+    """Settings of a tiny classifier of two classes."""
+    plain = input_size(64) + conv(4, stride=2) * 5 + linear(14) + region(2, "1,1, 2,2", softmax=1)
+    (tmp_path / "two.cfg").write_text(plain)
+    for name in ("class 0", "class 1"):
+        (tmp_path / "photos" / "train" / name).mkdir(parents=True)
+        Image.new("RGB", (64, 64)).save(tmp_path / "photos" / "train" / name / "0.png")
+    values = {
+        "model": str(tmp_path / "two.cfg"),
+        "data__detection": [],
+        "data__classification": [f"imagenet:{tmp_path / 'photos'}"],
+        "max_steps": 2,
+    }
+    return lambda **changes: settings(tmp_path / "run", **values | changes)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (["network"], None, "network is NoneType, expected OrderedDict"),
+        (
+            ["network", "layers.0.conv.weight"],
+            torch.zeros(2),
+            r"weight is a tensor \[2\] of float32, expected",
+        ),
+        (["average", "n_averaged"], "gone", "average.n_averaged is missing"),
+        (["optimizer", "state", 0, "exp_avg"], "gone", "optimizer.state.0.exp_avg is missing"),
+        (
+            ["optimizer", "state", 0, "exp_avg"],
+            torch.zeros(3),
+            r"optimizer.state.0.exp_avg is a tensor \[3\]",
+        ),
+        (["sampler", "epoch"], "2", "sampler.epoch is str, expected a whole number from 0"),
+        (["sampler", "batch"], 99, "at batch 99 of an epoch of"),
+        (["early", "best"], "gone", "early.best is missing"),
+        (["rng"], torch.zeros(5056, dtype=torch.uint8), "rng is not the state of a random generator"),
+        (["step"], -5, "step is -5, expected a whole number from 0"),
+        (["run"], 4, "run is a whole number from 0, expected dict"),
+    ],
+)
+def test_a_checkpoint_of_another_form_is_told_where(
+    two_classes: Settings, tmp_path: Path, place: list[Any], value: object, message: str
+) -> None:
+    train_classifier(two_classes())
+    path = tmp_path / "run" / "last.ckpt"
+    state = torch.load(path, weights_only=True)
+    inner = state
+    for key in place[:-1]:
+        inner = inner[key]
+    if value == "gone":
+        del inner[place[-1]]
+    else:
+        inner[place[-1]] = value
+    torch.save(state, path)
+    with pytest.raises(YOLO9000Error, match=message):
+        train_classifier(two_classes(max_steps=3), resume=True)
+
+
+def test_resume_needs_no_starting_weights_and_keeps_their_version(
+    two_classes: Settings, tmp_path: Path
+) -> None:
+    from yolo9000.checkpoint import load_model
+    from yolo9000.darknet.weights import save_weights
+
+    network = Network(Cfg.load(tmp_path / "two.cfg"))
+    network.weights_version = (0, 1, 0)
+    start = tmp_path / "start.weights"
+    save_weights(network, start)
+    train_classifier(two_classes(weights=str(start)))
+    start.unlink()
+    model = train_classifier(two_classes(weights=str(start), max_steps=3), resume=True)
+    assert load_model(model)[0].weights_version == (0, 1, 0)
 
 
 def test_an_average_that_begins_later_begins_with_the_trained_weights(
