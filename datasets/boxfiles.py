@@ -31,12 +31,15 @@ def read_text(path: str | Path, what: str) -> str:
         what: What it should be, for the message.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: It cannot be read, or is in an encoding of more than a byte a character, such as UTF-16.
     """
     try:
-        return Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
+        text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as {what}: {error}") from error
+    if "\0" in text:
+        raise DataError(f"{path}: expected {what}, got bytes that are no UTF-8 text; save it as UTF-8")
+    return text
 
 
 def read_image_list(path: Path, bases: Sequence[Path]) -> tuple[Path, list[str]]:

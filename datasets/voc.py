@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+from yolo9000.datasets.boxfiles import read_text
 from yolo9000.datasets.labels import WNID, Label
 from yolo9000.datasets.records import Records, RecordsBuilder
 from yolo9000.datasets.store import IMAGE_SUFFIXES, FolderStore
@@ -89,10 +90,7 @@ def image_ids(path: Path) -> Iterator[str]:
     The lists of one class have a flag behind every id: 1, 0 (difficult), or −1 for images without it, which
     are left out.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as a list of image ids: {error}") from error
+    text = read_text(path, "a list of image ids")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     flagged = [_FLAGGED.fullmatch(line) for line in lines]
     of_one_class = all(flagged)  # not so with ids such as `photo 1`, `photo 2`

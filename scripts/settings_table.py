@@ -65,7 +65,7 @@ def row(field: ast.AnnAssign, prefix: str, comments: dict[int, str], lines: list
         number -= 1
     meaning = " ".join(above + inside)
     name = prefix + ast.unparse(field.target)
-    options = ast.unparse(field.annotation)
+    options = ast.unparse(field.annotation).removesuffix(" | None")
     if options.startswith("Literal["):
         meaning = f"{options[8:-1].replace(chr(39), '')}; {meaning}"
     cells = (f"`{name}`", f"`{ast.unparse(field.value)}`", meaning.replace("|", "\\|"))

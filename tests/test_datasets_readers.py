@@ -308,11 +308,12 @@ def test_voc_namespaces_are_ignored(tmp_path: Path) -> None:
         (["my photo", "  b  ", ""], ["my photo", "b"]),
         (["my photo  1", "b -1", "c  0"], ["my photo", "c"]),  # the list of one class
         (["photo 1", "photo 2"], ["photo 1", "photo 2"]),
+        (["\ufeffb", "c"], ["b", "c"]),  # with a byte order mark
     ],
 )
-def test_voc_ids_with_spaces(tmp_path: Path, lines: list[str], ids: list[str]) -> None:
+def test_voc_lists(tmp_path: Path, lines: list[str], ids: list[str]) -> None:
     write_voc(tmp_path, dict.fromkeys(["my photo", "b", "c", "photo 1", "photo 2", "photo"], voc_xml()))
-    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("\n".join(lines))
+    (tmp_path / "ImageSets" / "Main" / "train.txt").write_text("\n".join(lines), encoding="utf-8")
     store = read_records(f"voc:{tmp_path}").store
     assert [Path(store.name(i)).stem for i in range(len(store))] == ids
 

@@ -230,7 +230,7 @@ def test_wrong_lines(tmp_path: Path, text: str, message: str) -> None:
         ("names: [a\ntrain: x", r"data\.yaml:2: no valid YAML"),
         ("- a", "expected a mapping with train, val and names"),
         ("", "expected a mapping"),
-        ("\0", "no valid YAML"),
+        ("\0", "save it as UTF-8"),
         ("train: images/train\nnames: [cat]\nnc: 2", "nc is 2, but there are 1 names"),
         ("train: images/train\nnames: {0: cat, 2: dog}", "names: expected numbers 0 to 1.*: 1, 2"),
         ("train: images/train\nnames: cat", "names: expected a list of names"),
@@ -464,6 +464,13 @@ def test_wrong_data_files(tmp_path: Path, text: str, message: str) -> None:
     path.write_text(text)
     with pytest.raises(YOLO9000Error, match=message):
         read_records(f"darknet:{path}")
+
+
+def test_text_as_some_windows_programs_save_it_is_refused(tmp_path: Path) -> None:
+    for name, spec in (("a.txt", "darknet"), ("a.data", "darknet"), ("a.yaml", "yolo")):
+        (tmp_path / name).write_text("train: x", encoding="utf-16")
+        with pytest.raises(DataError, match=rf"{name}: expected .* save it as UTF-8"):
+            read_records(f"{spec}:{tmp_path / name}")
 
 
 def test_list_of_a_gone_folder(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import yaml
+from typer.core import TyperGroup
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from yolo9000 import YOLO9000
@@ -32,6 +34,7 @@ from yolo9000.sources import demo_photos
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EVERYWHERE = [*PAGES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "recipes").rglob("*.md"))]
 RUN = ("python", "bash")
 # Files that pages speak of.
 TEXTS = {
@@ -150,7 +153,25 @@ def test_reasons_are_given_where_nothing_else_can_be_done() -> None:
                 assert block.language in RUN, f"{page.name}:{block.line}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", EVERYWHERE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_and_options_exist(page: Path) -> None:
+    """Also those that are not run; but for the troubleshooting page, which shows mistakes."""
+    if page.name == "troubleshooting.md":
+        return
+    prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+    shell = [block.text for block in blocks_of(page) if block.language == "bash"]
+    for line in "\n".join(shell).splitlines() + re.findall(r"`([^`]+)`", prose):
+        if not (found := re.search(r"\byolo9000 ([a-z][^#|]*)", line)):
+            continue
+        words, command = found[1].split(), get_command(app)
+        while isinstance(command, TyperGroup):
+            assert words[0] in command.commands, line
+            command = command.commands[words.pop(0)]
+        options = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+        assert {word for word in words if re.match("--?[a-z]", word)} <= options, line
+
+
+@pytest.mark.parametrize("page", EVERYWHERE, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_files(page: Path) -> None:
     text = re.sub(r"```.*?```|`[^`]*`", "", page.read_text(encoding="utf-8"), flags=re.S)
     targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text)

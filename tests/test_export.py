@@ -138,7 +138,7 @@ POOLED = input_size(52) + conv(4, stride=2) + POOL + "[maxpool]\nsize=2\nstride=
 @pytest.mark.parametrize("dense", [False, True])
 def test_networks_of_every_kind(cfg: str, tree: WordTree | None, dense: bool, tmp_path: Path) -> None:
     eager = random_detector(cfg, tree)
-    path = export(eager, tmp_path / "model.torchscript", ExportOptions(dense=dense, top=2000))
+    path = export(eager, tmp_path / "model.torchscript", ExportOptions(dense, None if dense else 2000))
     assert compare(YOLO9000.load(path, device="cpu"), eager, (None,)) > 20
 
 
@@ -283,6 +283,8 @@ def test_settings_that_cannot_be(eager: YOLO9000, onnx_file: Path, tmp_path: Pat
         export(eager, tmp_path / "m.torchscript", ExportOptions(dynamic=True))
     with pytest.raises(ConfigError, match="top must be at least 1"):
         export(eager, tmp_path / "m.onnx", ExportOptions(top=0))
+    with pytest.raises(ConfigError, match="leave out top, or dense"):
+        export(eager, tmp_path / "m.onnx", ExportOptions(top=300, dense=True))
     with pytest.raises(ConfigError, match="nearest is 96"):
         export(eager, tmp_path / "m.onnx", ExportOptions(size=100))
     exported = YOLO9000.load(onnx_file, device="cpu")

@@ -99,7 +99,7 @@ class TensorBoardLog:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ConfigError(
-                "tensorboard=true needs a package that is not installed: pip install 'yolo9000[logs]', "
+                "tensorboard=true needs a package that is not installed: pip install tensorboard, "
                 "or set tensorboard=false (metrics.csv holds the same)"
             ) from error
         self._writer: Any = SummaryWriter(str(folder), purge_step=step + 1 if step else None)

@@ -630,6 +630,9 @@ def test_an_assignment_that_is_no_yaml_is_named(value: str, tmp_path: Path) -> N
     (tmp_path / "run.yaml").write_text(f"out: {value}")
     with pytest.raises(ConfigError, match=r"run\.yaml: not readable as YAML"):
         load_config(tmp_path / "run.yaml")
+    (tmp_path / "run.yaml").write_text(f"out: {value}", encoding="utf-16")
+    with pytest.raises(ConfigError, match=r"run\.yaml: .* save it as UTF-8"):
+        load_config(tmp_path / "run.yaml")
 
 
 def test_numbers_of_numpy_are_pythons_own() -> None:

@@ -21,8 +21,11 @@ def export(
     weights: Weights = None,
     cfg: Cfg = None,
     top: Annotated[
-        int, typer.Option(min=1, help="Anchors kept of a picture, in equal parts from each prior.")
-    ] = 300,
+        int | None,
+        typer.Option(
+            min=1, help="Anchors kept of a picture, in equal parts from each prior.", show_default="300"
+        ),
+    ] = None,
     dense: Annotated[
         bool, typer.Option("--dense", help="Every anchor and class instead, as darknet's last layer gives.")
     ] = False,

@@ -186,7 +186,7 @@ _OPTIONS: dict[str, tuple[Any, str | None]] = {
         "seed",
     ),
     "config": (
-        Annotated[Path | None, typer.Option(help="YAML file of settings; options here go before it.")],
+        Annotated[Path | None, typer.Option(help="YAML file of settings; options here outweigh it.")],
         None,
     ),
     "assign": (

@@ -184,7 +184,7 @@ class Cut:
 
     @classmethod
     def parse(cls, tree: WordTree, text: str) -> Self:
-        """A depth (`3`), or nodes separated by commas (`animal,vehicle`)."""
+        """A depth (`3`), or nodes separated by commas (`animal,conveyance`)."""
         text = text.strip()
         if text.removeprefix("-").isdigit():
             return cls.at_depth(tree, int(text))

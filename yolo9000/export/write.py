@@ -27,6 +27,7 @@ from yolo9000.network import MAX_SIDE, Network
 from yolo9000.optional import optional
 from yolo9000.settings import whole
 
+_TOP = 300  # anchors kept of a picture
 _MAX_BATCH = 1024  # of a dynamic program; torch.export wants a bound
 
 
@@ -36,13 +37,13 @@ class ExportOptions:
 
     Attributes:
         dense: Give the whole output of the last convolution instead of the best anchors.
-        top: Anchors kept, in equal parts from each prior, rounded up.
+        top: Anchors kept, in equal parts from each prior, rounded up; None: 300, or with `dense` all.
         size: Side of the input, or (height, width), pixels; None: the cfg's.
         dynamic: Leave batch, height and width free; otherwise batch 1 and `size`.
     """
 
     dense: bool = False
-    top: int = 300
+    top: int | None = None
     size: Size | None = None
     dynamic: bool = False
 
@@ -95,8 +96,10 @@ def _writer(path: Path, options: ExportOptions) -> _Write:
             f"{path}: TorchScript is recorded at one size and cannot be dynamic: write .onnx or .pt2, or one "
             "file a size."
         )
-    if whole("top", options.top) < 1:
+    if options.top is not None and whole("top", options.top) < 1:
         raise ConfigError(f"top must be at least 1, found {options.top}.")
+    if options.top is not None and options.dense:
+        raise ConfigError("a dense export has every anchor: leave out top, or dense.")
     if write is _onnx:
         optional("onnxscript", "writing ONNX files", "onnx onnxscript")
     return write
@@ -105,7 +108,7 @@ def _writer(path: Path, options: ExportOptions) -> _Write:
 def _per_prior(network: Network, options: ExportOptions, size: tuple[int, int]) -> int:
     """Anchors kept of each prior: never more than there are, in programs of fixed size."""
     assert network.head is not None
-    wanted = -(-options.top // network.head.num_anchors)
+    wanted = -(-(options.top or _TOP) // network.head.num_anchors)
     largest = (MAX_SIDE, MAX_SIDE) if options.dynamic else size
     return min(wanted, (largest[0] // network.stride) * (largest[1] // network.stride))
 
