@@ -140,5 +140,5 @@ def test_without_tensorboard_the_message_says_what_to_install(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # as where it is not installed
-    with pytest.raises(ConfigError, match=r"pip install 'yolo9000\[logs\]'"):
+    with pytest.raises(ConfigError, match=r"pip install tensorboard"):
         train_joint(settings(tmp_path, max_steps=1, tensorboard=True))
