@@ -72,8 +72,13 @@ def test_agrees_with_the_plain_greedy_loop(seed: int, count: int, iou: float, mo
     )
 
 
+@pytest.mark.parametrize("sizes", [(512, 128, 1 << 18), (64, 8, 200)])
 @pytest.mark.parametrize(("spread", "labels"), [(0.1, 40), (6.0, 40), (6.0, 3), (2.0, 1)])
-def test_many_boxes_agree_with_the_plain_greedy_loop(spread: float, labels: int) -> None:
+def test_many_boxes_agree_with_the_plain_greedy_loop(
+    spread: float, labels: int, sizes: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in zip(("_BLOCK", "_PART", "_PAIRS"), sizes, strict=True):
+        monkeypatch.setattr(f"yolo9000.suppress.{name}", size)
     generator = torch.Generator().manual_seed(0)
     tree = random_tree(7, 40)
     boxes = random_boxes(800, generator, spread)

@@ -22,8 +22,8 @@ SuppressMode = Literal["tree", "class", "none"]
 # with every step down by the probability of the step, so without it the vaguer of two labels would always
 # win.
 DEPTH_FACTOR = 0.9
-_BLOCK = 256  # boxes decided at a time
-_PART = 64  # of them, how many are compared with all the others at a time
+_BLOCK = 512  # boxes decided at a time
+_PART = 128  # of them, how many are compared with all the others at a time
 _PAIRS = 1 << 18  # comparisons at a time: float32 temporaries of 1 MiB stay in the second-level cache
 _AREA, _ENTER, _LEAVE = 4, 5, 6  # planes after left, top, right, bottom
 
