@@ -25,7 +25,9 @@ from yolo9000.report import print_detections
 from yolo9000.results import Detections
 from yolo9000.sources import STDIN, Frame, ahead, expand, frames, is_camera, is_stream, is_video, read_all
 
-_GPU_BATCH = 8
+# Pictures run together; on a CPU so that the thread that reads ahead disturbs fewer runs of the network
+# (benchmarks/NOTES.md).
+_CPU_BATCH, _GPU_BATCH = 4, 8
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def run_detect(
         sources: As in `yolo9000.sources`.
         show: What becomes of detections.
         options: Settings of `YOLO9000.detect`.
-        batch: Pictures run together; None: 8 on a GPU, else 1, which is as quick there; 1 for cameras.
+        batch: Pictures run together; None: 8 on a GPU, else 4; 1 for cameras and pipes.
 
     Returns:
         How many sources could not be read, wholly or in part.
@@ -101,7 +103,8 @@ def run_detect(
                 failed(frame)
 
     if batch is None:
-        batch = 1 if live or model.device.type == "cpu" else _GPU_BATCH
+        several = _CPU_BATCH if model.device.type == "cpu" else _GPU_BATCH
+        batch = 1 if known is None else several
     named = [source for source in (*sources, *(known or [])) if isinstance(source, str)]
     outputs = _outputs(show, named, more=piped)
     reporter = _Reporter(show, outputs)

@@ -136,7 +136,10 @@ def detect(
     batch: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Pictures run together.", show_default="8 on a GPU, else 1", rich_help_panel=MODEL
+            min=1,
+            help="Pictures run together.",
+            show_default="8 on a GPU, else 4; cameras and pipes 1",
+            rich_help_panel=MODEL,
         ),
     ] = None,
     device: Device = None,
