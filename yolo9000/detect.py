@@ -15,7 +15,6 @@ from typing import Any
 
 from rich.console import Console
 
-from wordtree.textfile import is_pipe
 from wordtree.tree import WordTree
 from yolo9000.errors import DataError, ImageError, YOLO9000Error
 from yolo9000.model import YOLO9000
@@ -23,7 +22,18 @@ from yolo9000.outputs import NEED_IMAGES, Outputs
 from yolo9000.progress import Counter
 from yolo9000.report import print_detections
 from yolo9000.results import Detections
-from yolo9000.sources import STDIN, Frame, ahead, expand, frames, is_camera, is_stream, is_video, read_all
+from yolo9000.sources import (
+    STDIN,
+    Frame,
+    ahead,
+    expand,
+    frames,
+    is_camera,
+    is_piped,
+    is_stream,
+    is_video,
+    read_all,
+)
 
 # Pictures run together; on a CPU so that the thread that reads ahead disturbs fewer runs of the network
 # (benchmarks/NOTES.md).
@@ -89,7 +99,7 @@ def run_detect(
         complain(error)
 
     live = any(is_camera(source) or is_stream(source) for source in sources)
-    piped = any(source == STDIN or is_pipe(source) for source in sources)
+    piped = any(map(is_piped, sources))
     known: list[Any] | None = None if live or piped else list(expand(sources))
 
     def images() -> Iterator[Frame]:
@@ -154,7 +164,7 @@ def run_relabel(path: str, tree: WordTree, show: Show, options: Mapping[str, Any
         DataError: A line that holds no detections, with its number.
     """
     failures = 0
-    again, piped = bool(NEED_IMAGES & set(show.save)), path == STDIN or is_pipe(path)
+    again, piped = bool(NEED_IMAGES & set(show.save)), is_piped(path)
     named = [found.source for found in stored(path, tree) if found.source] if again and not piped else []
     outputs = _outputs(show, [path, *named], more=again and piped)
     reporter = _Reporter(show, outputs)

@@ -50,7 +50,8 @@ class OutputFolder:
 
     def is_read(self, *names: str) -> bool:
         """Whether the file of this name is a source, or may become one."""
-        return _identity(self._real.joinpath(*names)) in self._read | self._perhaps
+        file = _identity(self._real.joinpath(*names))
+        return file in self._read or file in self._perhaps
 
     def file(self, *names: str) -> Path:
         """The path of an output.

@@ -19,7 +19,8 @@ from yolo9000.errors import ConfigError, TrainingError
 
 CHECKPOINT = "last.ckpt"  # its name in the folder of a run
 FORMAT = 1  # version of the checkpoint's content
-_REMEDY = "was it changed, or cut off? Put a copy of it there, or begin a new run in another folder (--out)"
+# What to do about a checkpoint that is damaged.
+RENEW = "was it changed, or cut off? Put a copy of it there, or begin a new run in another folder (--out)"
 
 
 class CsvLog:
@@ -174,11 +175,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise TrainingError(f"{path}: not a readable checkpoint: {error}; {_REMEDY}") from error
+        raise TrainingError(f"{path}: not a readable checkpoint: {error}; {RENEW}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise TrainingError(
-            f"{path}: expected a checkpoint of format {FORMAT}, got something else; {_REMEDY}"
-        )
+        raise TrainingError(f"{path}: expected a checkpoint of format {FORMAT}, got something else; {RENEW}")
     return state
 
 
@@ -195,7 +194,7 @@ def check_form(path: Path, state: dict[str, Any], expected: dict[str, Any]) -> N
     """
     if problems := list(_differences(expected, state, ())):
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise TrainingError(f"{path}: {'; '.join(problems[:3])}{more}; {_REMEDY}")
+        raise TrainingError(f"{path}: {'; '.join(problems[:3])}{more}; {RENEW}")
 
 
 def _differences(expected: Any, found: Any, place: tuple[str, ...]) -> Iterator[str]:

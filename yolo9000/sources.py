@@ -146,6 +146,11 @@ def is_video(source: object) -> bool:
     return path.suffix.lower() in VIDEOS
 
 
+def is_piped(source: str) -> bool:
+    """Whether a source is standard input or another pipe: what comes out of it is not known in advance."""
+    return source == STDIN or is_pipe(source)
+
+
 def is_stream(source: str) -> bool:
     """Whether a source is the address of a live stream."""
     return source.lower().startswith(_STREAMS)

@@ -40,6 +40,7 @@ from yolo9000.prepare import (
 )
 from yolo9000.runlog import (
     CHECKPOINT,
+    RENEW,
     CsvLog,
     TensorBoardLog,
     check_form,
@@ -411,10 +412,7 @@ class Trainer:
         try:
             torch.set_rng_state(state["rng"])
         except RuntimeError as error:
-            raise TrainingError(
-                f"{path}: rng is not the state of a random generator; was it changed? Put a copy of it "
-                "there, or begin a new run in another folder (--out)"
-            ) from error
+            raise TrainingError(f"{path}: rng is not the state of a random generator; {RENEW}") from error
         self.step, self.seen = state["step"], state["seen"]
         self._to_draw = 0  # the first batches are those of the beginning
         self.console.print(f"going on from step {self.step} of {self.total_steps}")
