@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--threshold", type=float, default=0.12, help="default score threshold of the model")
     parser.add_argument(
-        "--minimum", type=int, default=20, help="labels that a sibling group must be taught by"
+        "--minimum", type=int, default=6, help="labels that a sibling group must be taught by"
     )
     parser.add_argument(
         "--hier-threshold",
