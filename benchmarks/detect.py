@@ -55,7 +55,7 @@ def measure(report: Report, network: Network, pixels: torch.Tensor, precision: s
     }
     with tempfile.TemporaryDirectory() as folder:
         darknet = None
-        if precision == "fp32" and not options.no_darknet:
+        if precision != "bf16" and not options.no_darknet:
             try:
                 darknet = Darknet(network, pixels, Path(options.darknet or folder))
                 functions["darknet, -Ofast, OpenMP"] = darknet
@@ -98,6 +98,7 @@ def main() -> None:
         rounds=(5, "repetitions"),
         no_darknet=(False, "leave the C program out"),
         darknet=("", "folder to build the C program in, and to take it from the next time"),
+        no_int8=(False, "leave int8 out"),
         no_bf16=(False, "leave bf16 out: it is slow where the processor lacks it"),
     )
     torch.manual_seed(0)
@@ -112,6 +113,8 @@ def main() -> None:
         notes=[f"aims: ours at most {AIM} times the floor, darknet at least {AIM_DARKNET:.0f} times ours"],
     )
     measure(report, network, pixels, "fp32", options)
+    if not options.no_int8:
+        measure(report, network, pixels, "int8", options)
     if not options.no_bf16:
         measure(report, network, pixels, "bf16", options)
         if report.machine["bf16 instructions"] == "no":

@@ -117,8 +117,8 @@ def test_more_shapes_than_torch_allows_by_itself() -> None:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_is_close_and_leaves_the_network_alone(precision: str) -> None:
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8"])
+def test_lower_precision_is_close_and_leaves_the_network_alone(precision: str) -> None:
     network = detector()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     engine = Engine(network, precision)  # type: ignore[arg-type]
@@ -143,8 +143,8 @@ def test_features_are_copies() -> None:
 
 
 def test_unknown_precision() -> None:
-    with pytest.raises(ConfigError, match="one of fp32, bf16, fp16; got 'int8'"):
-        Engine(detector(), "int8")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="one of fp32, bf16, fp16, int8; got 'int4'"):
+        Engine(detector(), "int4")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])

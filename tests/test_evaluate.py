@@ -605,6 +605,11 @@ def test_command_line(network: Network, tmp_path: Path) -> None:
     assert isinstance(ran.exception, DataError)
     assert ran.stdout == ""  # all are opened before the first is measured
 
+    ran = CliRunner().invoke(app, ["evaluate", boxes, *model, "--json", "--precision", "int8"])
+    assert json.loads(ran.stdout)["nodes"]["map"] == 1.0
+    ran = CliRunner().invoke(app, ["evaluate", boxes, *model, "--precision", "bf16"])
+    assert "the precision is fp32 or int8" in str(ran.exception)
+
     ran = CliRunner().invoke(app, ["evaluate", boxes, *model, "--plots"])
     assert isinstance(ran.exception, ConfigError)
     assert "--out" in str(ran.exception)

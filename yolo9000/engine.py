@@ -18,10 +18,12 @@ from torch import Tensor
 from yolo9000.decode import Decoder, RawDetections, Walk
 from yolo9000.errors import ConfigError
 from yolo9000.network import Network
+from yolo9000.quantized import folded
 
-Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
+Precision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Of the feature maps between the layers.
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
 _SMALLEST_BUCKET = 16  # anchors; one photo with a few objects has fewer
 # Shapes compiled before torch gives up (its own limit is 8): a dozen input sizes, as many batch sizes.
 _MAX_SHAPES = 256
@@ -34,7 +36,8 @@ class Engine:
         network: A detector in evaluation mode, on the device to run on; it stays as it is, and the rows of
             its head are shared.
         precision: Of the layers before the head. bf16 and fp16 are for hardware that computes in them: GPUs,
-            and CPUs with AMX or AVX-512 BF16.
+            and CPUs with AMX or AVX-512 BF16. int8 is for CPUs: the convolutions round kernels and feature
+            maps, see `yolo9000.quantized`.
         compile: Generate code with `torch.compile`: on a GPU with CUDA graphs, on a CPU through a C++
             compiler. Every new input shape is compiled once, which takes a minute; the number of anchors with
             an object makes no new shape.
@@ -42,11 +45,12 @@ class Engine:
     Attributes:
         network: The folded copy.
         precision, compiled: As given.
-        dtype: That of the precision.
+        dtype: That of the feature maps.
         decoder: From features to candidates.
 
     Raises:
-        ConfigError: Unknown precision, a classifier, or a network in another number format than float32.
+        ConfigError: Unknown precision, or one that this device has not, or that is not compiled; a
+            classifier, or a network in another number format than float32.
     """
 
     def __init__(self, network: Network, precision: Precision = "fp32", *, compile: bool = False) -> None:
@@ -59,7 +63,9 @@ class Engine:
                 f"expected a network in torch.float32, found {dtype}: call its float(). To compute faster, "
                 "give precision='fp16' or 'bf16'."
             )
-        self.network = network.fuse()
+        if compile and precision == "int8":
+            raise ConfigError("precision 'int8' is not compiled: leave out compile, or give another.")
+        self.network = folded(network, precision)
         head = self.network.head
         assert head is not None
         self.precision, self.dtype = precision, _DTYPES[precision]

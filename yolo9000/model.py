@@ -72,7 +72,7 @@ class YOLO9000:
             which finds no boxes.
         metadata: What its model file says of it. `threshold` is the default for `detect`.
         device: Where to run, such as "cpu" or "cuda:1"; by default the first GPU, else the CPU.
-        precision: "fp32", "bf16" or "fp16", see `yolo9000.engine.Engine`.
+        precision: "fp32", "int8", "bf16" or "fp16", see `yolo9000.engine.Engine`.
         compile: Generate code for the network, see there.
 
     Attributes:

@@ -41,7 +41,10 @@ Device = Annotated[
     typer.Option(help="cpu, cuda, cuda:1, ...", show_default="a GPU if there is one", rich_help_panel=MODEL),
 ]
 Precision = Annotated[
-    str, typer.Option(help="fp32; bf16 or fp16 where the hardware has them.", rich_help_panel=MODEL)
+    str,
+    typer.Option(
+        help="fp32; int8 for CPUs; bf16 or fp16 where the hardware has them.", rich_help_panel=MODEL
+    ),
 ]
 Compile = Annotated[
     bool,

@@ -26,6 +26,7 @@ from yolo9000.evaluation.predict import Progress, chosen_images, input_size, loa
 from yolo9000.evaluation.result import Result
 from yolo9000.head import RegionHead
 from yolo9000.network import Network
+from yolo9000.quantized import folded
 from yolo9000.tree_ops import TreeOps
 
 Ints = NDArray[np.int64]
@@ -127,7 +128,7 @@ def evaluate_classification(
     truths = np.array([dataset.nodes(i)[0] for i in chosen_images(len(dataset), config.limit)], np.int64)
     classes = np.unique(truths)
     whole, best = _Tally(network, truths, config), _Tally(network, truths, config)
-    _run(network.fuse(), dataset, config, whole, best, progress)
+    _run(folded(network, config.precision), dataset, config, whole, best, progress)
     return ClassificationResult(
         data=name,
         images=len(truths),

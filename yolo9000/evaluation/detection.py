@@ -47,6 +47,7 @@ from yolo9000.evaluation.scores import (
     score_cut,
 )
 from yolo9000.network import Network
+from yolo9000.quantized import folded
 from yolo9000.suppress import suppress
 
 
@@ -136,7 +137,9 @@ def evaluate_detection(
     lists = config.boxes or ()
     if lists:
         boxed_nodes(tree, lists)  # an unknown list is refused now, not after hours
-    at_nodes, every, confident, truths = _run(network.fuse(), dataset, config, cuts, progress)
+    at_nodes, every, confident, truths = _run(
+        folded(network, config.precision), dataset, config, cuts, progress
+    )
     rule = match_imagenet if config.rule == "imagenet" else match
     nodes = score_classes(tree, at_nodes, truths, iou, "mapped nodes", rule=rule)
     return DetectionResult(

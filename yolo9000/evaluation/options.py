@@ -25,6 +25,7 @@ class EvaluateConfig:
     batch_size: int = 16  # pictures at a time
     threads: int = 2  # reading pictures while the network computes
     limit: int = 0  # only so many pictures, evenly spread over the data set; 0: all
+    precision: Literal["fp32", "int8"] = "fp32"  # see `yolo9000.quantized`
     letterbox: LetterboxMode | None = None  # resampling; None: darknet's own for weights that it trained
     score: float = (
         0.001  # objectness x P(class) at or below is no prediction; low, for the far end of the curve
@@ -58,6 +59,7 @@ class EvaluateConfig:
             "per_image": self.per_image >= 1,
             **{name: 0 <= getattr(self, name) <= 1 for name in fractions},
             "iou above 0": self.iou > 0,
+            "precision": self.precision in ("fp32", "int8"),
             "rule": self.rule in ("auto", "voc", "imagenet"),
         }
         if bad := [
@@ -65,7 +67,8 @@ class EvaluateConfig:
         ]:
             raise ConfigError(
                 f"settings out of range: {', '.join(bad)}. Fractions lie in 0..1, the size is 0 or "
-                "more, batch size, threads and per_image are at least 1, the rule is auto, voc or imagenet."
+                "more, batch size, threads and per_image are at least 1, the precision is fp32 or int8, "
+                "the rule auto, voc or imagenet."
             )
 
 
