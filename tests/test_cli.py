@@ -206,6 +206,18 @@ def test_sources_that_come_late_are_not_overwritten(
     assert {path.name for path in (home / "out").iterdir()} == {"spot.png", "spot-2.png", "spot-3.png"}
 
 
+def test_outputs_of_the_run_are_no_sources(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`find` may come to a folder that is being written into."""
+    sources = ["spot.png", "out/crops/pug/spot-1.jpg", str(home / "out" / "spot.png"), "dark.jpg"]
+    stream = io.BytesIO("\n".join(sources).encode())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(stream)))  # type: ignore[type-var]
+    code, _, err = run("detect", "-", "-m", "m.safetensors", "--save", "pictures,crops,jsonl")
+    errors = [line.partition(" is an output of this run") for line in err.splitlines()]
+    assert (code, [error[0] for error in errors]) == (1, [f"Error: {name}:" for name in sources[1:3]])
+    lines = Path("out/detections.jsonl").read_text().splitlines()
+    assert [json.loads(line)["source"] for line in lines] == ["spot.png", "dark.jpg"]
+
+
 def test_no_picture_named(run: Run) -> None:
     code, out, err = run("detect")
     assert (code, out) == (2, "")

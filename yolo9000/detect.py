@@ -17,6 +17,7 @@ from rich.console import Console
 
 from wordtree.tree import WordTree
 from yolo9000.errors import DataError, ImageError, YOLO9000Error
+from yolo9000.image import waiting_for
 from yolo9000.model import YOLO9000
 from yolo9000.outputs import NEED_IMAGES, Outputs
 from yolo9000.progress import Counter
@@ -104,7 +105,8 @@ def run_detect(
 
     def images() -> Iterator[Frame]:
         # A camera gives the present picture, and a pipe may not have the next one yet.
-        read = read_all(expand(sources)) if known is None else ahead(read_all(known))
+        late = map(outputs.unwritten, expand(sources))
+        read = read_all(late) if known is None else ahead(read_all(known))
         for frame in read:
             if isinstance(frame, Frame):
                 waiting.append(frame)
@@ -221,7 +223,9 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
     try:
         if path == STDIN and sys.stdin is None:
             raise OSError(errno.EBADF, "it is closed")
-        with sys.stdin if path == STDIN else Path(path).open(encoding="utf-8") as stream:
+        with waiting_for(path):
+            stream = sys.stdin if path == STDIN else Path(path).open(encoding="utf-8")  # noqa: SIM115
+        with stream:
             yield from ((number, line) for number, line in enumerate(stream, 1) if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         problem = error.strerror if isinstance(error, OSError) else "it is no text"

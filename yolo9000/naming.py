@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote
@@ -34,6 +35,7 @@ class OutputFolder:
         self._there = _listed(path)  # at the beginning
         self._read = {_identity(source) for source in sources} - {None}
         self._perhaps: set[tuple[int, int] | None] = set()  # may be read later
+        self._written: set[str] = set()
         if more:
             self._suspect()
 
@@ -59,12 +61,27 @@ class OutputFolder:
         Raises:
             ConfigError: It is a source.
         """
-        target = self._path.joinpath(*names)
-        if _identity(self._real.joinpath(*names)) in self._read:
+        target, real = self._path.joinpath(*names), self._real.joinpath(*names)
+        if _identity(real) in self._read:
             raise ConfigError(
                 f"{target}: is read in this run, and would be written over. Choose another folder with --out."
             )
+        self._written.add(str(real))
         return target
+
+    def is_written(self, source: str) -> bool:
+        """Whether a file is an output of this run, whose folder may be searched for sources meanwhile."""
+        return bool(self._written) and os.path.realpath(source) in self._written
+
+    def warn_of_others(self, name: str) -> None:
+        """Warn of files in a folder within this one that are not of this run."""
+        files = (path for path in self._real.joinpath(name).rglob("*") if path.is_file())
+        if others := sum(str(path) not in self._written for path in files):
+            warnings.warn(
+                f"{self._path / name}: holds files of earlier runs, too ({others:,}). Remove them, or choose "
+                "another folder with --out.",
+                stacklevel=2,
+            )
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -7,7 +7,8 @@
     yolo       labels/dog.txt, classes.txt    a line a box: node, centre x, y, width, height in 0..1
     crops      crops/dog/dog-1.jpg            what is in each box, by label
 
-An interrupted run leaves what it has written so far.
+An interrupted run leaves what it has written so far. Files of earlier runs stay, but for those of the same
+name; among labels and crops that is warned of.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Protocol, Self
+from typing import IO, Protocol, Self, TypeVar
 
 from PIL import Image
 from torch import Tensor
@@ -29,10 +30,12 @@ from wordtree._files import atomic_write, make_folder
 from wordtree.tree import WordTree
 from yolo9000.adapters import COLUMNS, rows
 from yolo9000.draw import annotate
-from yolo9000.errors import ConfigError, YOLO9000Error
+from yolo9000.errors import ConfigError, ImageError, YOLO9000Error
 from yolo9000.naming import Names, OutputFolder, ending_of, folder_name, frame_name
 from yolo9000.results import Detections
 from yolo9000.video import VideoWriter
+
+T = TypeVar("T")
 
 NEED_IMAGES = frozenset({"pictures", "crops"})
 _JPEG_QUALITY = 92
@@ -76,7 +79,7 @@ class Outputs:
         if unknown := [kind for kind in kinds if kind not in KINDS]:
             raise ConfigError(f"cannot save {', '.join(unknown)}: known are {', '.join(KINDS)}.")
         self.kinds = kinds
-        where = OutputFolder(folder, sources, more=more)
+        self._folder = where = OutputFolder(folder, sources, more=more)
         self._names = Names(where, drawn="pictures" in kinds)
         self._sinks: dict[str, _Sink] = {
             kind: _Pictures(where, show_path) if kind == "pictures" else KINDS[kind](where) for kind in kinds
@@ -91,6 +94,18 @@ class Outputs:
         with ExitStack() as stack:  # close all, whatever happens in one
             for sink in self._sinks.values():
                 stack.callback(sink.close)
+
+    def unwritten(self, source: T) -> T | ImageError:
+        """The same source, or, where it is a file that this run has written, an error to stand in its place.
+
+        The folder of the outputs may be searched for sources meanwhile.
+        """
+        if isinstance(source, str) and self._folder.is_written(source):
+            return ImageError(
+                f"{source}: is an output of this run, and is left out. Choose a folder with --out that no "
+                "sources come from."
+            )
+        return source
 
     def write(self, image: Tensor | None, found: Detections) -> Path | None:
         """Write one picture or frame.
@@ -156,7 +171,7 @@ class _Crops:
             _save_picture(Image.fromarray(part.cpu().permute(1, 2, 0).contiguous().numpy()), target)
 
     def close(self) -> None:
-        """Every crop is finished when it is written."""
+        self._folder.warn_of_others("crops")
 
 
 class _Lines:
@@ -225,7 +240,7 @@ class _Yolo:
         _save_text("".join(lines), self._folder.file("labels", f"{frame_name(name, found)}.txt"))
 
     def close(self) -> None:
-        """Every file is finished when it is written."""
+        self._folder.warn_of_others("labels")
 
 
 class _Coco:
