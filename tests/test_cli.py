@@ -83,6 +83,8 @@ def test_tree_shows_the_path_and_where_it_stops(run: Run) -> None:
     lines = [line.strip() for line in out.splitlines() if line.strip()]
     assert lines[1].startswith("● animal  score 0.88  objectness 1.00  box 0, 0, 32, 32")
     assert lines[2:] == ["animal  0.88", "└── dog  0.55  not sure enough"]
+    _, out, _ = run("detect", "spot.png", "-m", "m.safetensors", "--tree", "--depth", "0")
+    assert out.splitlines()[-1].strip() == "└── dog  0.55  deeper than asked for"
 
 
 @pytest.mark.parametrize("target", ["/proc/x.tree", "file/x.tree", "folder.tree"])
