@@ -56,6 +56,11 @@ TIMEOUT = 20.0  # seconds without an answer before a URL is given up
 PATIENCE = 5.0  # seconds without a word before a pipe is said to give nothing
 
 
+# Pillow's, of large pictures and odd metadata: we check. Once for all, and after everybody's own rules, since
+# `catch_warnings` around each picture would take those of other threads, too.
+warnings.filterwarnings("ignore", module=r"PIL\.", append=True)
+
+
 def read_image(source: ImageSource) -> Tensor:
     """Read one picture as RGB.
 
@@ -191,9 +196,7 @@ def _download(url: str) -> bytes:
 def _guarded(decode: Callable[[], Tensor], name: str) -> Tensor:
     """Run a decoder and turn what it raises into ImageError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of large pictures and odd metadata: we check
-            return decode()
+        return decode()
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: {undecodable(error)}.") from error
     except Image.DecompressionBombError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import unquote
@@ -31,11 +30,12 @@ class OutputFolder:
     """
 
     def __init__(self, path: Path, sources: Iterable[str], *, more: bool = False) -> None:
-        self._path, self._real = path, Path(os.path.realpath(path))
+        self.path, self._real = path, Path(os.path.realpath(path))
         self._there = _listed(path)  # at the beginning
         self._read = {_identity(source) for source in sources} - {None}
         self._perhaps: set[tuple[int, int] | None] = set()  # may be read later
-        self._written: set[str] = set()
+        self._more = more
+        self._written: set[str] = set()  # where others may come
         if more:
             self._suspect()
 
@@ -61,27 +61,18 @@ class OutputFolder:
         Raises:
             ConfigError: It is a source.
         """
-        target, real = self._path.joinpath(*names), self._real.joinpath(*names)
+        target, real = self.path.joinpath(*names), self._real.joinpath(*names)
         if _identity(real) in self._read:
             raise ConfigError(
                 f"{target}: is read in this run, and would be written over. Choose another folder with --out."
             )
-        self._written.add(str(real))
+        if self._more:
+            self._written.add(str(real))
         return target
 
     def is_written(self, source: str) -> bool:
         """Whether a file is an output of this run, whose folder may be searched for sources meanwhile."""
         return bool(self._written) and os.path.realpath(source) in self._written
-
-    def warn_of_others(self, name: str) -> None:
-        """Warn of files in a folder within this one that are not of this run."""
-        files = (path for path in self._real.joinpath(name).rglob("*") if path.is_file())
-        if others := sum(str(path) not in self._written for path in files):
-            warnings.warn(
-                f"{self._path / name}: holds files of earlier runs, too ({others:,}). Remove them, or choose "
-                "another folder with --out.",
-                stacklevel=2,
-            )
 
 
 def _listed(folder: Path) -> list[Path]:

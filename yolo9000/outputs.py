@@ -17,6 +17,7 @@ import csv
 import io
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -152,11 +153,34 @@ class _Pictures:
             self._video = None
 
 
-class _Crops:
+class _Files:
+    """Files in a folder of their own, where those of earlier runs may be, too."""
+
+    def __init__(self, folder: OutputFolder, name: str) -> None:
+        self._folder, self._path = folder, folder.path / name
+        self._earlier = {path for path in self._path.rglob("*") if path.is_file()}
+
+    def file(self, *names: str) -> Path:
+        """The path of an output, relative to the folder of all; see `OutputFolder.file`."""
+        target = self._folder.file(*names)
+        self._earlier.discard(target)
+        return target
+
+    def close(self) -> None:
+        """Every file is finished when it is written; those that are not of this run are warned of."""
+        if self._earlier:
+            warnings.warn(
+                f"{self._path}: holds files of earlier runs, too ({len(self._earlier):,}). Remove them, or "
+                "choose another folder with --out.",
+                stacklevel=2,
+            )
+
+
+class _Crops(_Files):
     """What is in each box, in a folder for each label."""
 
     def __init__(self, folder: OutputFolder) -> None:
-        self._folder = folder
+        super().__init__(folder, "crops")
 
     def write(self, name: str, image: Tensor | None, found: Detections) -> None:
         assert image is not None
@@ -167,11 +191,8 @@ class _Crops:
             top = min(max(int(y1), 0), image.shape[1] - 1)
             part = image[:, top : max(top + 1, round(y2)), left : max(left + 1, round(x2))]
             label = folder_name(found.tree, detection.node)
-            target = self._folder.file("crops", label, f"{frame_name(name, found)}-{number}.jpg")
+            target = self.file("crops", label, f"{frame_name(name, found)}-{number}.jpg")
             _save_picture(Image.fromarray(part.cpu().permute(1, 2, 0).contiguous().numpy()), target)
-
-    def close(self) -> None:
-        self._folder.warn_of_others("crops")
 
 
 class _Lines:
@@ -220,11 +241,11 @@ class _Csv(_Lines):
         return buffer.getvalue()
 
 
-class _Yolo:
+class _Yolo(_Files):
     """A label file for every picture, empty where nothing was found, as YOLO trainers read them."""
 
     def __init__(self, folder: OutputFolder) -> None:
-        self._folder = folder
+        super().__init__(folder, "labels")
         self._classes = folder.file("classes.txt")
         self._named = False
 
@@ -237,10 +258,7 @@ class _Yolo:
         for node, (x1, y1, x2, y2) in zip(found.nodes.tolist(), found.boxes.tolist(), strict=True):
             shape = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
             lines.append(f"{node} " + " ".join(f"{value:.6f}" for value in shape) + "\n")
-        _save_text("".join(lines), self._folder.file("labels", f"{frame_name(name, found)}.txt"))
-
-    def close(self) -> None:
-        self._folder.warn_of_others("labels")
+        _save_text("".join(lines), self.file("labels", f"{frame_name(name, found)}.txt"))
 
 
 class _Coco:
