@@ -158,12 +158,12 @@ class _Files:
 
     def __init__(self, folder: OutputFolder, name: str) -> None:
         self._folder, self._path = folder, folder.path / name
-        self._earlier = {path for path in self._path.rglob("*") if path.is_file()}
+        self._earlier = {str(path) for path in self._path.rglob("*") if path.is_file()}
 
     def file(self, *names: str) -> Path:
         """The path of an output, relative to the folder of all; see `OutputFolder.file`."""
         target = self._folder.file(*names)
-        self._earlier.discard(target)
+        self._earlier.discard(str(target))
         return target
 
     def close(self) -> None:
