@@ -70,7 +70,9 @@ def test_coco_is_read_by_pycocotools(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_yolo_labels(tmp_path: Path) -> None:
-    write(tmp_path, ["yolo"], *PAGES)
+    with Outputs(str(tmp_path), ["yolo"]) as outputs:
+        for page in PAGES:
+            outputs.write(GREY, page)
     lines = (tmp_path / "labels" / "000139.txt").read_text().splitlines()
     assert lines == ["2 0.175000 0.502500 0.250000 0.605000", "5 0.275000 0.502500 0.250000 0.605000"]
     assert (tmp_path / "labels" / "empty.txt").read_text() == ""

@@ -309,7 +309,7 @@ def test_a_video_gives_its_frames_with_their_times(home: Path) -> None:
 
 
 def test_odd_sizes_and_frames_of_another_size(home: Path) -> None:
-    with VideoWriter(Path("odd.mp4")) as writer:
+    with VideoWriter("odd.mp4") as writer:
         for size in ((63, 49), (63, 49), (120, 30)):
             writer.write(Image.new("RGB", size, "white"), 0.0)
     found = list(read_video("odd.mp4"))

@@ -69,7 +69,7 @@ class Outputs:
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | Path,
         kinds: Iterable[str] = ("pictures",),
         *,
         sources: Sequence[str] = (),
@@ -80,7 +80,7 @@ class Outputs:
         if unknown := [kind for kind in kinds if kind not in KINDS]:
             raise ConfigError(f"cannot save {', '.join(unknown)}: known are {', '.join(KINDS)}.")
         self.kinds = kinds
-        self._folder = where = OutputFolder(folder, sources, more=more)
+        self._folder = where = OutputFolder(Path(folder), sources, more=more)
         self._names = Names(where, drawn="pictures" in kinds)
         self._sinks: dict[str, _Sink] = {
             kind: _Pictures(where, show_path) if kind == "pictures" else KINDS[kind](where) for kind in kinds

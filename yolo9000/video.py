@@ -125,9 +125,9 @@ class VideoWriter:
         ConfigError: PyAV is not installed.
     """
 
-    def __init__(self, path: Path, rate: float = _FALLBACK_RATE) -> None:
+    def __init__(self, path: str | Path, rate: float = _FALLBACK_RATE) -> None:
         self._av = optional("av", "writing videos")
-        self.path = path
+        self.path = path = Path(path)
         self._partial = path.with_name(f".{path.name}.part")
         self._rate = Fraction(rate).limit_denominator(1001)
         self._container: Any = None
