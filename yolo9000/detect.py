@@ -99,15 +99,13 @@ def run_detect(
         failures += 1
         complain(error)
 
-    live = any(is_camera(source) or is_stream(source) for source in sources)
-    piped = any(map(is_piped, sources))
-    known: list[Any] | None = None if live or piped else list(expand(sources))
+    known: list[Any] | None = None if any(map(_is_live, sources)) else list(expand(sources))
+    named = [source for source in (*sources, *(known or [])) if isinstance(source, str)]
+    live = any(map(_is_live, named))  # also one that a list names
 
     def images() -> Iterator[Frame]:
-        # A camera gives the present picture, and a pipe may not have the next one yet.
-        late = map(outputs.unwritten, expand(sources))
-        read = read_all(late) if known is None else ahead(read_all(known))
-        for frame in read:
+        read = read_all(map(outputs.unwritten, expand(sources)) if known is None else known)
+        for frame in read if live else ahead(read):
             if isinstance(frame, Frame):
                 waiting.append(frame)
                 yield frame
@@ -116,9 +114,8 @@ def run_detect(
 
     if batch is None:
         several = _CPU_BATCH if model.device.type == "cpu" else _GPU_BATCH
-        batch = 1 if known is None else several
-    named = [source for source in (*sources, *(known or [])) if isinstance(source, str)]
-    outputs = _outputs(show, named, more=piped)
+        batch = 1 if live else several
+    outputs = _outputs(show, named, more=any(map(is_piped, sources)))
     reporter = _Reporter(show, outputs)
     results = model.detect(images(), **options, batch=batch)
     with outputs, Counter(_count(known), reporter.console) as counter:
@@ -126,6 +123,11 @@ def run_detect(
             reporter.report(waiting.popleft(), found)
             counter.step()
     return failures
+
+
+def _is_live(source: str) -> bool:
+    """Whether the next picture may not be there yet: a camera gives the present one, a pipe what comes."""
+    return is_camera(source) or is_stream(source) or is_piped(source)
 
 
 def _count(known: list[Any] | None) -> int | None:
