@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from yolo9000.errors import DataError
 
-IMAGE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpeg", ".jpg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".jp2"}
+)
 
 
 def is_image(name: str) -> bool:

@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from yolo9000.convert import darknet_cfg
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.weights import load_weights, save_weights
 from yolo9000.network import Network
+from yolo9000.results import Detections
 
 TRUNK = input_size(64) + conv(3, 1, "linear") + POOL * 5
 REGION = region(5, "1,1, 2,2", softmax=1)
@@ -83,6 +85,8 @@ def test_tree_shows_the_path_and_where_it_stops(run: Run) -> None:
     lines = [line.strip() for line in out.splitlines() if line.strip()]
     assert lines[1].startswith("● animal  score 0.88  objectness 1.00  box 0, 0, 32, 32")
     assert lines[2:] == ["animal  0.88", "└── dog  0.55  not sure enough"]
+    _, out, _ = run("detect", "spot.png", "-m", "m.safetensors", "--tree", "--depth", "0")
+    assert out.splitlines()[-1].strip() == "└── dog  0.55  deeper than asked for"
 
 
 @pytest.mark.parametrize("target", ["/proc/x.tree", "file/x.tree", "folder.tree"])
@@ -204,6 +208,37 @@ def test_sources_that_come_late_are_not_overwritten(
     assert run(*command.split(), "-m", "m.safetensors", "--save", "pictures")[0] == 0
     assert (home / "out" / "spot.png").read_bytes() == before
     assert {path.name for path in (home / "out").iterdir()} == {"spot.png", "spot-2.png", "spot-3.png"}
+
+
+def test_outputs_of_the_run_are_no_sources(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`find` may come to a folder that is being written into."""
+    sources = ["spot.png", "out/crops/pug/spot-1.jpg", str(home / "out" / "spot.png"), "dark.jpg"]
+    stream = io.BytesIO("\n".join(sources).encode())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(stream)))  # type: ignore[type-var]
+    code, _, err = run("detect", "-", "-m", "m.safetensors", "--save", "pictures,crops,jsonl")
+    errors = [line.partition(" is an output of this run") for line in err.splitlines()]
+    assert (code, [error[0] for error in errors]) == (1, [f"Error: {name}:" for name in sources[1:3]])
+    lines = Path("out/detections.jsonl").read_text().splitlines()
+    assert [json.loads(line)["source"] for line in lines] == ["spot.png", "dark.jpg"]
+
+
+def test_what_is_waited_for_is_not_read_ahead(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C would wait for a thread that waits; and what came before the pipe is told before it gives."""
+    os.mkfifo("pipe.png")
+    Path("list.txt").write_text("spot.png\npipe.png\n")
+    told: list[str] = []
+
+    def tell(console: object, found: Detections, **_: object) -> None:
+        if not told:  # only now is there a picture in the pipe
+            data = Path("dark.jpg").read_bytes()
+            threading.Thread(target=Path("pipe.png").write_bytes, args=(data,), daemon=True).start()
+        told.append(f"{found.source}, {threading.active_count()}")
+
+    monkeypatch.setattr("yolo9000.detect.print_detections", tell)
+    before = threading.active_count()
+    assert run("detect", "list.txt", "-m", "m.safetensors")[0] == 0
+    assert [text.split(",")[0] for text in told] == ["spot.png", "pipe.png"]
+    assert told[0] == f"spot.png, {before + 1}"
 
 
 def test_no_picture_named(run: Run) -> None:

@@ -1,7 +1,8 @@
 """The documentation is true: its code blocks run, its pages are reachable, the site builds.
 
 Python blocks of a page run in order with one set of names, in a folder of bundled photos. Shell blocks
-consist of `yolo9000` commands, which run, too. A block with a title is written to a file of that name. What
+consist of `yolo9000` commands, which run, too; console blocks of one command and what it prints, which is
+compared. A block with a title is written to a file of that name. What
 cannot run here says why, in a comment directly above the block: `<!-- not run: reason -->`.
 """
 
@@ -25,7 +26,7 @@ import torch
 import yaml
 from typer.core import TyperGroup
 from typer.main import get_command
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from yolo9000 import YOLO9000
 from yolo9000.cli import app
@@ -35,7 +36,7 @@ from yolo9000.sources import demo_photos
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EVERYWHERE = [*PAGES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "recipes").rglob("*.md"))]
-RUN = ("python", "bash")
+RUN = ("python", "bash", "console")
 # Files that pages speak of.
 TEXTS = {
     "my.txt": "dog.n.01\nairplane\nn02958343\n",
@@ -43,7 +44,7 @@ TEXTS = {
     "goods.yaml": "furniture:\n  chair:\n    - office chair [SKU-12]\n  table:\ntools: [hammer, saw]\n",
     "chairs.yaml": "chair:\n  - Aeron\n  - stool: [bar stool, step stool]\n",
 }
-PHOTOS = ("photo.jpg", "park.jpg", "dog.jpg")
+PHOTOS = ("photo.jpg", "park.jpg")  # beside those that come with the package
 # Blocks with these need the model that comes with the package.
 NEEDS_MODEL = re.compile(
     r"yolo9000 (detect|relabel|export|retree)|YOLO9000\.load\(|\bmodel\.|\bfound\b|nano\.onnx"
@@ -84,7 +85,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "photos").mkdir()
     if DEFAULT_MODEL in packaged_models():
         shutil.copy(packaged_models()[DEFAULT_MODEL], tmp_path / "model.safetensors")
-    for name, photo in zip(PHOTOS, photos * 2, strict=False):
+    for name, photo in (*zip(PHOTOS, photos, strict=False), *((photo.name, photo) for photo in photos)):
         (tmp_path / name).write_bytes(photo.read_bytes())
         (tmp_path / "photos" / photo.name).write_bytes(photo.read_bytes())
     for name, text in TEXTS.items():
@@ -111,6 +112,10 @@ def test_code_blocks_run(page: Path, folder: Path) -> None:
             continue
         if block.language == "bash":
             run_commands(page, block, folder)
+        elif block.language == "console":
+            command, *expected = block.text.splitlines()
+            words = shlex.split(command.removeprefix("$ "))
+            check_printed(expected, run_command(f"{page.name}:{block.line}", words).stdout.splitlines())
         elif block.text.startswith(">>>"):
             example = doctest.DocTestParser().get_doctest(block.text, names, page.name, str(page), block.line)
             assert doctest.DocTestRunner().run(example, clear_globs=False).failed == 0
@@ -134,15 +139,41 @@ def run_commands(page: Path, block: Block, folder: Path) -> None:
         if ">" in words:
             target = folder / words[words.index(">") + 1]
             words = words[: words.index(">")]
-        assert words[0] == "yolo9000", f"{place}\n(mark the block with <!-- not run: reason -->)"
-        assert not {"|", "&&", ";"} & set(words), f"{place}\n(one command a line)"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            result = CliRunner().invoke(app, words[1:])
-        error = result.exception if not isinstance(result.exception, SystemExit) else ""
-        assert result.exit_code == 0, f"{place}\n{result.output}{error}"
+        result = run_command(place, words)
         if target is not None:
             target.write_text(result.stdout)
+
+
+def run_command(place: str, words: list[str]) -> Result:
+    assert words[0] == "yolo9000", f"{place}\n(mark the block with <!-- not run: reason -->)"
+    assert not {"|", "&&", ";"} & set(words), f"{place}\n(one command a line)"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = CliRunner().invoke(app, words[1:])
+    error = result.exception if not isinstance(result.exception, SystemExit) else ""
+    assert result.exit_code == 0, f"{place}\n{result.output}{error}"
+    return result
+
+
+def check_printed(expected: list[str], printed: list[str]) -> None:
+    """Compare line by line; `...` stands for any lines."""
+    lines, any_lines = iter(printed), False
+    for line in expected:
+        if line == "...":
+            any_lines = True
+            continue
+        found = next((got for got in lines if not any_lines or alike(line, got.rstrip())), "nothing")
+        assert alike(line, found.rstrip()), f"expected {line!r}, printed {found!r}"
+        any_lines = False
+    assert any_lines or not list(lines), "more is printed than the page shows"
+
+
+def alike(line: str, other: str) -> bool:
+    """The same words, and numbers that another machine's arithmetic may give."""
+    number = r"\d+(?:\.\d+)?"
+    pairs = zip(re.findall(number, line), re.findall(number, other), strict=False)
+    near = all(abs(float(a) - float(b)) <= (0.1 if "." in a else 20) for a, b in pairs)  # shares, pixels
+    return near and re.sub(number, "0", line) == re.sub(number, "0", other)
 
 
 def test_reasons_are_given_where_nothing_else_can_be_done() -> None:
@@ -159,7 +190,7 @@ def test_commands_and_options_exist(page: Path) -> None:
     if page.name == "troubleshooting.md":
         return
     prose = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
-    shell = [block.text for block in blocks_of(page) if block.language == "bash"]
+    shell = [block.text for block in blocks_of(page) if block.language in ("bash", "console")]
     for line in "\n".join(shell).splitlines() + re.findall(r"`([^`]+)`", prose):
         if not (found := re.search(r"\byolo9000 ([a-z][^#|]*)", line)):
             continue

@@ -7,7 +7,9 @@ import http.server
 import io
 import struct
 import threading
+import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,33 @@ def test_deep_grey(photo: Image.Image) -> None:
     assert worst(read_image(deep), expected) == 0
     unit = Image.fromarray(grey.astype(np.float32) / 255)
     assert worst(read_image(encoded(unit, "TIFF")), expected) == 0
+
+
+def test_threads_that_read_leave_rules_of_warnings_alone() -> None:
+    """The first that begins is the first that ends: neither hides warnings of others, meanwhile or later."""
+    rules = list(warnings.filters)
+    begun, go_on = ([threading.Event(), threading.Event()] for _ in range(2))
+
+    class Slow(Image.Image):
+        number: int
+
+        def load(self) -> object:
+            begun[self.number].set()
+            go_on[self.number].wait(60)
+            return super().load()
+
+    with ThreadPoolExecutor(2) as pool:
+        jobs = []
+        for number in range(2):
+            image = Image.new("L", (4, 4))
+            image.__class__, image.number = Slow, number  # type: ignore[attr-defined]
+            jobs.append(pool.submit(read_image, image))
+            begun[number].wait(60)
+        assert warnings.filters == rules
+        for number in range(2):
+            go_on[number].set()
+            jobs[number].result()
+    assert warnings.filters == rules
 
 
 @pytest.mark.filterwarnings("error")
@@ -288,7 +317,6 @@ def test_cut_off_anywhere(photo: Image.Image, kind: str, tmp_path: Path) -> None
             read_image(path)
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Tag data larger")
 @settings(deadline=None)
 @given(st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]), st.data())
 def test_damage_never_escapes(kind: str, data: st.DataObject) -> None:

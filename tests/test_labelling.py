@@ -270,6 +270,10 @@ def test_rules_that_do_not_fit_the_tree() -> None:
         Labelling(under=("unicorn",)).for_tree(TREE)
     with pytest.raises(ConfigError, match="labels of depth 0 lie above dog: nothing could be found"):
         Labelling(under=("dog",), depth=0).for_tree(TREE)
+    with pytest.raises(ConfigError, match="not_under animal leaves no label under dog: nothing could be"):
+        Labelling(under=("dog",), not_under=("animal",)).for_tree(TREE)
+    with pytest.raises(ConfigError, match="leaves no label in the tree: nothing could be found"):
+        Labelling(not_under=tuple(TREE.names)).for_tree(TREE)
 
 
 def test_threshold_can_only_be_raised(model: YOLO9000, picture: torch.Tensor) -> None:

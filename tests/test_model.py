@@ -137,6 +137,15 @@ def test_all_sources_agree(model: YOLO9000, tmp_path: Path) -> None:
         assert got["source"] == (str(path) if named else None)
 
 
+def test_numbers_are_of_the_engines_precision(model: YOLO9000) -> None:
+    """Also where somebody detects in the middle of a training."""
+    image = spot(64, 96, 32, 64, 32) // 255 * 200
+    expected = model.detect(image).to_dict()
+    assert expected["detections"]
+    with torch.autocast("cpu", torch.bfloat16), torch.enable_grad():
+        assert model.detect(image).to_dict() == expected
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3, 8])
 def test_many_equal_one_by_one_in_order(model: YOLO9000, batch: int) -> None:
     images = [spot(64 + 7 * k, 96, 32, 8 * k, 32) for k in range(7)]

@@ -70,7 +70,9 @@ def test_coco_is_read_by_pycocotools(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_yolo_labels(tmp_path: Path) -> None:
-    write(tmp_path, ["yolo"], *PAGES)
+    with Outputs(str(tmp_path), ["yolo"]) as outputs:
+        for page in PAGES:
+            outputs.write(GREY, page)
     lines = (tmp_path / "labels" / "000139.txt").read_text().splitlines()
     assert lines == ["2 0.175000 0.502500 0.250000 0.605000", "5 0.275000 0.502500 0.250000 0.605000"]
     assert (tmp_path / "labels" / "empty.txt").read_text() == ""
@@ -116,11 +118,10 @@ def test_crops(tmp_path: Path) -> None:
 
 def test_names_that_two_nodes_have_stay_apart(tmp_path: Path) -> None:
     tree = WordTree([-1, -1], ["bird", "machine"], ["crane", "crane"])
-    for node in (0, 1):
-        result = Detections(
-            [[0, 0, 9, 9]], [0.5], [1.0], [node], [[node]], [[0.5]], tree, (100, 200), "a.png"
-        )  # type: ignore[arg-type]
-        write(tmp_path, ["crops"], result)
+    both = Detections(
+        [[0, 0, 9, 9]] * 2, [0.5] * 2, [1.0] * 2, [0, 1], [[0], [1]], [[0.5]] * 2, tree, (100, 200), "a.png"
+    )  # type: ignore[arg-type]
+    write(tmp_path, ["crops"], both)
     assert {path.name for path in (tmp_path / "crops").iterdir()} == {"crane bird", "crane machine"}
 
 
@@ -156,6 +157,14 @@ def test_nothing_at_all(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "coco.json").read_text()) == []
     assert (tmp_path / "detections.jsonl").read_text() == ""
     assert len((tmp_path / "detections.csv").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("kind", "folder"), [("yolo", "labels"), ("crops", "crops")])
+def test_files_of_earlier_runs_are_warned_of(tmp_path: Path, kind: str, folder: str) -> None:
+    for _ in range(2):
+        write(tmp_path, [kind], PAGES[0])
+    with pytest.warns(UserWarning, match=rf"{folder}: holds files of earlier runs, too \([12]\)\..*--out"):
+        write(tmp_path, [kind], PAGES[2])
 
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
@@ -288,7 +297,12 @@ def test_supervision(tmp_path: Path) -> None:
 
 def test_pandas() -> None:
     pd = pytest.importorskip("pandas")
+    frame = found([3], "clip.mp4", frame=4, time=0.16)
+    assert pd.concat([frame.to_pandas(), PAGES[1].to_pandas()]).frame.tolist() == [4]
     table = pd.concat([page.to_pandas() for page in PAGES], ignore_index=True)
+    for page in (*PAGES, frame):
+        assert (page.to_pandas().dtypes[5:13] == table.dtypes[5:13]).all(), "a number is a number everywhere"
+    assert table.score.dtype == np.float64
     assert table.label.tolist() == ["cat", "AC/DC: con?", "dog"]
     assert table.groupby("source").score.max().to_dict() == {
         "in/000139.jpg": pytest.approx(0.9), "other/empty.png": pytest.approx(0.9),

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from wordtree.tree import WordTree
 from yolo9000.errors import ConfigError, DataError
-from yolo9000.results import Detection, Detections
+from yolo9000.results import Detections
 
 # 0 animal -- 2 cat (leaf)
 #          -- 3 dog -- 4 husky, 5 pug
@@ -67,11 +68,15 @@ def test_loop_slice_mask_and_list_agree(found: Detections) -> None:
     assert found[found.scores > 0.3].labels == ["dog", "pug"]
     assert found[[2, 0]].labels == ["vehicle", "dog"]
     assert found[::-1][0] == found[2]
-    assert isinstance(found[np.int64(1)], Detection)
+    for one in (np.int64(1), np.array(1), torch.tensor(1)):
+        assert found[one] == found[1]
     assert (found[1:].source, found[1:].image_size) == ("park.jpg", (240, 320))
     assert len(found[[]]) == 0
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match="detection 3 of 3"):
         found[3]
+    for wrong in (True, 1.0, "dog", None):
+        with pytest.raises(TypeError):
+            found[wrong]  # type: ignore[call-overload]
 
 
 def test_types_are_fixed_and_padding_is_zero(found: Detections) -> None:

@@ -7,17 +7,20 @@ import itertools
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from wordtree.tree import WordTree
+from yolo9000.detect import stored
 from yolo9000.errors import ConfigError, ImageError, YOLO9000Error
 from yolo9000.image import read_image
 from yolo9000.sources import Frame, ahead, demo_photos, expand, frames, is_camera, is_video
@@ -136,6 +139,29 @@ def test_pipes_are_read_as_standard_input(home: Path) -> None:
         with pipe(name, data), pytest.raises(ImageError, match=message):
             list(frames(name))
     assert greys(frames(".")) == [10, 20], "nobody may be writing into a pipe that a folder holds"
+
+
+@pytest.mark.parametrize(
+    "read",
+    [read_image, frames, read_video, lambda name: stored(name, WordTree.flat(["dog"]))],
+    ids=["picture", "source", "video", "results"],
+)
+def test_a_pipe_that_nobody_writes_into(
+    home: Path, monkeypatch: pytest.MonkeyPatch, read: Callable[[str], Any]
+) -> None:
+    os.mkfifo("slow")
+    said: set[str] = set()
+
+    def warn(text: str) -> None:
+        if not said:
+            said.add(text)
+            Path("slow").write_bytes(b"no picture\n")
+
+    monkeypatch.setattr("yolo9000.image.PATIENCE", 0.05)
+    monkeypatch.setattr("warnings.warn", warn)
+    with pytest.raises(YOLO9000Error):
+        list(read("slow"))
+    assert said == {"slow: has given nothing for 0.05 s; still waiting for what writes into it."}
 
 
 def test_errors_stand_where_the_source_was(home: Path) -> None:
@@ -283,7 +309,7 @@ def test_a_video_gives_its_frames_with_their_times(home: Path) -> None:
 
 
 def test_odd_sizes_and_frames_of_another_size(home: Path) -> None:
-    with VideoWriter(Path("odd.mp4")) as writer:
+    with VideoWriter("odd.mp4") as writer:
         for size in ((63, 49), (63, 49), (120, 30)):
             writer.write(Image.new("RGB", size, "white"), 0.0)
     found = list(read_video("odd.mp4"))

@@ -18,6 +18,10 @@ COLUMNS = (
     "source", "frame", "time", "label", "wnid", "node", "depth", "score", "objectness",
     "x1", "y1", "x2", "y2", "path",
 )  # fmt: skip
+# Of those that are no text: the same for a picture without detections, so that tables go together.
+_DTYPES = dict.fromkeys(("time", "score", "objectness", "x1", "y1", "x2", "y2"), "float64") | {
+    "frame": "Int64", "node": "int64", "depth": "int64",
+}  # fmt: skip
 
 
 def rows(found: Detections) -> list[dict[str, Any]]:
@@ -37,8 +41,8 @@ def rows(found: Detections) -> list[dict[str, Any]]:
 
 def to_pandas(found: Detections) -> pd.DataFrame:
     """See `Detections.to_pandas`."""
-    frame: pd.DataFrame = optional("pandas", "Detections.to_pandas").DataFrame(rows(found), columns=COLUMNS)
-    return frame
+    table: pd.DataFrame = optional("pandas", "Detections.to_pandas").DataFrame(rows(found), columns=COLUMNS)
+    return table.astype(_DTYPES)
 
 
 def to_supervision(found: Detections) -> sv.Detections:

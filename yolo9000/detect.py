@@ -17,6 +17,7 @@ from rich.console import Console
 
 from wordtree.tree import WordTree
 from yolo9000.errors import DataError, ImageError, YOLO9000Error
+from yolo9000.image import waiting_for
 from yolo9000.model import YOLO9000
 from yolo9000.outputs import NEED_IMAGES, Outputs
 from yolo9000.progress import Counter
@@ -98,14 +99,13 @@ def run_detect(
         failures += 1
         complain(error)
 
-    live = any(is_camera(source) or is_stream(source) for source in sources)
-    piped = any(map(is_piped, sources))
-    known: list[Any] | None = None if live or piped else list(expand(sources))
+    known: list[Any] | None = None if any(map(_is_live, sources)) else list(expand(sources))
+    named = [source for source in (*sources, *(known or [])) if isinstance(source, str)]
+    live = any(map(_is_live, named))  # also one that a list names
 
     def images() -> Iterator[Frame]:
-        # A camera gives the present picture, and a pipe may not have the next one yet.
-        read = read_all(expand(sources)) if known is None else ahead(read_all(known))
-        for frame in read:
+        read = read_all(map(outputs.unwritten, expand(sources)) if known is None else known)
+        for frame in read if live else ahead(read):
             if isinstance(frame, Frame):
                 waiting.append(frame)
                 yield frame
@@ -114,9 +114,8 @@ def run_detect(
 
     if batch is None:
         several = _CPU_BATCH if model.device.type == "cpu" else _GPU_BATCH
-        batch = 1 if known is None else several
-    named = [source for source in (*sources, *(known or [])) if isinstance(source, str)]
-    outputs = _outputs(show, named, more=piped)
+        batch = 1 if live else several
+    outputs = _outputs(show, named, more=any(map(is_piped, sources)))
     reporter = _Reporter(show, outputs)
     results = model.detect(images(), **options, batch=batch)
     with outputs, Counter(_count(known), reporter.console) as counter:
@@ -124,6 +123,11 @@ def run_detect(
             reporter.report(waiting.popleft(), found)
             counter.step()
     return failures
+
+
+def _is_live(source: str) -> bool:
+    """Whether the next picture may not be there yet: a camera gives the present one, a pipe what comes."""
+    return is_camera(source) or is_stream(source) or is_piped(source)
 
 
 def _count(known: list[Any] | None) -> int | None:
@@ -221,7 +225,9 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
     try:
         if path == STDIN and sys.stdin is None:
             raise OSError(errno.EBADF, "it is closed")
-        with sys.stdin if path == STDIN else Path(path).open(encoding="utf-8") as stream:
+        with waiting_for(path):
+            stream = sys.stdin if path == STDIN else Path(path).open(encoding="utf-8")  # noqa: SIM115
+        with stream:
             yield from ((number, line) for number, line in enumerate(stream, 1) if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         problem = error.strerror if isinstance(error, OSError) else "it is no text"

@@ -8,10 +8,12 @@ from __future__ import annotations
 import io
 import os
 import string
+import threading
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias, TypeGuard
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
+from wordtree.textfile import is_pipe
 from yolo9000 import __version__
 from yolo9000.errors import ImageError
 from yolo9000.letterbox import Letterbox, LetterboxMode, letterbox
@@ -40,6 +43,7 @@ __all__ = [
     "to_rgb",
     "undecodable",
     "upright",
+    "waiting_for",
 ]
 
 Encoded: TypeAlias = bytes | bytearray | memoryview | IO[bytes]
@@ -49,6 +53,12 @@ MAX_PIXELS = 178_956_970  # width × height; where Pillow, too, takes a picture 
 MAX_BYTES = 512 * 2**20  # of one file; no photo comes near it
 MAX_DOWNLOAD = 64 * 2**20  # bytes from a URL
 TIMEOUT = 20.0  # seconds without an answer before a URL is given up
+PATIENCE = 5.0  # seconds without a word before a pipe is said to give nothing
+
+
+# Pillow's, of large pictures and odd metadata: we check. Once for all, and after everybody's own rules, since
+# `catch_warnings` around each picture would take those of other threads, too.
+warnings.filterwarnings("ignore", module=r"PIL\.", append=True)
 
 
 def read_image(source: ImageSource) -> Tensor:
@@ -138,12 +148,33 @@ def _read_bytes(source: object, name: str) -> bytes:
     path = Path(source)
     try:
         if not path.is_file() and not path.is_fifo():
-            what = "is a folder, expected one picture" if path.is_dir() else "no such file"
-            raise ImageError(f"{name}: {what}.")
-        with path.open("rb") as stream:
+            folder = "is a folder, expected one picture: yolo9000.sources.frames reads what is in it"
+            raise ImageError(f"{name}: {folder if path.is_dir() else 'no such file'}.")
+        with waiting_for(path), path.open("rb") as stream:
             return _file_bytes(stream, name)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise ImageError(f"{name}: cannot be read: {error}.") from error
+
+
+@contextmanager
+def waiting_for(source: str | Path) -> Iterator[None]:
+    """Within the block, warn where a pipe gives nothing for a while; it may never, and waiting goes on.
+
+    Args:
+        source: "-" for standard input; what is no pipe keeps nobody waiting.
+    """
+    if source != "-" and not is_pipe(source):
+        yield
+        return
+    name = "standard input" if source == "-" else source
+    text = f"{name}: has given nothing for {PATIENCE:g} s; still waiting for what writes into it."
+    timer = threading.Timer(PATIENCE, warnings.warn, (text,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _download(url: str) -> bytes:
@@ -165,13 +196,13 @@ def _download(url: str) -> bytes:
 def _guarded(decode: Callable[[], Tensor], name: str) -> Tensor:
     """Run a decoder and turn what it raises into ImageError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of large pictures and odd metadata: we check
-            return decode()
+        return decode()
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: {undecodable(error)}.") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: more than {MAX_PIXELS:,} pixels; make it smaller first.") from error
+    except MemoryError as error:
+        raise ImageError(f"{name}: needs more memory than there is; make it smaller first.") from error
     except ImageError:
         raise
     except Exception as error:  # each of Pillow's plugins has its own kinds

@@ -133,13 +133,18 @@ class Labelling:
 
         Raises:
             TreeError: A node that the tree does not have, or a name that several nodes have.
-            ConfigError: `depth` ends above every node of `under`.
+            ConfigError: `depth` ends above every node of `under`, or `not_under` leaves none of it.
         """
         deepest = [int(tree.depth[tree.index(node)]) for node in self.under]
         if deepest and self.depth is not None and self.depth < min(deepest):
             raise ConfigError(
                 f"labels of depth {self.depth} lie above {', '.join(self.under)}: nothing could be found. "
                 f"Use a depth of {min(deepest)} or more."
+            )
+        if self.not_under and not _allowed(self, tree).any():
+            where = f"under {', '.join(self.under)}" if self.under else "in the tree"
+            raise ConfigError(
+                f"not_under {', '.join(self.not_under)} leaves no label {where}: nothing could be found."
             )
         return replace(
             self,

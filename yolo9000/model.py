@@ -339,9 +339,10 @@ class YOLO9000:
     def _run(self, frames: Sequence[Frame], settings: _Settings) -> list[Detections]:
         """Detect in a batch of pictures."""
         boxed = [letterbox(frame.image.to(self.device), settings.size, self.letterbox) for frame in frames]
-        features = self.engine.features(torch.stack([pixels for pixels, _ in boxed]))
-        # What an engine makes of features is for itself alone.
-        raw = self.engine.candidates(features, settings.labelling.lowest_threshold)  # type: ignore[arg-type]
+        with torch.autocast(self.device.type, enabled=False):  # numbers are of the engine's own precision
+            features = self.engine.features(torch.stack([pixels for pixels, _ in boxed]))
+            # What an engine makes of features is for itself alone.
+            raw = self.engine.candidates(features, settings.labelling.lowest_threshold)  # type: ignore[arg-type]
         return [
             Detections.choose(
                 to_candidates(found, fit), settings.labelling, self.tree, fit.image_size,

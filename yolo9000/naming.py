@@ -30,10 +30,12 @@ class OutputFolder:
     """
 
     def __init__(self, path: Path, sources: Iterable[str], *, more: bool = False) -> None:
-        self._path, self._real = path, Path(os.path.realpath(path))
+        self.path, self._real = path, Path(os.path.realpath(path))
         self._there = _listed(path)  # at the beginning
         self._read = {_identity(source) for source in sources} - {None}
         self._perhaps: set[tuple[int, int] | None] = set()  # may be read later
+        self._more = more
+        self._written: set[str] = set()  # where others may come
         if more:
             self._suspect()
 
@@ -59,12 +61,18 @@ class OutputFolder:
         Raises:
             ConfigError: It is a source.
         """
-        target = self._path.joinpath(*names)
-        if _identity(self._real.joinpath(*names)) in self._read:
+        target, real = self.path.joinpath(*names), self._real.joinpath(*names)
+        if _identity(real) in self._read:
             raise ConfigError(
                 f"{target}: is read in this run, and would be written over. Choose another folder with --out."
             )
+        if self._more:
+            self._written.add(str(real))
         return target
+
+    def is_written(self, source: str) -> bool:
+        """Whether a file is an output of this run, whose folder may be searched for sources meanwhile."""
+        return bool(self._written) and os.path.realpath(source) in self._written
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -7,7 +7,8 @@
     yolo       labels/dog.txt, classes.txt    a line a box: node, centre x, y, width, height in 0..1
     crops      crops/dog/dog-1.jpg            what is in each box, by label
 
-An interrupted run leaves what it has written so far.
+An interrupted run leaves what it has written so far. Files of earlier runs stay, but for those of the same
+name; among labels and crops that is warned of.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import csv
 import io
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Protocol, Self
+from typing import IO, Protocol, Self, TypeVar
 
 from PIL import Image
 from torch import Tensor
@@ -29,10 +31,12 @@ from wordtree._files import atomic_write, make_folder
 from wordtree.tree import WordTree
 from yolo9000.adapters import COLUMNS, rows
 from yolo9000.draw import annotate
-from yolo9000.errors import ConfigError, YOLO9000Error
+from yolo9000.errors import ConfigError, ImageError, YOLO9000Error
 from yolo9000.naming import Names, OutputFolder, ending_of, folder_name, frame_name
 from yolo9000.results import Detections
 from yolo9000.video import VideoWriter
+
+T = TypeVar("T")
 
 NEED_IMAGES = frozenset({"pictures", "crops"})
 _JPEG_QUALITY = 92
@@ -65,7 +69,7 @@ class Outputs:
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | Path,
         kinds: Iterable[str] = ("pictures",),
         *,
         sources: Sequence[str] = (),
@@ -76,7 +80,7 @@ class Outputs:
         if unknown := [kind for kind in kinds if kind not in KINDS]:
             raise ConfigError(f"cannot save {', '.join(unknown)}: known are {', '.join(KINDS)}.")
         self.kinds = kinds
-        where = OutputFolder(folder, sources, more=more)
+        self._folder = where = OutputFolder(Path(folder), sources, more=more)
         self._names = Names(where, drawn="pictures" in kinds)
         self._sinks: dict[str, _Sink] = {
             kind: _Pictures(where, show_path) if kind == "pictures" else KINDS[kind](where) for kind in kinds
@@ -91,6 +95,18 @@ class Outputs:
         with ExitStack() as stack:  # close all, whatever happens in one
             for sink in self._sinks.values():
                 stack.callback(sink.close)
+
+    def unwritten(self, source: T) -> T | ImageError:
+        """The same source, or, where it is a file that this run has written, an error to stand in its place.
+
+        The folder of the outputs may be searched for sources meanwhile.
+        """
+        if isinstance(source, str) and self._folder.is_written(source):
+            return ImageError(
+                f"{source}: is an output of this run, and is left out. Choose a folder with --out that no "
+                "sources come from."
+            )
+        return source
 
     def write(self, image: Tensor | None, found: Detections) -> Path | None:
         """Write one picture or frame.
@@ -137,11 +153,34 @@ class _Pictures:
             self._video = None
 
 
-class _Crops:
+class _Files:
+    """Files in a folder of their own, where those of earlier runs may be, too."""
+
+    def __init__(self, folder: OutputFolder, name: str) -> None:
+        self._folder, self._path = folder, folder.path / name
+        self._earlier = {str(path) for path in self._path.rglob("*") if path.is_file()}
+
+    def file(self, *names: str) -> Path:
+        """The path of an output, relative to the folder of all; see `OutputFolder.file`."""
+        target = self._folder.file(*names)
+        self._earlier.discard(str(target))
+        return target
+
+    def close(self) -> None:
+        """Every file is finished when it is written; those that are not of this run are warned of."""
+        if self._earlier:
+            warnings.warn(
+                f"{self._path}: holds files of earlier runs, too ({len(self._earlier):,}). Remove them, or "
+                "choose another folder with --out.",
+                stacklevel=2,
+            )
+
+
+class _Crops(_Files):
     """What is in each box, in a folder for each label."""
 
     def __init__(self, folder: OutputFolder) -> None:
-        self._folder = folder
+        super().__init__(folder, "crops")
 
     def write(self, name: str, image: Tensor | None, found: Detections) -> None:
         assert image is not None
@@ -152,11 +191,8 @@ class _Crops:
             top = min(max(int(y1), 0), image.shape[1] - 1)
             part = image[:, top : max(top + 1, round(y2)), left : max(left + 1, round(x2))]
             label = folder_name(found.tree, detection.node)
-            target = self._folder.file("crops", label, f"{frame_name(name, found)}-{number}.jpg")
+            target = self.file("crops", label, f"{frame_name(name, found)}-{number}.jpg")
             _save_picture(Image.fromarray(part.cpu().permute(1, 2, 0).contiguous().numpy()), target)
-
-    def close(self) -> None:
-        """Every crop is finished when it is written."""
 
 
 class _Lines:
@@ -205,11 +241,11 @@ class _Csv(_Lines):
         return buffer.getvalue()
 
 
-class _Yolo:
+class _Yolo(_Files):
     """A label file for every picture, empty where nothing was found, as YOLO trainers read them."""
 
     def __init__(self, folder: OutputFolder) -> None:
-        self._folder = folder
+        super().__init__(folder, "labels")
         self._classes = folder.file("classes.txt")
         self._named = False
 
@@ -222,10 +258,7 @@ class _Yolo:
         for node, (x1, y1, x2, y2) in zip(found.nodes.tolist(), found.boxes.tolist(), strict=True):
             shape = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
             lines.append(f"{node} " + " ".join(f"{value:.6f}" for value in shape) + "\n")
-        _save_text("".join(lines), self._folder.file("labels", f"{frame_name(name, found)}.txt"))
-
-    def close(self) -> None:
-        """Every file is finished when it is written."""
+        _save_text("".join(lines), self.file("labels", f"{frame_name(name, found)}.txt"))
 
 
 class _Coco:

@@ -88,13 +88,15 @@ def _path_tree(found: Detections, index: int) -> RenderableType:
     root: Tree | None = None
     branch: Tree | None = None
     label_depth = len(detection.path) - 1
+    at_limit = found.labelling is not None and found.labelling.depth == label_depth
+    why = "deeper than asked for" if at_limit else "not sure enough"
     nodes = [int(node) for node in found.paths[index] if node >= 0]
     for depth, (name, probability) in enumerate(detection.full_path[: label_depth + 2]):
         text = Text.assemble((name, _style(found.tree, nodes[depth])), f"  {probability:.2f}")
         if depth == label_depth:
             text.stylize("bold")
         if depth > label_depth:
-            text = Text(f"{name}  {probability:.2f}  not sure enough", "dim")
+            text = Text(f"{name}  {probability:.2f}  {why}", "dim")
         branch = Tree(text, guide_style="dim") if branch is None else branch.add(text)
         root = root or branch
     assert root is not None

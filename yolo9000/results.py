@@ -5,6 +5,7 @@ Letters: K detections, L steps of the longest path, N tree nodes.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, overload
@@ -199,12 +200,13 @@ class Detections:
     def __getitem__(self, key: slice | ArrayLike) -> Detections: ...
     def __getitem__(self, key: Any) -> Detection | Detections:
         """One detection for an integer; the chosen ones for a slice, a mask [K] or a list of indices."""
-        if isinstance(key, int | np.integer):
-            if not -len(self) <= key < len(self):
-                raise IndexError(f"detection {key} of {len(self)}")
-            return self._one(int(key))
         if not isinstance(key, slice):
             key = np.asarray(key)
+            if key.ndim == 0:
+                index = operator.index(key)
+                if not -len(self) <= index < len(self):
+                    raise IndexError(f"detection {index} of {len(self)}")
+                return self._one(index)
             key = key.astype(np.int64) if key.size == 0 else key
         chosen = {name: getattr(self, name)[key] for name in _ARRAYS}
         return replace(self, **chosen, candidates=None)  # the chosen ones alone can be relabelled

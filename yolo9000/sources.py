@@ -28,13 +28,13 @@ from torch import Tensor
 
 from wordtree.textfile import exists, is_file, is_pipe
 from yolo9000.errors import ImageError, YOLO9000Error
-from yolo9000.image import ImageSource, is_url, read_image, source_name
+from yolo9000.image import ImageSource, is_url, read_image, source_name, waiting_for
 
 T = TypeVar("T")
 
 JPEG = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
 # What is taken out of a folder; a file that is named is read whatever its ending.
-PICTURES = JPEG | {".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
+PICTURES = JPEG | {".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm"}
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"})
 LISTS = frozenset({".txt", ".list"})
 STDIN = "-"
@@ -252,7 +252,9 @@ def _lines(path: Path) -> Iterator[ImageSource | ImageError]:
 
 def _pipe(path: Path) -> Iterator[ImageSource | ImageError]:
     try:
-        with open(str(path), "rb") as stream:  # noqa: PTH123  (of a Path, the stream's name would be one)
+        with waiting_for(path):
+            stream = open(str(path), "rb")  # noqa: PTH123, SIM115  (of a Path, the stream's name would be one)
+        with stream:
             yield from _piped(stream, str(path))
     except OSError as error:
         yield ImageError(f"{path}: cannot be read: {error.strerror or error}.")
@@ -268,7 +270,8 @@ def _piped(stream: BinaryIO | None, path: str | None = None) -> Iterator[ImageSo
         yield ImageError(f"{name}: closed; expected a picture, or one source a line.")
         return
     buffered = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream)  # type: ignore[type-var]
-    head = buffered.peek(io.DEFAULT_BUFFER_SIZE)
+    with waiting_for(path or STDIN):
+        head = buffered.peek(io.DEFAULT_BUFFER_SIZE)
     if not head:
         yield ImageError(f"{name}: empty; expected a picture, or one source a line.")
     elif not _is_text(head):

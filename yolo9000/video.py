@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from wordtree._files import make_folder
 from wordtree.textfile import is_pipe
 from yolo9000.errors import ImageError, YOLO9000Error
-from yolo9000.image import TIMEOUT
+from yolo9000.image import TIMEOUT, waiting_for
 from yolo9000.optional import optional
 from yolo9000.sources import Frame, is_camera, is_stream
 
@@ -79,7 +79,8 @@ def video_length(source: str) -> int | None:
 def _open(av: Any, source: str) -> Any:
     name, options = _camera(source) if is_camera(source) else (source, {})
     try:
-        return av.open(name, timeout=TIMEOUT, **options)
+        with waiting_for(name):
+            return av.open(name, timeout=TIMEOUT, **options)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise ImageError(f"{source}: cannot be opened as a video: {_reason(error)}.") from error
 
@@ -124,9 +125,9 @@ class VideoWriter:
         ConfigError: PyAV is not installed.
     """
 
-    def __init__(self, path: Path, rate: float = _FALLBACK_RATE) -> None:
+    def __init__(self, path: str | Path, rate: float = _FALLBACK_RATE) -> None:
         self._av = optional("av", "writing videos")
-        self.path = path
+        self.path = path = Path(path)
         self._partial = path.with_name(f".{path.name}.part")
         self._rate = Fraction(rate).limit_denominator(1001)
         self._container: Any = None
