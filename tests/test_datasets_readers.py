@@ -253,6 +253,12 @@ def test_voc(tmp_path: Path, tree: WordTree, flag: object) -> None:
     assert len(dataset.records.labels) == 20  # type: ignore[attr-defined]
 
 
+def test_voc_images_of_other_kinds(tmp_path: Path) -> None:
+    for kind in (".avif", ".HEIC", ".jpe"):
+        root = write_voc(tmp_path / kind, {"a": voc_xml(filename=f"x{kind}")})
+        assert read_records(f"voc:{root}").store.inner_name(0) == f"JPEGImages/a{kind}"
+
+
 @pytest.mark.parametrize("parent", ["", "VOCdevkit/"])
 def test_voc_years_are_joined(tmp_path: Path, tree: WordTree, parent: str) -> None:
     write_voc(tmp_path / f"{parent}VOC2007", {"a": voc_xml(("dog", (1, 1, 9, 9), 0))}, "trainval")
