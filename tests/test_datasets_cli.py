@@ -252,7 +252,7 @@ def test_spoilt_data(run: Run, tmp_path: Path, write: Writer) -> None:
     ("problem", "title", "line"),
     [
         ("unmatched", "1 labels without a node", f"{UNKNOWN}: 1 annotations"),
-        ("degenerate", "1 boxes without area", "c.txt:1: box ("),
+        ("degenerate", "1 left out by the reader", "c.txt:1: box ("),
         ("outside", "1 boxes outside their image", "c.jpg: box 1 (n02084071: 30, 5, 45, 10) is outside the"),
         ("unreadable", "1 unreadable images", "c.jpg: cannot be decoded as an image"),
     ],

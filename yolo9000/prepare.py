@@ -29,7 +29,6 @@ from yolo9000.datasets import (
     ImageBank,
     JointDataset,
     JointSampler,
-    SampleDataset,
     TrainTransform,
     balance_weights,
     collate,
@@ -39,6 +38,7 @@ from yolo9000.datasets import (
 )
 from yolo9000.errors import ConfigError, DataError
 from yolo9000.network import Network
+from yolo9000.report import print_left_out
 from yolo9000.runlog import CHECKPOINT
 
 
@@ -140,8 +140,9 @@ def build_data(
     detection = open_datasets(data.detection, tree, map_file=data.map, cache=data.cache)
     classification = open_datasets(data.classification, tree, cache=data.cache)
     mosaic = open_datasets(data.mosaic, tree, cache=data.cache)
-    for source in (detection, classification, mosaic):
-        _report_unmatched(source, console)
+    for name, source in (("detection", detection), ("classification", classification), ("mosaic", mosaic)):
+        if source is not None:
+            print_left_out(console, f"data.{name}", source)
     if detection is not None and not any(map(detection.nodes, range(len(detection)))):
         raise DataError(
             f"{', '.join(data.detection)}: not one box to learn from; is it the right split, and do the "
@@ -189,12 +190,6 @@ def _without_effect(config: TrainConfig) -> list[tuple[str, str]]:
         ("data.mosaic_classification", data.mosaic_classification, config.augment.mosaic, mosaics),
     ]
     return [(name, lacking) for name, is_set, needed, lacking in needs if is_set and not needed]
-
-
-def _report_unmatched(source: SampleDataset | None, console: Console) -> None:
-    if source is not None and source.unmatched:
-        names = ", ".join(f"{name} ({count})" for name, count in sorted(source.unmatched.items()))
-        console.print(f"[yellow]labels that match no node and are left out:[/] {names}")
 
 
 def build_loader(

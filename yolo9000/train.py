@@ -24,7 +24,7 @@ from torch import Tensor
 from yolo9000.checkpoint import save_model
 from yolo9000.config import TrainConfig, save_config
 from yolo9000.datasets import Batch, Plan
-from yolo9000.errors import ConfigError, TrainingError
+from yolo9000.errors import ConfigError, DataError, TrainingError
 from yolo9000.memory import keep_freed_memory
 from yolo9000.network import Network
 from yolo9000.optim import build_optimizer, expected_state, learning_rate, weight_average
@@ -38,6 +38,7 @@ from yolo9000.prepare import (
     pick_precision,
     share_batchnorm,
 )
+from yolo9000.report import print_left_out
 from yolo9000.runlog import (
     CHECKPOINT,
     RENEW,
@@ -155,6 +156,8 @@ class Trainer:
         self.val_steps = config.val.steps or -(-len(self.sampler) // accumulate)
         data = config.data
         self.validator = Validator(config.val, self.network, map_file=data.map, cache=data.cache)
+        for spec, measured in self.validator.sets:
+            print_left_out(self.console, spec, measured)
         self.early = EarlyStop(config.val.patience)
         if self.fabric.world_size > 1:
             share_batchnorm(self.network)
@@ -249,7 +252,7 @@ class Trainer:
     def _batches(self) -> Iterator[Batch]:
         """Batches without end; the sampler notes which have been used and starts each next epoch."""
         while True:
-            for loaded in self.loader:
+            for loaded in self._loaded():
                 batch = self.ready(loaded)
                 self.sampler.consumed(batch)
                 if self._to_draw:
@@ -257,6 +260,13 @@ class Trainer:
                     save_batch(batch.to("cpu"), self.network.tree, self.out / f"batch-{number}.jpg")
                     self._to_draw -= 1
                 yield batch
+
+    def _loaded(self) -> Iterator[Batch | Plan]:
+        try:
+            yield from self.loader
+        except DataError as error:  # of another process: with its traceback before the message
+            message = str(error).rpartition(f"{DataError.__module__}.{DataError.__qualname__}: ")[2]
+            raise DataError(message.rstrip()) from error
 
     def ready(self, loaded: Batch | Plan) -> Batch:
         """A batch of the loader with its pictures."""

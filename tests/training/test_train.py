@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -411,6 +412,46 @@ def test_settings_that_do_nothing_are_told(
     printed = [line for line in shown.file.getvalue().splitlines() if "no effect" in line]
     assert len(printed) == len(said)
     assert all(line.startswith(start) for line, start in zip(printed, said, strict=True))
+
+
+def test_what_is_left_out_is_told(settings: Settings, data: Path, tmp_path: Path) -> None:
+    """At the start, briefly, of each kind of data and of what is measured on."""
+    shutil.copytree(data / "coco", tmp_path / "coco")
+    path = tmp_path / "coco" / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    content["categories"] += [{"id": 100 + i, "name": f"[gizmo]{i}"} for i in range(12)]
+    box = {"image_id": 1, "bbox": [1, 1, 9, 9]}
+    content["annotations"] += [{**box, "id": 100 + i, "category_id": 100 + i % 12} for i in range(13)]
+    content["annotations"].append({**box, "id": 200, "category_id": 1, "bbox": [1, 1, 0, 9]})
+    path.write_text(json.dumps(content))
+    shown = Console(file=io.StringIO(), width=200)
+    spec = f"coco:{tmp_path / 'coco'}"
+    Trainer(
+        settings(tmp_path / "r", data__detection=[spec], val={"data": [f"{spec}:train"]}), JointTask, shown
+    )
+    assert isinstance(shown.file, io.StringIO)
+    printed = [line for line in shown.file.getvalue().splitlines() if "left out" in line or "check" in line]
+    for name, lines in (("data.detection", printed[:3]), (f"{spec}:train", printed[3:])):
+        labels, issues, pointer = lines
+        assert labels.startswith(
+            f"{name}: labels that match no node and are left out: [gizmo]0 (2), [gizmo]1 (1)"
+        )
+        assert labels.endswith("[gizmo]9 (1) and 2 more")
+        assert issues.startswith(f"{name}: left out by the reader: 1, first {path}: annotation 200: box (")
+        assert pointer == "`yolo9000 data check` lists all that is wrong"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_picture_is_named(settings: Settings, data: Path, tmp_path: Path, workers: int) -> None:
+    shutil.copytree(data / "coco", tmp_path / "coco")
+    picture = tmp_path / "coco" / "train" / "eagle.jpg"
+    picture.write_bytes(picture.read_bytes()[:900])
+    changes = {"data__detection": [f"coco:{tmp_path / 'coco'}"], "data__workers": workers}
+    with pytest.raises(
+        DataError, match=rf"^{re.escape(str(picture))}: cannot be decoded as an image \(900 by"
+    ) as error:
+        train_joint(settings(tmp_path / "run", **changes))
+    assert str(error.value).endswith("lists all such files")
 
 
 def test_a_folder_with_a_run_is_not_overwritten(settings: Settings, trained: Path) -> None:
