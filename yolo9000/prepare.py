@@ -37,7 +37,7 @@ from yolo9000.datasets import (
     repeat_weights,
 )
 from yolo9000.errors import ConfigError, DataError
-from yolo9000.network import Network
+from yolo9000.network import Network, check_size
 from yolo9000.report import print_left_out
 from yolo9000.runlog import CHECKPOINT
 
@@ -61,7 +61,7 @@ def build_fabric(config: TrainConfig, precision: str) -> Fabric:
             strategy=_parallel() if world > 1 else "auto",
             precision=precision,
         )
-    except (ValueError, RuntimeError, MisconfigurationException) as error:
+    except (ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
         raise ConfigError(
             f"device {config.device!r}, for {local} processes, cannot be used: {error} Expected auto, cpu or "
             "cuda, and no more processes than there are GPUs"
@@ -113,6 +113,10 @@ def build_network(config: TrainConfig, console: Console) -> Network:
         console.print(f"[yellow]keys of the cfg that training passes over:[/] {escape('; '.join(untrained))}")
     if network.cfg.frozen > config.freeze:
         console.print(f"[yellow]stopbackward in the cfg: its first {network.cfg.frozen} layers are frozen[/]")
+    if config.freeze > len(network.layers):
+        raise ConfigError(
+            f"freeze: expected at most the {len(network.layers)} layers of {config.model}, got {config.freeze}"
+        )
     for layer in frozen_layers(network, config):
         layer.requires_grad_(False)
     return network
@@ -135,6 +139,9 @@ def build_data(
 ) -> tuple[JointDataset, JointSampler, ImageBank | None]:
     """The images of both kinds, the order they come in for this process, and the bank that holds them."""
     data, tree = config.data, network.tree
+    transform = build_transform(config.augment)  # what is refused is so before the data are read
+    for size in data.sizes:
+        check_size(size, size, network.stride)
     for setting, lacking in _without_effect(config):
         console.print(f"[yellow]{setting} has no effect: {lacking}[/]")
     detection = open_datasets(data.detection, tree, map_file=data.map, cache=data.cache)
@@ -165,7 +172,7 @@ def build_data(
     if network.cfg.width != network.cfg.height and not data.sizes:
         shown = f"{network.cfg.width} × {network.cfg.height}"
         console.print(f"[yellow]The cfg's input is {shown}; training is on square pictures of its width.[/]")
-    transform, bank = build_transform(config.augment), None
+    bank = None
     if data.draw == "device":
         bank = ImageBank((detection, classification, mosaic), fabric.device)
         detection, classification, mosaic = bank.datasets
@@ -182,12 +189,22 @@ def build_data(
 
 def _without_effect(config: TrainConfig) -> list[tuple[str, str]]:
     """Settings about data that do nothing in this run, and what they would need; they may be of another's."""
-    data, mosaics = config.data, "no mosaics are made (augment.mosaic=0)"
+    data, loss, val = config.data, config.loss, config.val
+    mosaics, labelled = "no mosaics are made (augment.mosaic=0)", "no labelled photos (data.classification)"
+    measured = "nothing is measured (val.data)"
     needs = [
         ("data.repeat", data.repeat, data.detection, "no photos with boxes (data.detection)"),
-        ("data.balance", data.balance, data.classification, "no labelled photos (data.classification)"),
+        ("data.balance", data.balance, data.classification, labelled),
         ("data.mosaic", data.mosaic, config.augment.mosaic, mosaics),
         ("data.mosaic_classification", data.mosaic_classification, config.augment.mosaic, mosaics),
+        ("augment.crop", config.augment.crop, data.classification, labelled),
+        ("augment.cutmix", config.augment.cutmix, not data.detection, "a detector is trained"),
+        ("loss.classification_scale", loss.classification_scale, data.classification, labelled),
+        ("loss.classification_box", loss.classification_box, data.classification, labelled),
+        ("loss.whole_scale", loss.whole_scale, data.classification, labelled),
+        ("val.steps", val.steps, val.data, measured),
+        ("val.size", val.size, val.data, measured),
+        ("val.limit", val.limit, val.data, measured),
     ]
     return [(name, lacking) for name, is_set, needed, lacking in needs if is_set and not needed]
 

@@ -400,6 +400,12 @@ def test_a_map_file_says_where_the_classes_stand(settings: Settings, tmp_path: P
         ({"data__detection": [], "data__repeat": 0.5}, ["data.repeat has no effect: no photos with boxes"]),
         ({"data__classification": [], "data__balance": True}, ["data.balance has no effect: no labelled"]),
         ({"data__mosaic_classification": 0.5}, ["data.mosaic_classification has no effect: no mosaics"]),
+        ({"augment__cutmix": 0.5}, ["augment.cutmix has no effect: a detector is trained"]),
+        (
+            {"data__classification": [], "augment__crop": [0.5, 1], "loss__whole_scale": 1.0},
+            ["augment.crop has no effect: no labelled", "loss.whole_scale has no effect: no labelled"],
+        ),
+        ({"val": {"size": 33}}, ["val.size has no effect: nothing is measured (val.data)"]),
         ({"data__repeat": 0.5, "data__balance": True, "augment__mosaic": 0.5}, []),
     ],
 )
@@ -630,7 +636,7 @@ def test_a_damaged_checkpoint_is_named(settings: Settings, tmp_path: Path) -> No
     [
         ({"data__detection": []}, ConfigError, "--detection"),
         ({"data__detection": ["coco:/nowhere"]}, DataError, "/nowhere"),
-        ({"data__sizes": [100]}, ConfigError, "multiples of 32"),
+        ({"data__sizes": [100]}, ConfigError, "multiple of 32"),
         ({"augment__jitter": 3.0}, ConfigError, "jitter"),
         ({"augment__scale": 1.0}, ConfigError, "scale: expected two numbers"),
         ({"augment__crop": [0.5]}, ConfigError, "crop: expected two numbers"),
@@ -662,6 +668,41 @@ def test_unknown_and_wrong_keys_are_refused_all_at_once(tmp_path: Path) -> None:
         "loss: expected",
     ):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("seed=18446744073709551616", "seed: expected less than 2 to the 64th"),
+        ("data.ratio=0", "data.ratio: expected more than 0, got 0"),
+        (
+            "optim.milestones=[60, 90]",
+            r"optim.milestones: expected shares of a run, 0 to 1, got \(60.0, 90.0\)",
+        ),
+        ("loss.ignore_iou=2", "loss.ignore_iou: expected 0 to 1, got 2"),
+        ("loss.prior_images=-1", "loss.prior_images: expected at least 0, got -1"),
+        ("val.size=-32", "val.size: expected at least 0, got -32"),
+    ],
+)
+def test_settings_out_of_range(assignment: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, [assignment])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"augment__flip": 2.0}, "flip: expected 0 to 1"),
+        ({"data__sizes": [33]}, "size must be a multiple of 32 .* found 33"),
+        ({"freeze": 100}, r"freeze: expected at most the 8 layers of .*small\.cfg, got 100"),
+        ({"device": "tpu"}, "device 'tpu'"),
+    ],
+)
+def test_settings_are_refused_before_data_are_read(
+    settings: Settings, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Trainer(settings(tmp_path, data__detection=["coco:gone"], **changes), JointTask)
 
 
 @pytest.mark.parametrize("value", ["[", "2024-99-99"])
