@@ -265,6 +265,15 @@ def test_what_is_wrong_is_told(run: Run, tmp_path: Path, problem: str, title: st
     assert out.splitlines()[-1] == "see above"
 
 
+def test_so_many_nodes_are_shown(run: Run, tmp_path: Path) -> None:
+    spec = coco(Scene(), tmp_path / "c")
+    _, few, _ = run("data", "check", spec, "--top", "1")
+    _, every, _ = run("data", "check", spec, "--top", "0")
+    assert "more nodes" in few
+    assert "more nodes" not in every
+    assert len(every.splitlines()) > len(few.splitlines()) - 1
+
+
 def test_boxes_that_teach_nothing_are_told(run: Run, tmp_path: Path) -> None:
     spec = coco(Scene(), tmp_path / "c")
     path = tmp_path / "c" / "annotations" / "instances_train.json"

@@ -620,6 +620,8 @@ def test_concat(tmp_path: Path, tree: WordTree) -> None:
     with pytest.raises(IndexError):
         both[3]
     assert open_datasets([], tree) is None
+    with pytest.raises(DataError, match=rf"imagenet:{a}: expected detection data, got a classification data"):
+        open_datasets([f"imagenet:{a}"], tree, kind="detection")
     detection = open_dataset(f"coco:{write_coco(tmp_path / 'c')}", tree)
     with pytest.raises(DataError, match="of one kind"):
         ConcatDataset([both, detection])

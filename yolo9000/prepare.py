@@ -113,9 +113,10 @@ def build_network(config: TrainConfig, console: Console) -> Network:
         console.print(f"[yellow]keys of the cfg that training passes over:[/] {escape('; '.join(untrained))}")
     if network.cfg.frozen > config.freeze:
         console.print(f"[yellow]stopbackward in the cfg: its first {network.cfg.frozen} layers are frozen[/]")
-    if config.freeze > len(network.layers):
+    count = len(network.layers)
+    if config.freeze > count:
         raise ConfigError(
-            f"freeze: expected at most the {len(network.layers)} layers of {config.model}, got {config.freeze}"
+            f"freeze: expected at most the {count} layers of {config.model}, got {config.freeze}"
         )
     for layer in frozen_layers(network, config):
         layer.requires_grad_(False)
@@ -144,9 +145,9 @@ def build_data(
         check_size(size, size, network.stride)
     for setting, lacking in _without_effect(config):
         console.print(f"[yellow]{setting} has no effect: {lacking}[/]")
-    detection = open_datasets(data.detection, tree, map_file=data.map, cache=data.cache)
-    classification = open_datasets(data.classification, tree, cache=data.cache)
-    mosaic = open_datasets(data.mosaic, tree, cache=data.cache)
+    detection = open_datasets(data.detection, tree, map_file=data.map, cache=data.cache, kind="detection")
+    classification = open_datasets(data.classification, tree, cache=data.cache, kind="classification")
+    mosaic = open_datasets(data.mosaic, tree, cache=data.cache, kind="detection")
     for name, source in (("detection", detection), ("classification", classification), ("mosaic", mosaic)):
         if source is not None:
             print_left_out(console, f"data.{name}", source)
@@ -191,17 +192,21 @@ def _without_effect(config: TrainConfig) -> list[tuple[str, str]]:
     """Settings about data that do nothing in this run, and what they would need; they may be of another's."""
     data, loss, val = config.data, config.loss, config.val
     mosaics, labelled = "no mosaics are made (augment.mosaic=0)", "no labelled photos (data.classification)"
-    measured = "nothing is measured (val.data)"
+    boxes, measured = "no photos with boxes (data.detection)", "nothing is measured (val.data)"
+    joint = data.detection and data.classification
+    both = "training is not on both kinds of photos (data.detection, data.classification)"
     needs = [
-        ("data.repeat", data.repeat, data.detection, "no photos with boxes (data.detection)"),
+        ("data.repeat", data.repeat, data.detection, boxes),
+        ("data.map", data.map, data.detection or val.data, boxes),
         ("data.balance", data.balance, data.classification, labelled),
         ("data.mosaic", data.mosaic, config.augment.mosaic, mosaics),
         ("data.mosaic_classification", data.mosaic_classification, config.augment.mosaic, mosaics),
+        ("augment.mosaic", config.augment.mosaic, data.detection, boxes),
         ("augment.crop", config.augment.crop, data.classification, labelled),
         ("augment.cutmix", config.augment.cutmix, not data.detection, "a detector is trained"),
-        ("loss.classification_scale", loss.classification_scale, data.classification, labelled),
-        ("loss.classification_box", loss.classification_box, data.classification, labelled),
-        ("loss.whole_scale", loss.whole_scale, data.classification, labelled),
+        ("loss.classification_scale", loss.classification_scale, joint, both),
+        ("loss.classification_box", loss.classification_box, joint, both),
+        ("loss.whole_scale", loss.whole_scale, joint, both),
         ("val.steps", val.steps, val.data, measured),
         ("val.size", val.size, val.data, measured),
         ("val.limit", val.limit, val.data, measured),

@@ -190,7 +190,7 @@ def print_data_report(console: Console, report: DataReport, tree: WordTree, top:
         console: Where to print.
         report: From `yolo9000.datasets.check.data_check`.
         tree: The tree of its labels.
-        top: How many of the most frequent nodes to list.
+        top: How many of the most frequent nodes to list; 0: all.
     """
     boxes = (
         f"  {report.boxes:,} boxes, {report.ignored:,} ignored, {report.empty:,} images without"
@@ -200,10 +200,10 @@ def print_data_report(console: Console, report: DataReport, tree: WordTree, top:
     console.print(Text.assemble((report.spec, "bold"), f"  {report.images:,} {report.kind} images{boxes}"))
     table = Table("node", "labels", box=None, header_style="dim")
     table.columns[1].justify = "right"
-    for node, count in list(report.counts.items())[:top]:
+    for node, count in list(report.counts.items())[: top or None]:
         table.add_row(Text(tree.names[node], _style(tree, node)), f"{count:,}")
     console.print(table)
-    if len(report.counts) > top:
+    if len(report.counts) > top > 0:
         console.print(f"  and {len(report.counts) - top:,} more nodes", style="dim")
     for label, ancestor in report.fallbacks.items():
         console.print(Text(f"  {label}: not in the tree, stands at {ancestor}", "dim"))

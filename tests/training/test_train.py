@@ -400,10 +400,17 @@ def test_a_map_file_says_where_the_classes_stand(settings: Settings, tmp_path: P
         ({"data__detection": [], "data__repeat": 0.5}, ["data.repeat has no effect: no photos with boxes"]),
         ({"data__classification": [], "data__balance": True}, ["data.balance has no effect: no labelled"]),
         ({"data__mosaic_classification": 0.5}, ["data.mosaic_classification has no effect: no mosaics"]),
+        (
+            {"data__detection": [], "data__map": "x", "augment__mosaic": 0.5},
+            ["data.map has no effect: no photos", "augment.mosaic has no effect: no photos"],
+        ),
         ({"augment__cutmix": 0.5}, ["augment.cutmix has no effect: a detector is trained"]),
         (
             {"data__classification": [], "augment__crop": [0.5, 1], "loss__whole_scale": 1.0},
-            ["augment.crop has no effect: no labelled", "loss.whole_scale has no effect: no labelled"],
+            [
+                "augment.crop has no effect: no labelled",
+                "loss.whole_scale has no effect: training is not on both",
+            ],
         ),
         ({"val": {"size": 33}}, ["val.size has no effect: nothing is measured (val.data)"]),
         ({"data__repeat": 0.5, "data__balance": True, "augment__mosaic": 0.5}, []),
