@@ -36,11 +36,14 @@ def read_imagenet(root: str | Path, split: str = "train") -> Records:
     folders = _subfolders(base)
     names: list[str] = []
     unread: list[str] = []
+    empty: list[str] = []
     label_ids: list[int] = []
     for i, folder in enumerate(folders):
         found = sorted(entry.name for entry in os.scandir(base / folder))
         files = list(filter(is_picture, found))
-        unread += [f"{folder}/{name}" for name in found if is_unread(name)]
+        others = [f"{folder}/{name}" for name in found if is_unread(name)]
+        unread += others
+        empty += [] if files or others else [folder]
         names += [f"{folder}/{name}" for name in files]
         label_ids += [i] * len(files)
     notes = [unread_note(base, unread)] if unread else []
@@ -48,6 +51,11 @@ def read_imagenet(root: str | Path, split: str = "train") -> Records:
         raise DataError(
             f"{base}: expected folders nXXXXXXXX (WordNet ids) with images (*.JPEG) in them; "
             + (notes[0] if notes else f"found {len(folders)} folders and no image")
+        )
+    if empty:
+        notes.append(
+            f"{base}: {len(empty):,} of its {len(folders):,} folders hold no images themselves, such as "
+            f"{empty[0]}: left out; a class's images must lie right in its folder"
         )
     labels = [Label(folder) for folder in folders]
     return classification_records(

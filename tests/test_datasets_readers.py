@@ -358,6 +358,18 @@ def test_imagenet(tmp_path: Path, tree: WordTree) -> None:
     assert len(direct) == len(dataset)
 
 
+def test_imagenet_folders_without_images_are_told(tmp_path: Path) -> None:
+    root = write_imagenet(tmp_path, {"dog": 1, "cat": 2})
+    assert not read_records(f"imagenet:{root}").issues
+    for name in ("bus", "car/images"):
+        (root / "train" / name).mkdir(parents=True)
+    save(root / "train" / "car" / "images" / "a.jpg")
+    (note,) = read_records(f"imagenet:{root}").issues
+    assert note.startswith(
+        f"{root}/train: 2 of its 4 folders hold no images themselves, such as bus: left out"
+    )
+
+
 def test_imagenet_errors(tmp_path: Path, tree: WordTree) -> None:
     with pytest.raises(DataError, match="No such file"):
         open_dataset(f"imagenet:{tmp_path / 'nowhere'}", tree)
