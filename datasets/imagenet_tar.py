@@ -164,8 +164,9 @@ def _load(path: Path, fingerprint: str) -> _Index | None:
         with np.load(path, allow_pickle=False) as file:
             if str(file["fingerprint"]) != fingerprint:
                 return None
-            texts = {key: Strings.from_arrays(file[key], file[f"{key}_ends"]) for key in _TEXTS}
-            return _Index(**texts, **{key: file[key] for key in _ARRAYS})
+            content: dict[str, Any] = {key: file[key] for key in _ARRAYS}
+            content |= {key: Strings.from_arrays(file[key], file[f"{key}_ends"]) for key in _TEXTS}
+            return _Index(**content)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 

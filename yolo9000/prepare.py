@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ from yolo9000.datasets import (
     open_datasets,
     repeat_weights,
 )
-from yolo9000.errors import ConfigError, DataError
+from yolo9000.errors import ConfigError, DataError, TrainingError
 from yolo9000.network import Network, check_size
 from yolo9000.report import print_left_out
 from yolo9000.runlog import CHECKPOINT
@@ -227,6 +229,24 @@ def build_loader(
         pin_memory=device.type == "cuda",
         worker_init_fn=_leave_group,
     )
+
+
+@contextlib.contextmanager
+def loader_errors() -> Iterator[None]:
+    """Tell errors of a loader's processes in one line each, as those of this process."""
+    try:
+        yield
+    except DataError as error:  # of another process: with its traceback before the message
+        message = str(error).rpartition(f"{DataError.__module__}.{DataError.__qualname__}: ")[2]
+        raise DataError(message.rstrip()) from error
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
+            raise
+        raise TrainingError(
+            f"a process that loads pictures was ended ({error}), perhaps for want of memory: lower "
+            "data.workers (--workers), in a container raise its shared memory (--shm-size); go on with "
+            "--resume"
+        ) from error
 
 
 def _leave_group(worker: int) -> None:

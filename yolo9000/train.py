@@ -24,7 +24,7 @@ from torch import Tensor
 from yolo9000.checkpoint import save_model
 from yolo9000.config import TrainConfig, save_config
 from yolo9000.datasets import Batch, Plan
-from yolo9000.errors import ConfigError, DataError, TrainingError
+from yolo9000.errors import ConfigError, TrainingError
 from yolo9000.memory import keep_freed_memory
 from yolo9000.network import Network
 from yolo9000.optim import build_optimizer, expected_state, learning_rate, weight_average
@@ -35,6 +35,7 @@ from yolo9000.prepare import (
     build_loader,
     build_network,
     frozen_layers,
+    loader_errors,
     pick_precision,
     share_batchnorm,
 )
@@ -177,8 +178,9 @@ class Trainer:
         `best.safetensors` (where metrics are measured), and at the end `model.safetensors` and `curves.png`.
 
         Raises:
-            TrainingError: A loss is not finite (the checkpoint stays the last good one), or nothing is there
-            to resume.
+            TrainingError: A loss is not finite (the checkpoint stays the last good one), a loader's process
+                ended, or nothing is there to resume.
+            DataError: A picture cannot be read.
             KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and saved.
         """
         keep_freed_memory()
@@ -188,6 +190,7 @@ class Trainer:
             # Several processes would not notice a signal in the same step, and wait for each other.
             alone = self.fabric.world_size == 1
             stop = stack.enter_context(stop_signals()) if alone else []
+            stack.enter_context(loader_errors())
             self._loop(self._logs(stack), stack.enter_context(self._progress()), stop)
         self._save(checkpoint)
         self._draw_curves()
@@ -252,7 +255,7 @@ class Trainer:
     def _batches(self) -> Iterator[Batch]:
         """Batches without end; the sampler notes which have been used and starts each next epoch."""
         while True:
-            for loaded in self._loaded():
+            for loaded in self.loader:
                 batch = self.ready(loaded)
                 self.sampler.consumed(batch)
                 if self._to_draw:
@@ -260,13 +263,6 @@ class Trainer:
                     save_batch(batch.to("cpu"), self.network.tree, self.out / f"batch-{number}.jpg")
                     self._to_draw -= 1
                 yield batch
-
-    def _loaded(self) -> Iterator[Batch | Plan]:
-        try:
-            yield from self.loader
-        except DataError as error:  # of another process: with its traceback before the message
-            message = str(error).rpartition(f"{DataError.__module__}.{DataError.__qualname__}: ")[2]
-            raise DataError(message.rstrip()) from error
 
     def ready(self, loaded: Batch | Plan) -> Batch:
         """A batch of the loader with its pictures."""

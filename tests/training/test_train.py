@@ -31,7 +31,7 @@ from wordtree.tree import WordTree
 from yolo9000.config import TrainConfig, from_mapping, load_config, to_yaml
 from yolo9000.convert import set_option
 from yolo9000.darknet.cfg import Cfg
-from yolo9000.datasets import Batch
+from yolo9000.datasets import Batch, Sample, TableDataset
 from yolo9000.errors import ConfigError, DataError, TrainingError, YOLO9000Error
 from yolo9000.network import Network
 from yolo9000.optim import build_optimizer, learning_rate, weight_average
@@ -465,6 +465,18 @@ def test_a_damaged_picture_is_named(settings: Settings, data: Path, tmp_path: Pa
     ) as error:
         train_joint(settings(tmp_path / "run", **changes))
     assert str(error.value).endswith("lists all such files")
+
+
+def test_a_loader_process_that_was_ended_is_told(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(dataset: TableDataset, index: int) -> Sample:
+        os.kill(os.getpid(), signal.SIGKILL)  # as the system does where memory runs out
+        raise AssertionError
+
+    monkeypatch.setattr(TableDataset, "__getitem__", killed)
+    with pytest.raises(TrainingError, match=r"a process that loads pictures was ended .*--workers.*--resume"):
+        train_joint(settings(tmp_path, data__workers=1, data__cache=0))
 
 
 def test_a_folder_with_a_run_is_not_overwritten(settings: Settings, trained: Path) -> None:
