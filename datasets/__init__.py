@@ -84,14 +84,29 @@ def open_datasets(
     map_file: str | Path | None = None,
     cache: int = 0,
     on_error: OnError = "raise",
+    kind: Kind | None = None,
 ) -> SampleDataset | None:
     """Open several data sets of one kind as one; None where there are none.
 
-    Arguments as for `open_dataset`.
+    Args:
+        specs: Their descriptions.
+        tree: This and what follows: see `open_dataset`.
+        split: Likewise.
+        map_file: Likewise.
+        cache: Likewise.
+        on_error: Likewise.
+        kind: The kind that all must be of; None: that of the first.
+
+    Raises:
+        DataError: As `open_dataset`; or one is of another kind.
     """
-    parts = [
-        open_dataset(spec, tree, split, map_file=map_file, cache=cache, on_error=on_error) for spec in specs
-    ]
+    parts: list[SampleDataset] = []
+    for spec in specs:
+        part = open_dataset(spec, tree, split, map_file=map_file, cache=cache, on_error=on_error)
+        kind = kind or part.kind
+        if part.kind != kind:
+            raise DataError(f"{spec}: expected {kind} data, got a {part.kind} data set")
+        parts.append(part)
     return (parts[0] if len(parts) == 1 else ConcatDataset(parts)) if parts else None
 
 

@@ -80,6 +80,8 @@ class _Stored:
     Nothing of the data set that they come from is kept, so that its decoded images can go.
     """
 
+    issues: Sequence[str] = ()  # that data set's were told when it was opened
+
     def __init__(self, dataset: SampleDataset, samples: list[Sample]) -> None:
         self.tree, self.kind, self.unmatched = dataset.tree, dataset.kind, dict(dataset.unmatched)
         self.rules, self.fingerprint = dataset.rules, dataset.fingerprint

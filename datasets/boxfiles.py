@@ -97,6 +97,7 @@ def read_box_files(
     images: Sequence[str],
     box_files: Iterable[Sequence[str]],
     labels: Sequence[Label] | None,
+    notes: Sequence[str] = (),
     *,
     keypoints: int = 0,
 ) -> Records:
@@ -108,13 +109,14 @@ def read_box_files(
         images: Their absolute paths.
         box_files: For each image where its box file may be, best first.
         labels: The classes; None: they have no names, and are called by their numbers.
+        notes: What was left out before; see `Records.issues`.
         keypoints: Further columns after a box, of pose data; they are not read.
 
     Raises:
         FormatError: A line breaks the format; names file and line.
         DataError: Not one image has a box file, or a file cannot be read.
     """
-    builder = RecordsBuilder(root, "detection", normalised=True, rules="voc")
+    builder = RecordsBuilder(root, "detection", normalised=True, rules="voc", issues=list(notes))
     classes, highest, found = len(labels) if labels is not None else _CLASSES, -1, 0
     first: Sequence[str] = ()
     for places in box_files:

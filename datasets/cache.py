@@ -55,6 +55,11 @@ class ConcatDataset:
         return dict(sum((Counter(part.unmatched) for part in self.parts), Counter()))
 
     @property
+    def issues(self) -> tuple[str, ...]:
+        """What the readers of all parts left out."""
+        return tuple(issue for part in self.parts for issue in part.issues)
+
+    @property
     def fingerprint(self) -> str:
         """See `SampleDataset`."""
         return " ".join(part.fingerprint for part in self.parts)
@@ -105,6 +110,11 @@ class CachedDataset:
     def unmatched(self) -> dict[str, int]:
         """Unmatched labels of the data set."""
         return dict(self.dataset.unmatched)
+
+    @property
+    def issues(self) -> Sequence[str]:
+        """See `SampleDataset`."""
+        return self.dataset.issues
 
     @property
     def fingerprint(self) -> str:

@@ -36,7 +36,8 @@ class DataReport:
         fallbacks: Labels whose synset the tree lacks -> the ancestor that stands for them.
         unmatched: Labels without a node -> annotations left out.
         reasons: Labels without a node -> why.
-        degenerate: Boxes without area or otherwise unusable, as the reader noted them.
+        degenerate: What the reader left out, as it noted them: boxes without area or otherwise unusable,
+            pictures of kinds that are not read here.
         outside: Boxes that stand out of their image by more than a pixel.
         unreadable: Images that cannot be decoded.
     """

@@ -11,16 +11,17 @@ import numpy as np
 from yolo9000.datasets.folders import check_link, is_visible, walk
 from yolo9000.datasets.labels import Label
 from yolo9000.datasets.records import Records, RecordsBuilder, classification_records
-from yolo9000.datasets.store import FolderStore, RangeStore, Store, is_image
+from yolo9000.datasets.store import FolderStore, RangeStore, Store
 from yolo9000.datasets.tars import tar_members
 from yolo9000.errors import DataError
+from yolo9000.image import is_picture, is_unread, unread_note
 
 
 def read_imagenet(root: str | Path, split: str = "train") -> Records:
     """Read `{split}/nXXXXXXXX/*.JPEG`: every folder is a class, every image in it an example.
 
     Folder names are WordNet ids, or names of the tree's nodes for one's own data. Files of other types are
-    passed over. Order: by folder, then by file name.
+    passed over, pictures of kinds that are not read noted in `issues`. Order: by folder, then by file name.
 
     Args:
         root: Folder that holds the split's folder; a folder that directly holds the class folders does too.
@@ -34,19 +35,31 @@ def read_imagenet(root: str | Path, split: str = "train") -> Records:
         base = Path(root)
     folders = _subfolders(base)
     names: list[str] = []
+    unread: list[str] = []
+    empty: list[str] = []
     label_ids: list[int] = []
     for i, folder in enumerate(folders):
-        files = sorted(entry.name for entry in os.scandir(base / folder) if is_image(entry.name))
+        found = sorted(entry.name for entry in os.scandir(base / folder))
+        files = list(filter(is_picture, found))
+        others = [f"{folder}/{name}" for name in found if is_unread(name)]
+        unread += others
+        empty += [] if files or others else [folder]
         names += [f"{folder}/{name}" for name in files]
         label_ids += [i] * len(files)
+    notes = [unread_note(base, unread)] if unread else []
     if not names:
         raise DataError(
             f"{base}: expected folders nXXXXXXXX (WordNet ids) with images (*.JPEG) in them; "
-            f"found {len(folders)} folders and no image"
+            + (notes[0] if notes else f"found {len(folders)} folders and no image")
+        )
+    if empty:
+        notes.append(
+            f"{base}: {len(empty):,} of its {len(folders):,} folders hold no images themselves, such as "
+            f"{empty[0]}: left out; a class's images must lie right in its folder"
         )
     labels = [Label(folder) for folder in folders]
     return classification_records(
-        base, FolderStore(base, names), labels, np.asarray(label_ids, dtype=np.int32)
+        base, FolderStore(base, names), labels, np.asarray(label_ids, dtype=np.int32), notes
     )
 
 
@@ -127,7 +140,7 @@ def read_tiny_imagenet(root: str | Path, split: str = "train", *, boxes: bool = 
 def _train_images(files: _Files) -> Iterable[tuple[str, str]]:
     for path in files.paths:
         parts = PurePosixPath(path).parts
-        if len(parts) >= 4 and parts[-4] == "train" and parts[-2] == "images" and is_image(parts[-1]):
+        if len(parts) >= 4 and parts[-4] == "train" and parts[-2] == "images" and is_picture(parts[-1]):
             yield path, parts[-3]
 
 

@@ -18,12 +18,13 @@ from wordtree._files import atomic_write
 from yolo9000.datasets.folders import has_suffix, visible_files
 from yolo9000.datasets.labels import WNID, Label
 from yolo9000.datasets.records import Records, classification_records
-from yolo9000.datasets.store import Strings, TarStore, is_image
+from yolo9000.datasets.store import Strings, TarStore
 from yolo9000.datasets.tars import Member, tar_members
 from yolo9000.errors import DataError
+from yolo9000.image import is_picture, is_unread, unread_note
 
 _READERS = 8  # threads that read headers: the wait is for the disk, or for the network behind it
-_INDEX = "yolo9000-tar-index-2"  # 2: with the links in tar files
+_INDEX = "yolo9000-tar-index-3"  # 2: with the links in tar files; 3: with all kinds of pictures
 
 
 def read_imagenet_tar(root: str | Path, split: str = "train") -> Records:
@@ -55,11 +56,12 @@ def read_imagenet_tar(root: str | Path, split: str = "train") -> Records:
     if index is None:
         index = _scan(place, tars)
         _save(cached, fingerprint, index)
+    notes = [unread_note(place, index.unread)] if len(index.unread) else []
     if not len(index.names):
-        raise DataError(f"{place}: no images (*.JPEG) in its {len(tars)} tar files")
+        raise DataError(*notes or [f"{place}: no images (*.JPEG) in its {len(tars)} tar files"])
     store = TarStore(place, list(index.tars), index.counts, index.names, index.starts, index.sizes)
     labels = [Label(name, name if WNID.fullmatch(name) else "") for name in index.labels]
-    return classification_records(place, store, labels, index.label_ids)
+    return classification_records(place, store, labels, index.label_ids, notes)
 
 
 def _place(root: Path, split: str) -> Path:
@@ -83,6 +85,11 @@ class _Index:
     sizes: NDArray[np.int64]  # [R]
     labels: Strings  # L
     label_ids: NDArray[np.int32]  # [R]
+    unread: Strings  # pictures of kinds that are not read here, as TAR:member
+
+
+_TEXTS = ("tars", "names", "labels", "unread")  # fields, by how they are kept
+_ARRAYS = ("counts", "starts", "sizes", "label_ids")
 
 
 def _scan(place: Path, tars: Sequence[str]) -> _Index:
@@ -95,7 +102,13 @@ def _scan(place: Path, tars: Sequence[str]) -> _Index:
             if inner:
                 tars = [name for name, _, _ in inner]
                 found = list(pool.map(lambda member: tar_members(place, *member[1:]), inner))
-    images = [[member for member in members if is_image(_last(member[0]))] for members in found]
+    images = [[member for member in members if is_picture(_last(member[0]))] for members in found]
+    unread = [
+        f"{tar}:{name}"
+        for tar, members in zip(tars, found, strict=True)
+        for name, _, _ in members
+        if is_unread(_last(name))
+    ]
     classes = [
         _class(tar, name, place) for tar, part in zip(tars, images, strict=True) for name, _, _ in part
     ]
@@ -109,6 +122,7 @@ def _scan(place: Path, tars: Sequence[str]) -> _Index:
         np.asarray([size for _, _, size in members], dtype=np.int64),
         Strings(map(str, labels)),
         ids.astype(np.int32),
+        Strings(unread),
     )
 
 
@@ -150,11 +164,9 @@ def _load(path: Path, fingerprint: str) -> _Index | None:
         with np.load(path, allow_pickle=False) as file:
             if str(file["fingerprint"]) != fingerprint:
                 return None
-            tars, names, labels = (
-                Strings.from_arrays(file[key], file[f"{key}_ends"]) for key in ("tars", "names", "labels")
-            )
-            counts, starts, sizes = file["counts"], file["starts"], file["sizes"]
-            return _Index(tars, counts, names, starts, sizes, labels, file["label_ids"])
+            content: dict[str, Any] = {key: file[key] for key in _ARRAYS}
+            content |= {key: Strings.from_arrays(file[key], file[f"{key}_ends"]) for key in _TEXTS}
+            return _Index(**content)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
@@ -162,8 +174,8 @@ def _load(path: Path, fingerprint: str) -> _Index | None:
 def _save(path: Path, fingerprint: str, index: _Index) -> None:
     """Keep the index for the next time; where that cannot be, the next opening takes as long as this one."""
     content: dict[str, Any] = {"fingerprint": fingerprint}
-    content |= {key: getattr(index, key) for key in ("counts", "starts", "sizes", "label_ids")}
-    for key in ("tars", "names", "labels"):
+    content |= {key: getattr(index, key) for key in _ARRAYS}
+    for key in _TEXTS:
         content[key], content[f"{key}_ends"] = getattr(index, key).arrays()
     try:
         with atomic_write(path) as stream:

@@ -50,7 +50,8 @@ class Records:
         label_ids: int32 [T], positions in `labels`.
         boxes: float32 [T, 4] XYXY in pixels, or as shares of width and height; [0, 4] for classification.
         ignored: bool [T]: difficult objects or crowds, as `rules` says.
-        issues: Annotations that were left out, each as file, annotation and reason.
+        issues: Annotations that were left out, each as file, annotation and reason; and in one note pictures
+            of kinds that are not read here.
         normalised: bool [R]: the boxes of these images are shares (YOLO's and darknet's text files); left
             out: none is.
         rules: Whose rules boxes are scored by.
@@ -192,7 +193,11 @@ def _pixels(value: object) -> int:
 
 
 def classification_records(
-    root: Path, store: Store, labels: Sequence[Label], label_ids: NDArray[np.int32]
+    root: Path,
+    store: Store,
+    labels: Sequence[Label],
+    label_ids: NDArray[np.int32],
+    issues: Sequence[str] = (),
 ) -> Records:
     """Records of images with one label and no box each.
 
@@ -201,12 +206,21 @@ def classification_records(
         store: The images.
         labels: The classes.
         label_ids: int32 [R] class of each image.
+        issues: See `Records`.
     """
     n = len(store)
     offsets = np.arange(n + 1, dtype=np.int64)
     no_boxes = np.zeros((0, 4), dtype=np.float32)
     return Records(
-        root, "classification", store, tuple(labels), offsets, label_ids, no_boxes, np.zeros(n, np.bool_)
+        root,
+        "classification",
+        store,
+        tuple(labels),
+        offsets,
+        label_ids,
+        no_boxes,
+        np.zeros(n, np.bool_),
+        tuple(issues),
     )
 
 
@@ -303,7 +317,7 @@ class TableDataset:
 
     @property
     def issues(self) -> tuple[str, ...]:
-        """Annotations that the reader left out, with file and reason."""
+        """What the reader left out, with file and reason."""
         return self.records.issues
 
     def __len__(self) -> int:

@@ -6,7 +6,7 @@ Shapes: `M` boxes of one image, `H`, `W` pixels.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
@@ -74,6 +74,10 @@ class SampleDataset(Protocol):
     @property
     def unmatched(self) -> Mapping[str, int]:
         """Labels that no node of the tree stands for, with how many annotations carry them."""
+
+    @property
+    def issues(self) -> Sequence[str]:
+        """What the reader left out, with file and reason."""
 
     @property
     def fingerprint(self) -> str:

@@ -17,15 +17,6 @@ from numpy.typing import NDArray
 
 from yolo9000.errors import DataError
 
-IMAGE_SUFFIXES = frozenset(
-    {".jpeg", ".jpg", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".jp2"}
-)
-
-
-def is_image(name: str) -> bool:
-    """Whether a file's name (without folders) is that of an image; hidden files are none."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")  # noqa: PTH122
-
 
 def encoded(name: str) -> bytes:
     """The bytes of a name of a file or class, which need not be UTF-8.

@@ -11,8 +11,9 @@ from xml.etree import ElementTree
 from yolo9000.datasets.boxfiles import read_text
 from yolo9000.datasets.labels import WNID, Label
 from yolo9000.datasets.records import Records, RecordsBuilder
-from yolo9000.datasets.store import IMAGE_SUFFIXES, FolderStore
+from yolo9000.datasets.store import FolderStore
 from yolo9000.errors import DataError
+from yolo9000.image import PICTURES
 
 _FLAGGED = re.compile(r"(.*\S)\s+(-1|0|1)")  # a line of the list of one class
 
@@ -130,7 +131,7 @@ def read_annotation(path: Path) -> Annotation:
             "write the file in PASCAL VOC's form"
         )
     suffix = Path((tree.findtext("filename") or "").strip()).suffix
-    suffix = suffix if suffix.lower() in IMAGE_SUFFIXES else ".jpg"
+    suffix = suffix if suffix.lower() in PICTURES else ".jpg"
     objects = [_object(element, f"{path}: object {i}") for i, element in enumerate(tree.iter("object"), 1)]
     return Annotation(suffix, tree.findtext("size/width"), tree.findtext("size/height"), objects)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from yolo9000.datasets.boxfiles import (
 from yolo9000.datasets.folders import SPLITS, visible_files, walk
 from yolo9000.datasets.labels import Label
 from yolo9000.datasets.records import Records
-from yolo9000.datasets.store import is_image
 from yolo9000.errors import DataError, FormatError
+from yolo9000.image import is_picture, is_unread, unread_note
 
 
 def read_yolo(root: str | Path, split: str = "train") -> Records:
@@ -46,9 +46,14 @@ def read_yolo(root: str | Path, split: str = "train") -> Records:
     content = _load(path)
     labels = _labels(content, path)
     folders = _folders(content.get("path"), path)
-    images = [image for entry in _entries(content, split, path) for image in _images(entry, folders, path)]
+    images: list[str] = []
+    notes: list[str] = []
+    for entry in _entries(content, split, path):
+        images += _images(entry, folders, path, notes)
     places = ((swap_folder(image), os.path.splitext(image)[0] + ".txt") for image in images)  # noqa: PTH122
-    return read_box_files(path, folders[0], images, places, labels, keypoints=_keypoints(content, path))
+    return read_box_files(
+        path, folders[0], images, places, labels, notes, keypoints=_keypoints(content, path)
+    )
 
 
 def _yaml_file(root: Path) -> Path:
@@ -136,21 +141,22 @@ def _entries(content: Mapping[str, Any], split: str, path: Path) -> list[str]:
     )
 
 
-def _images(entry: str, folders: list[Path], path: Path) -> Iterator[str]:
+def _images(entry: str, folders: list[Path], path: Path, notes: list[str]) -> list[str]:
+    """Paths of an entry's images; of those that are not read a note is added."""
     place = _place(entry, folders, path)
     if place.is_file():
         base, lines = read_image_list(place, [place.parent, *folders, Path.cwd()])
-        yield from (join(base, line) for line in lines)
-        return
-    found = [
-        os.path.join(folder, name)  # noqa: PTH118
-        for folder, names in walk(place)
-        for name in names
-        if is_image(name)
-    ]
+        return [join(base, line) for line in lines]
+    found, unread = [], []
+    for folder, names in walk(place):
+        found += [os.path.join(folder, name) for name in names if is_picture(name)]  # noqa: PTH118
+        unread += [os.path.join(folder, name) for name in names if is_unread(name)]  # noqa: PTH118
+    if unread:
+        notes.append(unread_note(path, unread))
     if not found:
-        raise DataError(f"{path}: {entry!r} is {place}: there are no images in this folder")
-    yield from sorted(found)
+        what = notes[-1] if unread else "there are no images in this folder"
+        raise DataError(f"{path}: {entry!r} is {place}: {what}")
+    return sorted(found)
 
 
 def _place(entry: str, folders: list[Path], path: Path) -> Path:

@@ -252,7 +252,7 @@ def test_spoilt_data(run: Run, tmp_path: Path, write: Writer) -> None:
     ("problem", "title", "line"),
     [
         ("unmatched", "1 labels without a node", f"{UNKNOWN}: 1 annotations"),
-        ("degenerate", "1 boxes without area", "c.txt:1: box ("),
+        ("degenerate", "1 left out by the reader", "c.txt:1: box ("),
         ("outside", "1 boxes outside their image", "c.jpg: box 1 (n02084071: 30, 5, 45, 10) is outside the"),
         ("unreadable", "1 unreadable images", "c.jpg: cannot be decoded as an image"),
     ],
@@ -263,6 +263,15 @@ def test_what_is_wrong_is_told(run: Run, tmp_path: Path, problem: str, title: st
     assert title in out
     assert line in out
     assert out.splitlines()[-1] == "see above"
+
+
+def test_so_many_nodes_are_shown(run: Run, tmp_path: Path) -> None:
+    spec = coco(Scene(), tmp_path / "c")
+    _, few, _ = run("data", "check", spec, "--top", "1")
+    _, every, _ = run("data", "check", spec, "--top", "0")
+    assert "more nodes" in few
+    assert "more nodes" not in every
+    assert len(every.splitlines()) > len(few.splitlines()) - 1
 
 
 def test_boxes_that_teach_nothing_are_told(run: Run, tmp_path: Path) -> None:

@@ -253,6 +253,12 @@ def test_voc(tmp_path: Path, tree: WordTree, flag: object) -> None:
     assert len(dataset.records.labels) == 20  # type: ignore[attr-defined]
 
 
+def test_voc_images_of_other_kinds(tmp_path: Path) -> None:
+    for kind in (".avif", ".HEIC", ".jpe"):
+        root = write_voc(tmp_path / kind, {"a": voc_xml(filename=f"x{kind}")})
+        assert read_records(f"voc:{root}").store.inner_name(0) == f"JPEGImages/a{kind}"
+
+
 @pytest.mark.parametrize("parent", ["", "VOCdevkit/"])
 def test_voc_years_are_joined(tmp_path: Path, tree: WordTree, parent: str) -> None:
     write_voc(tmp_path / f"{parent}VOC2007", {"a": voc_xml(("dog", (1, 1, 9, 9), 0))}, "trainval")
@@ -350,6 +356,18 @@ def test_imagenet(tmp_path: Path, tree: WordTree) -> None:
         dataset[len(dataset)]
     direct = open_dataset(f"imagenet:{root / 'train'}", tree)  # the split's folder itself
     assert len(direct) == len(dataset)
+
+
+def test_imagenet_folders_without_images_are_told(tmp_path: Path) -> None:
+    root = write_imagenet(tmp_path, {"dog": 1, "cat": 2})
+    assert not read_records(f"imagenet:{root}").issues
+    for name in ("bus", "car/images"):
+        (root / "train" / name).mkdir(parents=True)
+    save(root / "train" / "car" / "images" / "a.jpg")
+    (note,) = read_records(f"imagenet:{root}").issues
+    assert note.startswith(
+        f"{root}/train: 2 of its 4 folders hold no images themselves, such as bus: left out"
+    )
 
 
 def test_imagenet_errors(tmp_path: Path, tree: WordTree) -> None:
@@ -614,6 +632,8 @@ def test_concat(tmp_path: Path, tree: WordTree) -> None:
     with pytest.raises(IndexError):
         both[3]
     assert open_datasets([], tree) is None
+    with pytest.raises(DataError, match=rf"imagenet:{a}: expected detection data, got a classification data"):
+        open_datasets([f"imagenet:{a}"], tree, kind="detection")
     detection = open_dataset(f"coco:{write_coco(tmp_path / 'c')}", tree)
     with pytest.raises(DataError, match="of one kind"):
         ConcatDataset([both, detection])

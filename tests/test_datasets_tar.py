@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import resource
 import tarfile
 from collections.abc import Iterator
@@ -319,6 +320,29 @@ def test_links_out_of_a_tar(tmp_path: Path, kind: bytes, target: str) -> None:
     path = add_links(write_tar(tmp_path / "x.tar", [("a.jpg", b"abc")]), [(kind, "link.jpg", target)])
     with pytest.raises(DataError, match=r"x\.tar: link\.jpg is a link, and what it leads to.*tar chf"):
         tar_members(path)
+
+
+@pytest.mark.parametrize("form", ["folder", "tar"])
+def test_all_kinds_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """What Pillow opens is read, the rest is told, also out of a tar file's index; hidden files are not."""
+    monkeypatch.setattr(Image, "registered_extensions", lambda: {".avif": "AVIF"})
+    known = ["dog/a.jpg", "dog/b.AVIF", "dog/c.jfif", "dog/d.pgm"]
+    others = ["cat/x.heic", "dog/y.jxl", "dog/._a.heic", "dog/._b.jpg", "dog/notes.txt"]
+    if form == "tar":
+        spec = f"imagenet-tar:{write_tar(tmp_path / 'w.tar', [(name, photo(0)) for name in known + others])}"
+    else:
+        spec = f"imagenet:{tmp_path}"
+        for name in known + others:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(photo(0))
+    for _ in range(2):
+        records = read_records(spec)
+        assert [records.store.inner_name(i)[-len(name) :] for i, name in enumerate(known)] == known
+        assert len(records.store) == len(known)
+        (note,) = records.issues
+        assert re.search(
+            r"2 pictures are of a kind that is not read here \(\.heic \.jxl\), such as .*x\.heic", note
+        )
 
 
 def test_hidden_files_beside_the_tars(tmp_path: Path) -> None:

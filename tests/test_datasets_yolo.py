@@ -300,6 +300,22 @@ def test_hidden_and_linked_folders(tmp_path: Path) -> None:
     assert found == ["more/b.jpg", "own/a.jpg", "own/b.jpg", "own/c.jpg"]
 
 
+def test_kinds_of_pictures_that_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "registered_extensions", dict)
+    data, images = folders(tmp_path), tmp_path / "images" / "train"
+    (images / "d.HEIC").write_bytes(b"?")
+    (images / "b.jpg").rename(images / "b.JPE")
+    assert image_names(f"yolo:{data}") == ["a.jpg", "b.JPE", "c.jpg"]
+    note = (
+        r"1 picture is of a kind that is not read here \(\.heic\), such as .*/d\.HEIC: left out; convert to"
+    )
+    assert re.search(note, read_records(f"yolo:{data}").issues[0])
+    for image in "a.jpg", "b.JPE", "c.jpg":
+        (images / image).unlink()
+    with pytest.raises(DataError, match=note):
+        read_records(f"yolo:{data}")
+
+
 def test_links_to_nothing(tmp_path: Path) -> None:
     """An image's is missed where the image is read, as any that is missing; others are refused at once."""
     data, gone = folders(tmp_path), tmp_path / "gone"

@@ -255,6 +255,25 @@ def test_folders_that_cannot_be_read(home: Path, monkeypatch: pytest.MonkeyPatch
     assert [str(error) for error in errors] == ["locked: cannot be read: Permission denied."]
 
 
+def test_a_folder_with_all_kinds_of_pictures(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Pillow opens is read; of other photos one error tells; what is hidden is nobody's."""
+    folder = home / "kinds"
+    folder.mkdir()
+    known = ["a.png", "b.jfif", "c.AVIF", "d.jpe", "e.pgm", "f.ppm", "g.tif"]
+    for name in (*known, "._a.jpg", ".h.png"):
+        (folder / name).write_bytes((home / "a.png").read_bytes())
+    for name in ("x.heic", "y.HEIC", "z.jxl"):
+        (folder / name).write_bytes(b"?")
+    monkeypatch.setattr(Image, "registered_extensions", lambda: {".avif": "AVIF"})
+    errors: list[YOLO9000Error] = []
+    found = [Path(str(frame.source)).name for frame in frames("kinds", on_error=errors.append)]
+    assert found == known
+    assert [str(error) for error in errors] == [
+        "kinds: 3 pictures are of a kind that is not read here (.heic .jxl), such as x.heic: left out; "
+        "convert to JPEG or PNG."
+    ]
+
+
 def test_demo_photos() -> None:
     assert "dog.jpg" in [Path(photo).name for photo in demo_photos()]
 

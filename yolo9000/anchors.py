@@ -72,7 +72,8 @@ def cluster_anchors(
         )
     if count < 1 or len(np.unique(boxes, axis=0)) < count:
         raise DataError(
-            f"{count} priors asked for, but there are {len(np.unique(boxes, axis=0))} different box shapes"
+            f"{count} priors asked for, but there are {len(np.unique(boxes, axis=0))} different box shapes; "
+            "ask for fewer (--count)"
         )
     generator = np.random.default_rng(seed)
     results = [_lloyd(boxes, _spread(boxes, count, generator)) for _ in range(restarts)]

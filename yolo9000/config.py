@@ -74,6 +74,10 @@ class LossConfig:
                 "loss.match_iou: darknet has one anchor a truth; use loss.mode=paper": (
                     self.match_iou == 1 or self.mode == "paper"
                 ),
+                f"loss.prior_images: expected at least 0, got {self.prior_images}": self.prior_images >= 0,
+                f"loss.ignore_iou: expected 0 to 1, got {self.ignore_iou}": (
+                    self.ignore_iou is None or 0 <= self.ignore_iou <= 1
+                ),
                 f"loss.classification_iou: expected 0 to 1, got {self.classification_iou}": (
                     0 <= self.classification_iou <= 1
                 ),
@@ -218,6 +222,7 @@ class TrainConfig:
             "optim.power": (self.optim.power, 0),
             "optim.final": (self.optim.final, 0),
             "optim.clip": (self.optim.clip, 0),
+            "val.size": (self.val.size, 0),
             "val.limit": (self.val.limit, 0),
             "val.steps": (self.val.steps, 0),
             "val.patience": (self.val.patience, 0),
@@ -232,6 +237,11 @@ class TrainConfig:
                 for name, value in {"ema": self.ema, "optim.momentum": self.optim.momentum}.items()
             }
             | {
+                f"seed: expected less than 2 to the 64th, got {self.seed}": self.seed < 2**64,
+                f"data.ratio: expected more than 0, got {self.data.ratio}": self.data.ratio > 0,
+                f"optim.milestones: expected shares of a run, 0 to 1, got {self.optim.milestones}": all(
+                    0 <= share <= 1 for share in self.optim.milestones
+                ),
                 f"data.repeat: expected 0 to 1, got {self.data.repeat}": 0 <= self.data.repeat <= 1,
                 f"data.mosaic_classification: expected 0 to 1, got {self.data.mosaic_classification}": (
                     0 <= self.data.mosaic_classification <= 1

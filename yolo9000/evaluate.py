@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from yolo9000.datasets import SampleDataset, open_dataset
 from yolo9000.evaluation.classification import ClassificationResult, evaluate_classification
-from yolo9000.evaluation.detection import DetectionResult, evaluate_detection
-from yolo9000.evaluation.options import EvaluateConfig
-from yolo9000.evaluation.predict import Progress
+from yolo9000.evaluation.detection import DetectionResult, check_detector, evaluate_detection
+from yolo9000.evaluation.options import EvaluateConfig, resolve
+from yolo9000.evaluation.predict import Progress, input_size
 from yolo9000.network import Network
 
 if TYPE_CHECKING:
@@ -59,6 +59,19 @@ def evaluate(
             config = replace(config, confident=model.threshold, hier_threshold=model.hier_threshold)
     dataset = open_dataset(data, network.tree, split, map_file=map_file)
     return evaluate_opened(network, dataset, data, config, progress=progress)
+
+
+def check_opened(network: Network, dataset: SampleDataset, data: str, config: EvaluateConfig) -> None:
+    """Refuse at once what `evaluate_opened` would refuse, perhaps hours later; the arguments are its own.
+
+    Raises:
+        ConfigError: The size does not fit the network, or it is a classifier and the data have boxes.
+        DataError: The data set is joined of some that are scored by different rules.
+    """
+    input_size(network, config)
+    if dataset.kind == "detection":
+        check_detector(network)
+        resolve(config, dataset.rules, data)
 
 
 def evaluate_opened(

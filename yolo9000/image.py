@@ -12,7 +12,7 @@ import threading
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
@@ -35,6 +35,8 @@ __all__ = [
     "Letterbox",
     "LetterboxMode",
     "is_encoded",
+    "is_picture",
+    "is_unread",
     "is_url",
     "letterbox",
     "orientation",
@@ -42,6 +44,7 @@ __all__ = [
     "source_name",
     "to_rgb",
     "undecodable",
+    "unread_note",
     "upright",
     "waiting_for",
 ]
@@ -59,6 +62,12 @@ PATIENCE = 5.0  # seconds without a word before a pipe is said to give nothing
 # Pillow's, of large pictures and odd metadata: we check. Once for all, and after everybody's own rules, since
 # `catch_warnings` around each picture would take those of other threads, too.
 warnings.filterwarnings("ignore", module=r"PIL\.", append=True)
+
+JPEG = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
+# Pictures that not every Pillow opens: by how it was built, or with a plugin that is registered alone.
+_UNSURE = (".avif", ".heic", ".heif", ".jxl", ".jp2", ".j2k", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf")
+# What is taken for a picture in a folder or tar file; a file that is named is read whatever its ending.
+PICTURES = JPEG | set(".png .apng .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm".split()) | set(_UNSURE)
 
 
 def read_image(source: ImageSource) -> Tensor:
@@ -109,6 +118,30 @@ def is_encoded(source: object) -> TypeGuard[Encoded]:
 def is_url(source: object) -> bool:
     """Tell a web address from a path."""
     return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
+
+
+def is_picture(name: str) -> bool:
+    """Tell by its name (without folders) whether a visible file is a picture that can be read here."""
+    ending = os.path.splitext(name)[1].lower()  # noqa: PTH122  (ten times quicker than Path)
+    if ending not in PICTURES or name.startswith("."):
+        return False
+    # Pillow is asked only where it matters: it then loads all that it has, which takes half a second.
+    return ending not in _UNSURE or ending in Image.registered_extensions()
+
+
+def is_unread(name: str) -> bool:
+    """Tell by its name whether a visible file is a picture of a kind that Pillow does not open here."""
+    return name.lower().endswith(_UNSURE) and not name.startswith(".") and not is_picture(name)
+
+
+def unread_note(place: object, names: Sequence[str]) -> str:
+    """What to say of the files in a place that `is_unread` found, at least one."""
+    kinds = " ".join(sorted({Path(name).suffix.lower() for name in names}))
+    files = f"{len(names):,} pictures are" if len(names) > 1 else "1 picture is"
+    return (
+        f"{place}: {files} of a kind that is not read here ({kinds}), such as {names[0]}: left out; "
+        "convert to JPEG or PNG"
+    )
 
 
 def quoted(url: str) -> str:
@@ -212,7 +245,7 @@ def _guarded(decode: Callable[[], Tensor], name: str) -> Tensor:
 def undecodable(error: Exception) -> str:
     """Why Pillow cannot decode a picture, by the error it raised."""
     if isinstance(error, UnidentifiedImageError):
-        return "not a picture in any known format (JPEG, PNG, WebP, GIF, BMP, TIFF, ...)"
+        return "not a picture in any known format (JPEG, PNG, WebP, GIF, BMP, TIFF, ...; convert HEIC)"
     return str(error) or type(error).__name__
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,6 @@ from yolo9000.datasets import (
     ImageBank,
     JointDataset,
     JointSampler,
-    SampleDataset,
     TrainTransform,
     balance_weights,
     collate,
@@ -37,8 +38,9 @@ from yolo9000.datasets import (
     open_datasets,
     repeat_weights,
 )
-from yolo9000.errors import ConfigError, DataError
-from yolo9000.network import Network
+from yolo9000.errors import ConfigError, DataError, TrainingError
+from yolo9000.network import Network, check_size
+from yolo9000.report import print_left_out
 from yolo9000.runlog import CHECKPOINT
 
 
@@ -61,7 +63,7 @@ def build_fabric(config: TrainConfig, precision: str) -> Fabric:
             strategy=_parallel() if world > 1 else "auto",
             precision=precision,
         )
-    except (ValueError, RuntimeError, MisconfigurationException) as error:
+    except (ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
         raise ConfigError(
             f"device {config.device!r}, for {local} processes, cannot be used: {error} Expected auto, cpu or "
             "cuda, and no more processes than there are GPUs"
@@ -113,6 +115,11 @@ def build_network(config: TrainConfig, console: Console) -> Network:
         console.print(f"[yellow]keys of the cfg that training passes over:[/] {escape('; '.join(untrained))}")
     if network.cfg.frozen > config.freeze:
         console.print(f"[yellow]stopbackward in the cfg: its first {network.cfg.frozen} layers are frozen[/]")
+    count = len(network.layers)
+    if config.freeze > count:
+        raise ConfigError(
+            f"freeze: expected at most the {count} layers of {config.model}, got {config.freeze}"
+        )
     for layer in frozen_layers(network, config):
         layer.requires_grad_(False)
     return network
@@ -135,13 +142,17 @@ def build_data(
 ) -> tuple[JointDataset, JointSampler, ImageBank | None]:
     """The images of both kinds, the order they come in for this process, and the bank that holds them."""
     data, tree = config.data, network.tree
+    transform = build_transform(config.augment)  # what is refused is so before the data are read
+    for size in data.sizes:
+        check_size(size, size, network.stride)
     for setting, lacking in _without_effect(config):
         console.print(f"[yellow]{setting} has no effect: {lacking}[/]")
-    detection = open_datasets(data.detection, tree, map_file=data.map, cache=data.cache)
-    classification = open_datasets(data.classification, tree, cache=data.cache)
-    mosaic = open_datasets(data.mosaic, tree, cache=data.cache)
-    for source in (detection, classification, mosaic):
-        _report_unmatched(source, console)
+    detection = open_datasets(data.detection, tree, map_file=data.map, cache=data.cache, kind="detection")
+    classification = open_datasets(data.classification, tree, cache=data.cache, kind="classification")
+    mosaic = open_datasets(data.mosaic, tree, cache=data.cache, kind="detection")
+    for name, source in (("detection", detection), ("classification", classification), ("mosaic", mosaic)):
+        if source is not None:
+            print_left_out(console, f"data.{name}", source)
     if detection is not None and not any(map(detection.nodes, range(len(detection)))):
         raise DataError(
             f"{', '.join(data.detection)}: not one box to learn from; is it the right split, and do the "
@@ -164,7 +175,7 @@ def build_data(
     if network.cfg.width != network.cfg.height and not data.sizes:
         shown = f"{network.cfg.width} × {network.cfg.height}"
         console.print(f"[yellow]The cfg's input is {shown}; training is on square pictures of its width.[/]")
-    transform, bank = build_transform(config.augment), None
+    bank = None
     if data.draw == "device":
         bank = ImageBank((detection, classification, mosaic), fabric.device)
         detection, classification, mosaic = bank.datasets
@@ -181,20 +192,28 @@ def build_data(
 
 def _without_effect(config: TrainConfig) -> list[tuple[str, str]]:
     """Settings about data that do nothing in this run, and what they would need; they may be of another's."""
-    data, mosaics = config.data, "no mosaics are made (augment.mosaic=0)"
+    data, loss, val = config.data, config.loss, config.val
+    mosaics, labelled = "no mosaics are made (augment.mosaic=0)", "no labelled photos (data.classification)"
+    boxes, measured = "no photos with boxes (data.detection)", "nothing is measured (val.data)"
+    joint = data.detection and data.classification
+    both = "training is not on both kinds of photos (data.detection, data.classification)"
     needs = [
-        ("data.repeat", data.repeat, data.detection, "no photos with boxes (data.detection)"),
-        ("data.balance", data.balance, data.classification, "no labelled photos (data.classification)"),
+        ("data.repeat", data.repeat, data.detection, boxes),
+        ("data.map", data.map, data.detection or val.data, boxes),
+        ("data.balance", data.balance, data.classification, labelled),
         ("data.mosaic", data.mosaic, config.augment.mosaic, mosaics),
         ("data.mosaic_classification", data.mosaic_classification, config.augment.mosaic, mosaics),
+        ("augment.mosaic", config.augment.mosaic, data.detection, boxes),
+        ("augment.crop", config.augment.crop, data.classification, labelled),
+        ("augment.cutmix", config.augment.cutmix, not data.detection, "a detector is trained"),
+        ("loss.classification_scale", loss.classification_scale, joint, both),
+        ("loss.classification_box", loss.classification_box, joint, both),
+        ("loss.whole_scale", loss.whole_scale, joint, both),
+        ("val.steps", val.steps, val.data, measured),
+        ("val.size", val.size, val.data, measured),
+        ("val.limit", val.limit, val.data, measured),
     ]
     return [(name, lacking) for name, is_set, needed, lacking in needs if is_set and not needed]
-
-
-def _report_unmatched(source: SampleDataset | None, console: Console) -> None:
-    if source is not None and source.unmatched:
-        names = ", ".join(f"{name} ({count})" for name, count in sorted(source.unmatched.items()))
-        console.print(f"[yellow]labels that match no node and are left out:[/] {names}")
 
 
 def build_loader(
@@ -210,6 +229,24 @@ def build_loader(
         pin_memory=device.type == "cuda",
         worker_init_fn=_leave_group,
     )
+
+
+@contextlib.contextmanager
+def loader_errors() -> Iterator[None]:
+    """Tell errors of a loader's processes in one line each, as those of this process."""
+    try:
+        yield
+    except DataError as error:  # of another process: with its traceback before the message
+        message = str(error).rpartition(f"{DataError.__module__}.{DataError.__qualname__}: ")[2]
+        raise DataError(message.rstrip()) from error
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
+            raise
+        raise TrainingError(
+            f"a process that loads pictures was ended ({error}), perhaps for want of memory: lower "
+            "data.workers (--workers), in a container raise its shared memory (--shm-size); go on with "
+            "--resume"
+        ) from error
 
 
 def _leave_group(worker: int) -> None:

@@ -18,9 +18,11 @@ from wordtree.tree import WordTree
 from yolo9000.results import Detections
 
 if TYPE_CHECKING:
+    from yolo9000.datasets import SampleDataset
     from yolo9000.datasets.check import DataReport
 
 _COUNTED = 8  # labels named in the line of a frame
+_NAMED = 10  # labels named that match no node
 _LONG = 60  # characters of metadata that still fit into a table
 
 
@@ -160,6 +162,29 @@ def print_published(console: Console) -> None:
     console.print(table)
 
 
+def print_left_out(console: Console, name: str, dataset: SampleDataset) -> None:
+    """Say briefly what of a data set is not used; nothing where all is.
+
+    Args:
+        console: Where to print.
+        name: The data set, as its user knows it.
+        dataset: The data set.
+    """
+    unmatched, issues = dataset.unmatched, dataset.issues
+    lines = []
+    if unmatched:
+        often = sorted(unmatched, key=lambda label: -unmatched[label])
+        shown = ", ".join(f"{label} ({unmatched[label]})" for label in often[:_NAMED])
+        more = f" and {len(often) - _NAMED:,} more" if len(often) > _NAMED else ""
+        lines.append(f"labels that match no node and are left out: {shown}{more}")
+    if issues:
+        lines.append(f"left out by the reader: {len(issues):,}, first {issues[0]}")
+    for line in lines:
+        console.print(Text(f"{name}: {line}", "yellow"), soft_wrap=True)
+    if lines:
+        console.print(Text("`yolo9000 data check` lists all that is wrong", "yellow"))
+
+
 def print_data_report(console: Console, report: DataReport, tree: WordTree, top: int = 15) -> None:
     """Print what a data set holds and what is wrong with it.
 
@@ -167,7 +192,7 @@ def print_data_report(console: Console, report: DataReport, tree: WordTree, top:
         console: Where to print.
         report: From `yolo9000.datasets.check.data_check`.
         tree: The tree of its labels.
-        top: How many of the most frequent nodes to list.
+        top: How many of the most frequent nodes to list; 0: all.
     """
     boxes = (
         f"  {report.boxes:,} boxes, {report.ignored:,} ignored, {report.empty:,} images without"
@@ -177,13 +202,13 @@ def print_data_report(console: Console, report: DataReport, tree: WordTree, top:
     console.print(Text.assemble((report.spec, "bold"), f"  {report.images:,} {report.kind} images{boxes}"))
     table = Table("node", "labels", box=None, header_style="dim")
     table.columns[1].justify = "right"
-    for node, count in list(report.counts.items())[:top]:
+    for node, count in list(report.counts.items())[: top or None]:
         table.add_row(Text(tree.names[node], _style(tree, node)), f"{count:,}")
     console.print(table)
-    if len(report.counts) > top:
+    if len(report.counts) > top > 0:
         console.print(f"  and {len(report.counts) - top:,} more nodes", style="dim")
     for label, ancestor in report.fallbacks.items():
-        console.print(f"  {label}: not in the tree, stands at {ancestor}", style="dim")
+        console.print(Text(f"  {label}: not in the tree, stands at {ancestor}", "dim"))
     if not report.counts:
         what = "box" if report.kind == "detection" else "label"
         console.print(f"not one {what} to learn from", style="bold red")
@@ -191,7 +216,7 @@ def print_data_report(console: Console, report: DataReport, tree: WordTree, top:
         "labels without a node": [
             f"{label}: {count} annotations" for label, count in report.unmatched.items()
         ],
-        "boxes without area": report.degenerate,
+        "left out by the reader": report.degenerate,
         "boxes outside their image": report.outside,
         "unreadable images": report.unreadable,
     }
@@ -199,5 +224,5 @@ def print_data_report(console: Console, report: DataReport, tree: WordTree, top:
         if lines:
             console.print(f"{len(lines):,} {title}", style="bold red")
             for line in lines:
-                console.print(f"  {line}", soft_wrap=True)
+                console.print(Text(f"  {line}"), soft_wrap=True)
     console.print("nothing is wrong" if report.ok else "see above", style="green" if report.ok else "red")

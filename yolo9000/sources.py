@@ -28,13 +28,20 @@ from torch import Tensor
 
 from wordtree.textfile import exists, is_file, is_pipe
 from yolo9000.errors import ImageError, YOLO9000Error
-from yolo9000.image import ImageSource, is_url, read_image, source_name, waiting_for
+from yolo9000.image import (
+    PICTURES,
+    ImageSource,
+    is_picture,
+    is_unread,
+    is_url,
+    read_image,
+    source_name,
+    unread_note,
+    waiting_for,
+)
 
 T = TypeVar("T")
 
-JPEG = frozenset({".jpg", ".jpeg", ".jpe", ".jfif"})
-# What is taken out of a folder; a file that is named is read whatever its ending.
-PICTURES = JPEG | {".png", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm", ".pgm"}
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"})
 LISTS = frozenset({".txt", ".list"})
 STDIN = "-"
@@ -201,15 +208,16 @@ def _expand_one(source: str, *, listed: bool = False) -> Iterator[ImageSource | 
 
 def _folder(path: Path) -> Iterator[str | ImageError]:
     try:
-        found = sorted(
-            file
-            for file in path.iterdir()
-            if file.suffix.lower() in PICTURES | VIDEOS and not is_pipe(file)  # nobody may be writing into it
-        )
+        names = sorted(file.name for file in path.iterdir() if not file.name.startswith("."))
     except OSError as error:
         yield ImageError(f"{path}: cannot be read: {error.strerror or error}.")
         return
-    if not found:
+    unread = [name for name in names if is_unread(name)]
+    found = [path / name for name in names if is_picture(name) or Path(name).suffix.lower() in VIDEOS]
+    found = [file for file in found if not is_pipe(file)]  # nobody may be writing into it
+    if unread:
+        yield ImageError(f"{unread_note(path, unread)}.")
+    elif not found:
         endings = " ".join(sorted(PICTURES | VIDEOS))
         yield ImageError(f"{path}: no pictures or videos in it (looked for {endings}).")
     yield from map(str, found)

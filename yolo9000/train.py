@@ -35,9 +35,11 @@ from yolo9000.prepare import (
     build_loader,
     build_network,
     frozen_layers,
+    loader_errors,
     pick_precision,
     share_batchnorm,
 )
+from yolo9000.report import print_left_out
 from yolo9000.runlog import (
     CHECKPOINT,
     RENEW,
@@ -155,6 +157,8 @@ class Trainer:
         self.val_steps = config.val.steps or -(-len(self.sampler) // accumulate)
         data = config.data
         self.validator = Validator(config.val, self.network, map_file=data.map, cache=data.cache)
+        for spec, measured in self.validator.sets:
+            print_left_out(self.console, spec, measured)
         self.early = EarlyStop(config.val.patience)
         if self.fabric.world_size > 1:
             share_batchnorm(self.network)
@@ -174,8 +178,9 @@ class Trainer:
         `best.safetensors` (where metrics are measured), and at the end `model.safetensors` and `curves.png`.
 
         Raises:
-            TrainingError: A loss is not finite (the checkpoint stays the last good one), or nothing is there
-            to resume.
+            TrainingError: A loss is not finite (the checkpoint stays the last good one), a loader's process
+                ended, or nothing is there to resume.
+            DataError: A picture cannot be read.
             KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and saved.
         """
         keep_freed_memory()
@@ -185,6 +190,7 @@ class Trainer:
             # Several processes would not notice a signal in the same step, and wait for each other.
             alone = self.fabric.world_size == 1
             stop = stack.enter_context(stop_signals()) if alone else []
+            stack.enter_context(loader_errors())
             self._loop(self._logs(stack), stack.enter_context(self._progress()), stop)
         self._save(checkpoint)
         self._draw_curves()

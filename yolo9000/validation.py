@@ -10,10 +10,9 @@ from typing import Any
 from yolo9000.config import ValConfig
 from yolo9000.datasets import SampleDataset, open_dataset
 from yolo9000.errors import DataError
-from yolo9000.evaluate import evaluate_opened
+from yolo9000.evaluate import check_opened, evaluate_opened
 from yolo9000.evaluation.detection import DetectionResult
-from yolo9000.evaluation.options import EvaluateConfig, resolve
-from yolo9000.evaluation.predict import input_size
+from yolo9000.evaluation.options import EvaluateConfig
 from yolo9000.network import Network
 
 MAP50, TOP1 = "val_map50", "val_top1"  # columns of the log; the first that is there decides what is best
@@ -29,7 +28,7 @@ class Validator:
         cache: Longest side of decoded images kept in memory; 0: read from disk every time.
 
     Raises:
-        ConfigError: The size does not fit the network.
+        ConfigError: The size does not fit the network, or a classifier is to find boxes.
         DataError: A data set cannot be opened, has no labelled object, or is joined of some that are scored
             by different rules.
     """
@@ -40,12 +39,10 @@ class Validator:
         self.options = EvaluateConfig(size=config.size, limit=config.limit)
         self.sets: list[tuple[str, SampleDataset]] = []
         for spec in config.data:
-            input_size(network, self.options)  # what cannot be scored is refused now
             dataset = open_dataset(spec, network.tree, "val", map_file=map_file, cache=cache)
-            if dataset.kind == "detection":
-                resolve(self.options, dataset.rules, spec)
-                if not any(map(dataset.nodes, range(len(dataset)))):
-                    raise DataError(f"{spec}: not one labelled object to measure on; is it the right split?")
+            check_opened(network, dataset, spec, self.options)
+            if dataset.kind == "detection" and not any(map(dataset.nodes, range(len(dataset)))):
+                raise DataError(f"{spec}: not one labelled object to measure on; is it the right split?")
             self.sets.append((spec, dataset))
 
     def measure(self, network: Network) -> dict[str, float]:

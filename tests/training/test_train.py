@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -30,7 +31,7 @@ from wordtree.tree import WordTree
 from yolo9000.config import TrainConfig, from_mapping, load_config, to_yaml
 from yolo9000.convert import set_option
 from yolo9000.darknet.cfg import Cfg
-from yolo9000.datasets import Batch
+from yolo9000.datasets import Batch, Sample, TableDataset
 from yolo9000.errors import ConfigError, DataError, TrainingError, YOLO9000Error
 from yolo9000.network import Network
 from yolo9000.optim import build_optimizer, learning_rate, weight_average
@@ -399,6 +400,19 @@ def test_a_map_file_says_where_the_classes_stand(settings: Settings, tmp_path: P
         ({"data__detection": [], "data__repeat": 0.5}, ["data.repeat has no effect: no photos with boxes"]),
         ({"data__classification": [], "data__balance": True}, ["data.balance has no effect: no labelled"]),
         ({"data__mosaic_classification": 0.5}, ["data.mosaic_classification has no effect: no mosaics"]),
+        (
+            {"data__detection": [], "data__map": "x", "augment__mosaic": 0.5},
+            ["data.map has no effect: no photos", "augment.mosaic has no effect: no photos"],
+        ),
+        ({"augment__cutmix": 0.5}, ["augment.cutmix has no effect: a detector is trained"]),
+        (
+            {"data__classification": [], "augment__crop": [0.5, 1], "loss__whole_scale": 1.0},
+            [
+                "augment.crop has no effect: no labelled",
+                "loss.whole_scale has no effect: training is not on both",
+            ],
+        ),
+        ({"val": {"size": 33}}, ["val.size has no effect: nothing is measured (val.data)"]),
         ({"data__repeat": 0.5, "data__balance": True, "augment__mosaic": 0.5}, []),
     ],
 )
@@ -411,6 +425,58 @@ def test_settings_that_do_nothing_are_told(
     printed = [line for line in shown.file.getvalue().splitlines() if "no effect" in line]
     assert len(printed) == len(said)
     assert all(line.startswith(start) for line, start in zip(printed, said, strict=True))
+
+
+def test_what_is_left_out_is_told(settings: Settings, data: Path, tmp_path: Path) -> None:
+    """At the start, briefly, of each kind of data and of what is measured on."""
+    shutil.copytree(data / "coco", tmp_path / "coco")
+    path = tmp_path / "coco" / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    content["categories"] += [{"id": 100 + i, "name": f"[gizmo]{i}"} for i in range(12)]
+    box = {"image_id": 1, "bbox": [1, 1, 9, 9]}
+    content["annotations"] += [{**box, "id": 100 + i, "category_id": 100 + i % 12} for i in range(13)]
+    content["annotations"].append({**box, "id": 200, "category_id": 1, "bbox": [1, 1, 0, 9]})
+    path.write_text(json.dumps(content))
+    shown = Console(file=io.StringIO(), width=200)
+    spec = f"coco:{tmp_path / 'coco'}"
+    Trainer(
+        settings(tmp_path / "r", data__detection=[spec], val={"data": [f"{spec}:train"]}), JointTask, shown
+    )
+    assert isinstance(shown.file, io.StringIO)
+    printed = [line for line in shown.file.getvalue().splitlines() if "left out" in line or "check" in line]
+    for name, lines in (("data.detection", printed[:3]), (f"{spec}:train", printed[3:])):
+        labels, issues, pointer = lines
+        assert labels.startswith(
+            f"{name}: labels that match no node and are left out: [gizmo]0 (2), [gizmo]1 (1)"
+        )
+        assert labels.endswith("[gizmo]9 (1) and 2 more")
+        assert issues.startswith(f"{name}: left out by the reader: 1, first {path}: annotation 200: box (")
+        assert pointer == "`yolo9000 data check` lists all that is wrong"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_picture_is_named(settings: Settings, data: Path, tmp_path: Path, workers: int) -> None:
+    shutil.copytree(data / "coco", tmp_path / "coco")
+    picture = tmp_path / "coco" / "train" / "eagle.jpg"
+    picture.write_bytes(picture.read_bytes()[:900])
+    changes = {"data__detection": [f"coco:{tmp_path / 'coco'}"], "data__workers": workers}
+    with pytest.raises(
+        DataError, match=rf"^{re.escape(str(picture))}: cannot be decoded as an image \(900 by"
+    ) as error:
+        train_joint(settings(tmp_path / "run", **changes))
+    assert str(error.value).endswith("lists all such files")
+
+
+def test_a_loader_process_that_was_ended_is_told(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(dataset: TableDataset, index: int) -> Sample:
+        os.kill(os.getpid(), signal.SIGKILL)  # as the system does where memory runs out
+        raise AssertionError
+
+    monkeypatch.setattr(TableDataset, "__getitem__", killed)
+    with pytest.raises(TrainingError, match=r"a process that loads pictures was ended .*--workers.*--resume"):
+        train_joint(settings(tmp_path, data__workers=1, data__cache=0))
 
 
 def test_a_folder_with_a_run_is_not_overwritten(settings: Settings, trained: Path) -> None:
@@ -589,7 +655,7 @@ def test_a_damaged_checkpoint_is_named(settings: Settings, tmp_path: Path) -> No
     [
         ({"data__detection": []}, ConfigError, "--detection"),
         ({"data__detection": ["coco:/nowhere"]}, DataError, "/nowhere"),
-        ({"data__sizes": [100]}, ConfigError, "multiples of 32"),
+        ({"data__sizes": [100]}, ConfigError, "multiple of 32"),
         ({"augment__jitter": 3.0}, ConfigError, "jitter"),
         ({"augment__scale": 1.0}, ConfigError, "scale: expected two numbers"),
         ({"augment__crop": [0.5]}, ConfigError, "crop: expected two numbers"),
@@ -621,6 +687,41 @@ def test_unknown_and_wrong_keys_are_refused_all_at_once(tmp_path: Path) -> None:
         "loss: expected",
     ):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("seed=18446744073709551616", "seed: expected less than 2 to the 64th"),
+        ("data.ratio=0", "data.ratio: expected more than 0, got 0"),
+        (
+            "optim.milestones=[60, 90]",
+            r"optim.milestones: expected shares of a run, 0 to 1, got \(60.0, 90.0\)",
+        ),
+        ("loss.ignore_iou=2", "loss.ignore_iou: expected 0 to 1, got 2"),
+        ("loss.prior_images=-1", "loss.prior_images: expected at least 0, got -1"),
+        ("val.size=-32", "val.size: expected at least 0, got -32"),
+    ],
+)
+def test_settings_out_of_range(assignment: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, [assignment])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"augment__flip": 2.0}, "flip: expected 0 to 1"),
+        ({"data__sizes": [33]}, "size must be a multiple of 32 .* found 33"),
+        ({"freeze": 100}, r"freeze: expected at most the 8 layers of .*small\.cfg, got 100"),
+        ({"device": "tpu"}, "device 'tpu'"),
+    ],
+)
+def test_settings_are_refused_before_data_are_read(
+    settings: Settings, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Trainer(settings(tmp_path, data__detection=["coco:gone"], **changes), JointTask)
 
 
 @pytest.mark.parametrize("value", ["[", "2024-99-99"])

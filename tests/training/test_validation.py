@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from toys import CLASSIFIED, conv, input_size, linear
+from wordtree.tree import WordTree
 from yolo9000.checkpoint import load_model
 from yolo9000.config import TrainConfig, ValConfig
 from yolo9000.darknet.cfg import Cfg
@@ -105,6 +107,13 @@ def test_a_map_of_the_boxes_classes_is_not_that_of_labels(
     ids = {tree.wnids[node] for _, labels in sets[1:] for node in labels.nodes(0)}
     assert ids == {"n01614925"}
     assert {node for index in range(3) for node in sets[0][1].nodes(index)} == set(nodes)
+
+
+def test_boxes_for_a_classifier_are_refused_at_once(data: Path) -> None:
+    cfg = Cfg.parse(input_size(64) + conv(8) + linear(2) + CLASSIFIED)
+    network = Network(cfg, WordTree.flat(["dog", "bird"]))
+    with pytest.raises(ConfigError, match="a classifier has no boxes to evaluate"):
+        Validator(ValConfig(data=(f"coco:{data / 'coco'}:train",)), network)
 
 
 def test_boxes_to_measure_on_are_missed_at_once(settings: Settings, data: Path, tmp_path: Path) -> None:

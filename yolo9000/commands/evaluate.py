@@ -87,7 +87,7 @@ def evaluate(
     from wordtree._files import make_folder
     from yolo9000.datasets import open_dataset
     from yolo9000.errors import ConfigError
-    from yolo9000.evaluate import evaluate_opened
+    from yolo9000.evaluate import check_opened, evaluate_opened
     from yolo9000.evaluation.options import EvaluateConfig
     from yolo9000.labelling import own_number
     from yolo9000.optional import optional
@@ -117,6 +117,8 @@ def evaluate(
     opened = [
         open_dataset(spec, network.tree, split, map_file=map_file) for spec in data
     ]  # all, before hours
+    for spec, dataset in zip(data, opened, strict=True):
+        check_opened(network, dataset, spec, config)
     for number, (spec, dataset) in enumerate(zip(data, opened, strict=True), start=1):
         with _Bar(spec) as bar:
             result = evaluate_opened(network, dataset, spec, config, progress=bar.update)

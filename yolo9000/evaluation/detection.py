@@ -98,6 +98,16 @@ class DetectionResult(Result):
     seconds: float
 
 
+def check_detector(network: Network) -> None:
+    """Refuse a network that finds no boxes.
+
+    Raises:
+        ConfigError: It is a classifier.
+    """
+    if network.head is None:
+        raise ConfigError("a classifier has no boxes to evaluate; give a detector, or classification data")
+
+
 def evaluate_detection(
     network: Network,
     dataset: SampleDataset,
@@ -123,8 +133,7 @@ def evaluate_detection(
         DataError: A picture cannot be read, or the data set is joined of some with different rules.
     """
     config = config or EvaluateConfig()
-    if network.head is None:
-        raise ConfigError("a classifier has no boxes to evaluate; give a detector, or classification data")
+    check_detector(network)
     if dataset.kind != "detection" or len(dataset.tree) != len(network.tree):
         raise ConfigError(
             f"expected detection data on the network's tree of {len(network.tree)} nodes, got {dataset.kind} "
