@@ -21,7 +21,15 @@ from yolo9000.darknet.cfg import MAX_CLASSES, Cfg, RegionConfig, Section, search
 from yolo9000.darknet.describe import Description, describe
 from yolo9000.darknet.layers import Convolution, DarknetBatchNorm, build_layer
 from yolo9000.darknet.plan import LayerPlan, check_limits, plan_layers
-from yolo9000.errors import CfgError, CfgWarning, ConfigError, FormatError, ImageError, YOLO9000Error
+from yolo9000.errors import (
+    CfgError,
+    CfgWarning,
+    ConfigError,
+    FormatError,
+    ImageError,
+    WeightsError,
+    YOLO9000Error,
+)
 from yolo9000.head import RegionHead
 from yolo9000.tree_ops import TreeOps
 
@@ -224,7 +232,11 @@ class Network(nn.Module):
 
         Equal to this network in evaluation mode, to rounding. It cannot be saved as .weights any more. The
         head's rows, the larger part of a network of many classes, are this network's own and not copied.
+
+        Raises:
+            WeightsError: See `check_values`.
         """
+        self.check_values()
         # What is immutable is shared; so are kernels, which folding replaces.
         kept = (self.cfg, self.tree, self.plans, *([] if self.head is None else _tensors(self.head)))
         kernels = (layer.conv.weight for _, layer in self.convolutions() if isinstance(layer, Convolution))
@@ -233,6 +245,20 @@ class Network(nn.Module):
             if isinstance(module, Convolution):
                 module.fuse()
         return fused.eval()
+
+    def check_values(self) -> None:
+        """Make sure that all weights are numbers: a class of infinite bias is found everywhere or nowhere.
+
+        Raises:
+            WeightsError: A value is NaN or infinity, or a variance below 0.
+        """
+        for name, values in self.state_dict().items():
+            low, high = values.aminmax()
+            if not (low.isfinite() and high.isfinite()) or (name.endswith("running_var") and low < 0):
+                raise WeightsError(
+                    f"the network's weights hold NaN, infinity or a variance below 0, in {name}: they are "
+                    "damaged, or their training diverged. Take another copy or an earlier checkpoint."
+                )
 
     def load_backbone(self, other: Network) -> BackboneCopy:
         """Copy from another network the leading layers that both share, and head rows that mean the same.
