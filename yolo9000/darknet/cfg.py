@@ -24,6 +24,7 @@ MAX_BYTES = 1 << 20  # bytes; the largest published cfg has 20 kB, so a larger f
 MAX_LAYERS = 2_000  # YOLOv2 has 32; even an empty layer takes a millisecond and some kilobytes
 MAX_CLASSES = 1_000_000  # names alone would take 100 MB above this
 _MAX_INT = 2**31 - 1  # darknet's fields are C ints
+_BUILTIN = Path(str(resources.files("yolo9000") / "cfgs"))
 _COMMENT = re.compile(rb"(?m)(?:^|[^\S\n])[#;][^\n]*")  # as `_read_sections` knows them
 
 _ALIASES = {
@@ -247,7 +248,7 @@ class Cfg:
         path = Path(source)
         try:
             if not path.is_file() and str(source) in builtin_cfgs():
-                path = Path(str(resources.files("yolo9000") / "cfgs" / f"{source}.cfg"))
+                path = _BUILTIN / f"{source}.cfg"
             with path.open("rb") as stream:
                 content = stream.read(MAX_BYTES + 1)
         except (OSError, ValueError) as error:  # ValueError: a path that no file can have
@@ -349,18 +350,34 @@ class Cfg:
 
 def builtin_cfgs() -> tuple[str, ...]:
     """Names of the descriptions that come with the package, sorted."""
-    folder = resources.files("yolo9000") / "cfgs"
-    return tuple(sorted(file.name[:-4] for file in folder.iterdir() if file.name.endswith(".cfg")))
+    return tuple(sorted(file.stem for file in _BUILTIN.glob("*.cfg")))
+
+
+def search_places(path: Path | None, name: str) -> list[Path]:
+    """Where a file of a cfg may be: its tree, or the names of its classes.
+
+    Args:
+        path: The cfg; None where there was none.
+        name: As the cfg names it.
+
+    Returns:
+        In each of `search_folders`, and in `data/` there.
+    """
+    folders = search_folders(path)
+    return list(dict.fromkeys(place for each in folders for place in (each / name, each / "data" / name)))
 
 
 def search_folders(path: Path | None) -> list[Path]:
     """Folders from which relative paths in a darknet file may count: its own, the two above, the current one.
 
-    Darknet runs in its own folder, and reads cfgs in `cfg/` and trees in `data/` below that.
+    Darknet runs in its own folder, and reads cfgs in `cfg/` and trees in `data/` below that. A built-in cfg
+    means what comes with the package, whatever the current folder holds.
 
     Args:
         path: The file; None where there was none.
     """
+    if path is not None and path.parent == _BUILTIN:
+        return [_BUILTIN]
     own = [] if path is None else [Path(os.path.abspath(path)).parent]  # noqa: PTH100  (links stay links)
     above = [folder for each in own for folder in (each.parent, each.parent.parent)]
     return list(dict.fromkeys([*own, *above, Path.cwd()]))
