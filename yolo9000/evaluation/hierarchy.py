@@ -186,7 +186,7 @@ class Cut:
 
     @classmethod
     def parse(cls, tree: WordTree, text: str) -> Self:
-        """A depth (`3`), or nodes separated by commas as in CSV: `animal,conveyance`, `"chair, folding",bed`."""
+        """A depth (`3`), or nodes separated by commas as in CSV (`animal,conveyance`, `"chair, x",bed`)."""
         text = text.strip()
         if text.removeprefix("-").isdigit():
             return cls.at_depth(tree, int(text))
