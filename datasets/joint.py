@@ -24,7 +24,7 @@ _DETECTION, _CLASSIFICATION, _SIZE = range(3)
 
 
 Transform = Callable[
-    [Sample, int, np.random.Generator, Callable[[np.random.Generator], Sample] | None], Example | Drawing
+    [Sample, Size, np.random.Generator, Callable[[np.random.Generator], Sample] | None], Example | Drawing
 ]
 
 
