@@ -1,9 +1,9 @@
 """Darknet's network descriptions (.cfg): reading them, with an error that names file, line, section and key.
 
 A cfg is a list of sections, `[type]` followed by `key = value` lines. As in darknet (`parser.c`, `read_cfg`),
-white space around names and values means nothing, lines that begin with `#` or `;` are comments, and where a
-key stands twice in a section the first one counts. Unlike darknet, a value that is no number, an unknown
-layer or a missing key is an error, and keys that nobody reads are listed in `Cfg.unknown`.
+white space around values and anywhere in names means nothing, lines that begin with `#` or `;` are comments,
+and where a key stands twice in a section the first one counts. Unlike darknet, a value that is no number, an
+unknown layer or a missing key is an error, and keys that nobody reads are listed in `Cfg.unknown`.
 """
 
 from __future__ import annotations
@@ -402,7 +402,7 @@ def _read_sections(text: str, path: Path | None) -> list[Section]:
     options: dict[str, str] = {}
     lines: dict[str, int] = {}
     for number, raw in enumerate(text.split("\n"), start=1):
-        line = raw.strip().strip("\0")
+        line = raw.strip().strip("\0\x1a")  # \x1a: the end of a file in DOS
         if not line or line[0] in "#;":
             continue
         if line[0] == "[":
@@ -412,7 +412,7 @@ def _read_sections(text: str, path: Path | None) -> list[Section]:
             sections.append(Section(_section_name(line, number, path), number, options, lines, path))
             continue
         key, equals, value = line.partition("=")
-        key = key.strip()
+        key = "".join(key.split())
         if not equals or not key or not sections:
             problem = (
                 "an option before the first section"
@@ -428,12 +428,13 @@ def _read_sections(text: str, path: Path | None) -> list[Section]:
 
 
 def _section_name(line: str, number: int, path: Path | None) -> str:
-    match = re.fullmatch(r"\[\s*(\w+)\s*\](?:\s*[#;].*)?", line)
-    if match is None:
+    match = re.fullmatch(r"\[([\w\s]+)\](?:\s*[#;].*)?", line)
+    name = "".join(match[1].split()) if match else ""
+    if not name:
         raise CfgError(
             f"expected a section such as [convolutional], got {_short(line)}.", path=path, line=number
         )
-    return _ALIASES.get(match[1], match[1])
+    return _ALIASES.get(name, name)
 
 
 def _short(text: str) -> str:
