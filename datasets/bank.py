@@ -3,8 +3,8 @@
 A loader's process draws some hundred pictures a second; a GPU trains a small network on thousands. So the
 processes only plan (`TrainTransform.plan`), and the device draws what they planned.
 
-Legend: `B` images of a batch, `S` side of the input in pixels, `K` most pastes of one picture, `I` images of
-the bank, `L` copies of each, from whole to an eighth of its sides.
+Legend: `B` images of a batch, `H` and `W` height and width of the input in pixels, `S` either, `K` most
+pastes of one picture, `I` images of the bank, `L` copies of each, from whole to an eighth of its sides.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Plan:
 
     Attributes:
         batch: Everything but the pictures: its `images` are empty.
-        size: Side of the pictures, S.
+        size: Height and width of the pictures.
         pastes: int32 [B, K, 9] each image of the bank, then `part` and `area` of `Paste`.
         changes: float32 [B, 4] flip (0 or 1), hue, saturation, exposure.
     """
 
     batch: Batch
-    size: int
+    size: tuple[int, int]
     pastes: Tensor
     changes: Tensor
 
@@ -61,9 +61,10 @@ def collate_plans(items: Sequence[tuple[Key, Drawing]]) -> Plan:
         DataError: An image is in no bank.
     """
     keys, drawings = zip(*items, strict=True)
-    most, size = max(len(drawing.pastes) for drawing in drawings), drawings[0].size
+    most, (height, width) = max(len(drawing.pastes) for drawing in drawings), drawings[0].size
     # What an image has less than the others is filled up with a paste outside of the picture.
-    pastes = np.full((len(drawings), most, 9), (0, 0, 0, 1, 1, size, size, size + 1, size + 1), np.int32)
+    outside = (0, 0, 0, 1, 1, width, height, width + 1, height + 1)
+    pastes = np.full((len(drawings), most, 9), outside, np.int32)
     for index, drawing in enumerate(drawings):
         for place, paste in enumerate(drawing.pastes):
             if paste.stored is None:
@@ -71,7 +72,7 @@ def collate_plans(items: Sequence[tuple[Key, Drawing]]) -> Plan:
             pastes[index, place] = (paste.stored, *paste.part, *paste.area)
     changes = [(float(drawing.flip), *drawing.colours) for drawing in drawings]
     batch = collate_labels(keys, drawings, torch.zeros(len(drawings), 3, 0, 0, dtype=torch.float32))
-    return Plan(batch, size, torch.from_numpy(pastes), torch.tensor(changes, dtype=torch.float32))
+    return Plan(batch, (height, width), torch.from_numpy(pastes), torch.tensor(changes, dtype=torch.float32))
 
 
 class _Stored:
@@ -161,15 +162,15 @@ class ImageBank:
     @torch.no_grad()
     def draw(self, plan: Plan) -> Batch:
         """The batch with its pictures, all on the device."""
-        size, device = plan.size, self.device
+        device = self.device
         batch = plan.batch.to(device, non_blocking=True)
         pastes = plan.pastes.to(device, non_blocking=True).long()
         changes = plan.changes.to(device, non_blocking=True)
         image, part, area = pastes[..., 0], pastes[..., 1:5], pastes[..., 5:9]
         level = _nearest_level(part, area)
         start, width, height = (of[image, level] for of in (self._starts, self._widths, self._heights))
-        down = torch.arange(size, device=device).expand(len(changes), size)
-        across = torch.where(changes[:, :1] > 0, size - 1 - down, down)
+        down, along = (torch.arange(side, device=device).expand(len(changes), side) for side in plan.size)
+        across = torch.where(changes[:, :1] > 0, plan.size[1] - 1 - along, along)
         left, right, share_x, in_x = _between(
             across, part[..., 0::2], area[..., 0::2], width, self._widths[image, 0], self._dtype
         )
@@ -177,7 +178,7 @@ class ImageBank:
             down, part[..., 1::2], area[..., 1::2], height, self._heights[image, 0], self._dtype
         )
         # The paste that each pixel of the picture belongs to: at most one, since they do not overlap.
-        covers = (in_y[..., :, None] & in_x[..., None, :]).to(torch.uint8)  # [B, K, S, S]
+        covers = (in_y[..., :, None] & in_x[..., None, :]).to(torch.uint8)  # [B, K, H, W]
         most, which = covers.max(1)
         columns = [line.int().gather(1, which) for line in (left, right)]
         lines = [(start[..., None] + line * width[..., None]).int() for line in (above, below)]
@@ -193,7 +194,7 @@ class ImageBank:
         )
 
     def _at(self, position: Tensor) -> Tensor:
-        """Pixels [B, S, S, 4] in 0..255."""
+        """Pixels [B, H, W, 4] in 0..255."""
         return self._pixels.index_select(0, position.view(-1)).view(*position.shape, 4).to(self._dtype)
 
 
@@ -231,7 +232,7 @@ def _between(
 
 
 def _gather_rows(lines: Tensor, which: Tensor) -> Tensor:
-    """From a value a row of the picture and paste [B, K, S], that of each pixel's own: [B, S, S]."""
+    """From a value a row of the picture and paste [B, K, H], that of each pixel's own: [B, H, W]."""
     return lines.mT.gather(2, which)
 
 

@@ -1,6 +1,6 @@
 """One batch: the keys that ask for it and the tensors that come.
 
-Legend: `B` images of a batch, `T` boxes of all of them, `S` side of the input in pixels.
+Legend: `B` images of a batch, `T` boxes of all of them, `H` and `W` height and width of the input, pixels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from yolo9000.datasets.sample import Kind
-from yolo9000.datasets.transforms import Example, Taught
+from yolo9000.datasets.transforms import Example, Size, Taught
 
 _IMAGE = 3  # first number of the seeds of the images' random changes; the sampler's streams have others
 
@@ -25,7 +25,7 @@ class Key(NamedTuple):
     Attributes:
         kind: Which of the two data sets.
         image: Number of the image in it.
-        size: Side of the input in pixels.
+        size: Side of a square input, or height and width, pixels.
         seed: Of the run.
         epoch: Epoch of the batch.
         batch: Number of the batch in its epoch.
@@ -34,7 +34,7 @@ class Key(NamedTuple):
 
     kind: Kind
     image: int
-    size: int
+    size: Size
     seed: int
     epoch: int
     batch: int
@@ -50,7 +50,7 @@ class Batch:
     """Images with their labels, ready for the network.
 
     Attributes:
-        images: float32 [B, 3, S, S] in 0..1, RGB.
+        images: float32 [B, 3, H, W] in 0..1, RGB.
         boxes: float32 [T, 4] centre x, centre y, width, height as fractions of the input.
         nodes: int64 [T] node of each box.
         image_index: int64 [T] image of each box, ascending.

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, Sampler
 
 from yolo9000.datasets.batch import Batch, Key
 from yolo9000.datasets.sample import Kind, Sample, SampleDataset
-from yolo9000.datasets.transforms import Drawing, Example, TrainTransform
+from yolo9000.datasets.transforms import Drawing, Example, Size, TrainTransform, sides
 from yolo9000.errors import ConfigError, DataError
 
 SIZE_EVERY = 10  # batches with the same input size (paper, section 2, "Multi-Scale Training")
@@ -24,7 +24,7 @@ _DETECTION, _CLASSIFICATION, _SIZE = range(3)
 
 
 Transform = Callable[
-    [Sample, int, np.random.Generator, Callable[[np.random.Generator], Sample] | None], Example | Drawing
+    [Sample, Size, np.random.Generator, Callable[[np.random.Generator], Sample] | None], Example | Drawing
 ]
 
 
@@ -112,8 +112,8 @@ class JointSampler(Sampler[list[Key]]):
         n_classification: Number of classification images.
         batch_size: Images a batch on each rank.
         ratio: Classification images to one detection image (paper: 4).
-        sizes: Input sizes in pixels, multiples of 32; a new one is drawn every `size_every` batches, the
-            same on all ranks.
+        sizes: Sides of square inputs, or heights and widths, in pixels, multiples of 32; a new one is drawn
+            every `size_every` batches, the same on all ranks.
         seed: Of everything random, also of the images' transforms.
         rank: This process.
         world_size: Number of processes.
@@ -132,7 +132,7 @@ class JointSampler(Sampler[list[Key]]):
         n_classification: int,
         batch_size: int,
         ratio: float = 4.0,
-        sizes: Sequence[int] = (416,),
+        sizes: Sequence[Size] = (416,),
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -163,7 +163,8 @@ class JointSampler(Sampler[list[Key]]):
             ),
             f"ratio: expected more than 0, got {self.ratio}": self.ratio > 0,
             f"sizes: expected positive multiples of {self.stride}, got {self.sizes}": (
-                bool(self.sizes) and all(size > 0 and size % self.stride == 0 for size in self.sizes)
+                bool(self.sizes)
+                and all(side > 0 and side % self.stride == 0 for size in self.sizes for side in sides(size))
             ),
             f"seed: expected 0 or more, got {self.seed}": self.seed >= 0,
             f"rank: expected 0 to {self.world_size - 1}, got {self.rank}": 0 <= self.rank < self.world_size,
@@ -292,7 +293,7 @@ class JointSampler(Sampler[list[Key]]):
         rng = np.random.default_rng((_DETECTION, self.seed, turn))
         return _drawn(self.n_detection, self.detection_weights, rng)
 
-    def _size(self, batch: int) -> int:
+    def _size(self, batch: int) -> Size:
         rng = np.random.default_rng((_SIZE, self.seed, batch // self.size_every))
         return self.sizes[int(rng.integers(len(self.sizes)))]
 

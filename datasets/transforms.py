@@ -1,9 +1,9 @@
 """From a `Sample` to the network's input: random window, flip and colour, or the plain letterbox.
 
-Legend: `S` side of the square input in pixels, `M` boxes. What is random is decided first, as a `Drawing`
-that knows where every part of the picture comes from; then it is drawn: here, by the loader's processes, or
-on the training device (`yolo9000.datasets.bank`). Here geometry runs on uint8, once an image: the visible
-part of the window is cut out and resized straight to its place; colour runs on the small result.
+Legend: `H` and `W` height and width of the input in pixels, `M` boxes. What is random is decided first, as a
+`Drawing` that knows where every part of the picture comes from; then it is drawn: here, by the loader's
+processes, or on the training device (`yolo9000.datasets.bank`). Here geometry runs on uint8, once an image:
+the visible part of the window is cut out and resized straight to its place; colour runs on the small result.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from math import ceil, floor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -26,6 +26,13 @@ from yolo9000.letterbox import letterbox
 
 GREY = 127  # fill around the image: darknet's 0.5 (image.c, letterbox_image)
 MIN_SIDE = 1.0  # pixels of the input; a thinner box carries nothing to learn
+
+Size: TypeAlias = int | tuple[int, int]  # side of a square input, or height and width, pixels
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """Height and width."""
+    return (size, size) if isinstance(size, int) else size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +61,7 @@ class Example(Taught):
     """One image as the network sees it.
 
     Attributes:
-        image: float32 [3, S, S] in 0..1, RGB.
+        image: float32 [3, H, W] in 0..1, RGB.
     """
 
     image: Tensor
@@ -89,20 +96,20 @@ class Drawing(Taught):
     """One image as the network will see it, yet to be drawn on grey.
 
     Attributes:
-        size: Side of the picture, S.
+        size: Height and width of the picture.
         pastes: What it shows; no two overlap.
         flip: Whether left and right are exchanged in the end. The boxes are where they are after that.
         colours: The change of its colours.
     """
 
-    size: int
+    size: tuple[int, int]
     pastes: tuple[Paste, ...]
     flip: bool
     colours: Colours
 
     def draw(self) -> Example:
         """The picture."""
-        canvas = torch.full((3, self.size, self.size), GREY, dtype=torch.uint8)
+        canvas = torch.full((3, *self.size), GREY, dtype=torch.uint8)
         for image, _, (sx0, sy0, sx1, sy1), (cx0, cy0, cx1, cy1) in self.pastes:
             part = image.as_subclass(torch.Tensor)[:, sy0:sy1, sx0:sx1]
             canvas[:, cy0:cy1, cx0:cx1] = F.resize(part, [cy1 - cy0, cx1 - cx0], antialias=True)
@@ -123,23 +130,23 @@ class _Labels(NamedTuple):
     def none(cls) -> _Labels:
         return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
 
-    def flipped(self, size: int) -> _Labels:
+    def flipped(self, width: int) -> _Labels:
         boxes = self.boxes.copy()
-        boxes[:, [0, 2]] = size - boxes[:, [2, 0]]
+        boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
         return _Labels(boxes, self.nodes)
 
     def shifted(self, x: int, y: int) -> _Labels:
         return _Labels(self.boxes + np.asarray([x, y, x, y], np.float32), self.nodes)
 
-    def tensors(self, size: int) -> tuple[Tensor, Tensor]:
+    def tensors(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Boxes cxcywh as fractions of the canvas, and nodes."""
-        boxes = torch.from_numpy(self.boxes.astype(np.float32))
-        return xyxy_to_cxcywh(boxes) / size, torch.from_numpy(self.nodes.copy())
+        boxes = xyxy_to_cxcywh(torch.from_numpy(self.boxes.astype(np.float32)))
+        return boxes / torch.tensor([width, height] * 2), torch.from_numpy(self.nodes.copy())
 
 
-def _taught(sample: Sample, size: int, boxes: _Labels, tiles: _Labels) -> dict[str, Any]:
+def _taught(sample: Sample, size: tuple[int, int], boxes: _Labels, tiles: _Labels) -> dict[str, Any]:
     """The fields of `Taught`, of a picture of `sample` and maybe others."""
-    (cxcywh, nodes), (places, tile_nodes) = boxes.tensors(size), tiles.tensors(size)
+    (cxcywh, nodes), (places, tile_nodes) = boxes.tensors(*size), tiles.tensors(*size)
     return {
         "boxes": cxcywh,
         "nodes": nodes,
@@ -164,7 +171,7 @@ class TrainTransform:
 
     A window is drawn whose four edges lie up to `jitter` of the image's sides inside or outside the image.
     As in darknet it is stretched to the proportions of the whole image, so that objects change their shape a
-    little; it is then fitted to the square input and placed at random in the room left over, grey where
+    little; it is then fitted to the input and placed at random in the room left over, grey where
     there is no image. Boxes follow; one of which less than `min_visible` of its area is left in the
     picture, or that is thinner than a pixel, is dropped, and so are ignored ones. Classification images
     take the same path, so that objects vary in size, unless `crop` is given.
@@ -237,7 +244,7 @@ class TrainTransform:
     def __call__(
         self,
         sample: Sample,
-        size: int,
+        size: Size,
         rng: np.random.Generator,
         more: Callable[[np.random.Generator], Sample] | None = None,
     ) -> Example:
@@ -247,7 +254,7 @@ class TrainTransform:
     def plan(
         self,
         sample: Sample,
-        size: int,
+        size: Size,
         rng: np.random.Generator,
         more: Callable[[np.random.Generator], Sample] | None = None,
     ) -> Drawing:
@@ -255,11 +262,12 @@ class TrainTransform:
 
         Args:
             sample: The image with its labels.
-            size: Side of the input, S.
+            size: Side of a square input, or height and width, pixels.
             rng: All randomness comes from here.
             more: Gives further images for a mosaic, of either kind; None: no mosaic.
         """
-        canvas = _Canvas((0, 0, size, size))
+        height, width = sides(size)
+        canvas = _Canvas((0, 0, width, height))
         boxes, tiles = _Labels.none(), _Labels.none()
         if sample.kind == "classification" and self.crop is not None:
             self._place_crop(sample, canvas, rng)
@@ -269,13 +277,13 @@ class TrainTransform:
             boxes, _ = self._place_window(sample, canvas, rng)
         flip = bool(rng.random() < self.flip)
         if flip:
-            boxes, tiles = boxes.flipped(size), tiles.flipped(size)
+            boxes, tiles = boxes.flipped(width), tiles.flipped(width)
         return Drawing(
-            size=size,
+            size=(height, width),
             pastes=tuple(canvas.pastes),
             flip=flip,
             colours=self._colours(rng),
-            **_taught(sample, size, boxes, tiles),
+            **_taught(sample, (height, width), boxes, tiles),
         )
 
     def _colours(self, rng: np.random.Generator) -> Colours:
@@ -308,9 +316,9 @@ class TrainTransform:
     def _place_mosaic(
         self, samples: list[Sample], canvas: _Canvas, rng: np.random.Generator
     ) -> tuple[_Labels, _Labels]:
-        size = canvas.sides[0]
-        x, y = (int(value) for value in rng.integers(size // 4, size - size // 4 + 1, 2))
-        quarters = ((0, 0, x, y), (x, 0, size, y), (0, y, x, size), (x, y, size, size))
+        width, height = canvas.sides
+        x, y = (int(rng.integers(side // 4, side - side // 4 + 1)) for side in canvas.sides)
+        quarters = ((0, 0, x, y), (x, 0, width, y), (0, y, x, height), (x, y, width, height))
         found = []
         for index, quarter in zip(rng.permutation(4), quarters, strict=True):
             labels = self._place_window(samples[index], canvas.inside(quarter), rng, cover=True)
@@ -339,19 +347,19 @@ class EvalTransform:
     def __call__(
         self,
         sample: Sample,
-        size: int,
+        size: Size,
         rng: np.random.Generator | None = None,
         more: Callable[[np.random.Generator], Sample] | None = None,
     ) -> Example:
-        """Transform one image to [3, `size`, `size`]; `rng` and `more` are not used."""
-        image, fit = letterbox(sample.image.as_subclass(torch.Tensor), (size, size))
+        """Transform one image to [3, H, W]; `rng` and `more` are not used."""
+        image, fit = letterbox(sample.image.as_subclass(torch.Tensor), sides(size))
         height, width = sample.image.shape[-2:]
         (new_h, new_w), left, top = fit.resized, int(fit.left), int(fit.top)
         placement = _Placement(
             (new_w / width, new_h / height), (left, top), (left, top, left + new_w, top + new_h)
         )
         boxes = _clip(_moved(sample, placement), placement, 0.0)
-        return Example(image=image, **_taught(sample, size, boxes, _Labels.none()))
+        return Example(image=image, **_taught(sample, sides(size), boxes, _Labels.none()))
 
 
 @dataclass

@@ -24,7 +24,8 @@ REGION = "[region]\nanchors=1,2, 3,4\nnum=2\nclasses=2\n"
 def test_darknet_syntax() -> None:
     cfg = Cfg.parse(
         "# head\r\n\r\n  [network]  \r\n; other comment\r\nwidth = 64\r\nheight=32  \r\nchannels =3\r\n"
-        "[ conv ]\nfilters\t=\t8   # eight\nfilters=9\nactivation=leaky ; as ever\nsize=3\n[max]\n[soft]\n"
+        "[ conv ]\nfilters\t=\t8   # eight\nfilters=9\nactivation=leaky ; as ever\n"
+        "si ze=3\n[ma x]\n[soft]\n\x1a"
     )
     assert [section.name for section in cfg.sections] == ["net", "convolutional", "maxpool", "softmax"]
     assert (cfg.width, cfg.height, cfg.channels) == (64, 32, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from toys import POOL, conv, input_size, linear, region
 from wordtree.tree import WordTree
 from yolo9000.checkpoint import FORMAT, load_model, read_metadata, save_model
 from yolo9000.darknet.cfg import Cfg
-from yolo9000.errors import WeightsError
+from yolo9000.errors import FormatError, WeightsError
 from yolo9000.network import Network
 
 TRUNK = input_size(64) + conv(8, stride=2) + POOL
@@ -189,6 +190,40 @@ def test_other_files(tmp_path: Path) -> None:
     text.write_text(PLAIN)
     with pytest.raises(WeightsError, match="expected a model file"):
         load_model(text)
+
+
+def test_a_model_file_is_a_tree_file_too(
+    saved: Path, command_line: Callable[..., tuple[int, str, str]]
+) -> None:
+    assert WordTree.load(saved) == TREE
+    code, out, _ = command_line("tree", "path", "chow-chow", "--tree", saved)
+    assert (code, "cat" in out, "chow-chow" in out) == (0, False, True)
+    code, _, _ = command_line(
+        "retree", "yolo9000-nano", "--tree", saved, "-o", saved.with_name("n.safetensors")
+    )
+    assert (code, WordTree.load(saved.with_name("n.safetensors"))) == (0, TREE)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        (None, "it has no '__metadata__'"),
+        ({"tree": "n0 -1"}, "it has no 'names'"),
+        ({"tree": "n0", "names": "a"}, "line 1 of its tree is not"),
+        ({"tree": "n0 -1", "names": "a\nb"}, "expected 1 names"),
+        ({"tree": 5, "names": "a"}, "with its tree inside"),
+        (5, "with its tree inside"),
+    ],
+)
+def test_a_file_of_others_is_no_tree(tmp_path: Path, metadata: object, message: str) -> None:
+    header = json.dumps({} if metadata is None else {"__metadata__": metadata}).encode()
+    path = tmp_path / "x.safetensors"
+    for data in (len(header).to_bytes(8, "little") + header, b"", b"\xff" * 40):
+        path.write_bytes(data)
+        with pytest.raises(FormatError, match=message if header in data else "with its tree inside"):
+            WordTree.load(path)
+    with pytest.raises(FormatError, match="cannot be read: No such file"):
+        WordTree.load(tmp_path / "none.safetensors")
 
 
 def test_the_header_is_plain_json(saved: Path) -> None:

@@ -568,7 +568,12 @@ def test_convert_to_darknet_writes_all_or_nothing(run: Run, home: Path, blocked:
 def test_darknet_cfg_keeps_what_is_not_tied() -> None:
     cfg = Cfg.parse(PLAIN + "# a comment\n")
     assert darknet_cfg(cfg) == cfg.text
-    assert Cfg.parse(darknet_cfg(Cfg.parse(TIED))).layers[-2].options["filters"] == "20"
+    for tied in (
+        TIED,
+        TIED + "tied=1\n ti ed = 0\n",
+    ):  # the first counts, and the others must not take its place
+        again = Cfg.parse(darknet_cfg(Cfg.parse(tied)))
+        assert (again.layers[-2].options["filters"], "tied" in again.layers[-1].options) == ("20", False)
 
 
 def test_models(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from yolo9000.datasets.sample import Kind, ScoreRules
 from yolo9000.errors import DataError
 
 TREE = WordTree([-1, -1, -1], ["a", "b", "c"])
-SIZES = (64, 96)
+SIZES = (64, 96, (64, 160), (128, 32))
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, CUDA])]
 

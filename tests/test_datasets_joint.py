@@ -395,5 +395,7 @@ def test_images_that_only_fill_mosaics(probability: float, share: float) -> None
 
 def test_sizes_are_multiples_of_the_stride() -> None:
     assert JointSampler(4, 0, 2, sizes=(80,), stride=16).sizes == (80,)
-    with pytest.raises(ConfigError, match=r"positive multiples of 64, got \(96,\)"):
-        JointSampler(4, 0, 2, sizes=(96,), stride=64)
+    assert next(iter(JointSampler(4, 0, 2, sizes=[(32, 64)])))[0].size == (32, 64)
+    for wrong in (96, (64, 96), (0, 64)):
+        with pytest.raises(ConfigError, match=r"positive multiples of 64, got \(\(?\d+,"):
+            JointSampler(4, 0, 2, sizes=[wrong], stride=64)

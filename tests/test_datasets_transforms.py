@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from yolo9000.boxes import cxcywh_to_xyxy
 from yolo9000.datasets import EvalTransform, Example, Sample, TrainTransform
 from yolo9000.datasets.records import make_sample
-from yolo9000.datasets.transforms import distort
+from yolo9000.datasets.transforms import Size, distort
 from yolo9000.errors import ConfigError
 
 SIZE = 128
@@ -51,14 +52,13 @@ def is_red(image: Tensor) -> Tensor:
     return (image[0] > 0.5) & (image[1] < 0.25) & (image[2] < 0.25)
 
 
-def corners(example: Example, size: int = SIZE) -> Tensor:
-    centre, sides = example.boxes[:, :2] * size, example.boxes[:, 2:] * size
-    return torch.cat([centre - sides / 2, centre + sides / 2], dim=1)
+def corners(example: Example) -> Tensor:
+    return cxcywh_to_xyxy(example.boxes) * torch.tensor([*example.image.shape[:0:-1]] * 2)
 
 
-def check_red(example: Example, size: int = SIZE) -> bool:
+def check_red(example: Example) -> bool:
     """The only box of node 1 is where the red pixels are; returns whether there is one."""
-    found = corners(example, size)[example.nodes == 1]
+    found = corners(example)[example.nodes == 1]
     seen = extent(is_red(example.image))
     assert len(found) <= 1
     if len(found):
@@ -70,20 +70,22 @@ def check_red(example: Example, size: int = SIZE) -> bool:
 @pytest.mark.parametrize("jitter", [0.0, 0.2, 0.4])
 @pytest.mark.parametrize("size", [(150, 200), (200, 90), (300, 300), (20, 30)])
 @pytest.mark.parametrize("scale", [(1.0, 1.0), (0.4, 1.6)])
+@pytest.mark.parametrize("to", [(SIZE, SIZE), (SIZE, 2 * SIZE), (2 * SIZE, SIZE)])
 def test_boxes_follow_the_window(
-    flip: float, jitter: float, size: tuple[int, int], scale: tuple[float, float]
+    flip: float, jitter: float, size: tuple[int, int], scale: tuple[float, float], to: tuple[int, int]
 ) -> None:
     height, width = size
     box = (width // 4, height // 3, width // 2, height * 2 // 3)
     transform = TrainTransform(jitter=jitter, flip=flip, scale=scale, **PLAIN)
     kept = 0
     for seed in range(12):
-        example = transform(rectangle(box, size), SIZE, np.random.default_rng(seed))
+        example = transform(rectangle(box, size), to, np.random.default_rng(seed))
         kept += check_red(example)
-        assert example.image.shape == (3, SIZE, SIZE)
+        assert example.image.shape == (3, *to)
         assert example.image.dtype == torch.float32
         assert 0 <= float(example.image.min()) <= float(example.image.max()) <= 1
-        assert bool(((corners(example) >= -1e-3) & (corners(example) <= SIZE + 1e-3)).all())
+        inside = cxcywh_to_xyxy(example.boxes)
+        assert bool(((inside >= -1e-5) & (inside <= 1 + 1e-5)).all())
         assert example.label == -1
     assert kept >= 8
 
@@ -109,12 +111,13 @@ def test_grey_surrounds_the_window() -> None:
     assert torch.allclose(example.image[:, ~seen], torch.tensor(127 / 255), atol=1e-4)
 
 
+@pytest.mark.parametrize("to", [SIZE, (SIZE, 2 * SIZE), (2 * SIZE, SIZE)])
 @pytest.mark.parametrize("seed", range(12))
-def test_mosaic(seed: int) -> None:
+def test_mosaic(seed: int, to: Size) -> None:
     others = [rectangle((20, 20, 180, 130), colour=GREEN, node=2) for _ in range(3)]
     rng = np.random.default_rng(seed)
     transform = TrainTransform(mosaic=1.0, flip=0.5, **PLAIN)
-    example = transform(rectangle((20, 20, 180, 130)), SIZE, rng, lambda _: others.pop())
+    example = transform(rectangle((20, 20, 180, 130)), to, rng, lambda _: others.pop())
     assert not others
     check_red(example)
     assert int((example.nodes == 2).sum()) >= 1
@@ -215,7 +218,10 @@ def test_transform_leaves_the_sample_alone() -> None:
 
 def test_the_same_generator_gives_the_same_example() -> None:
     sample, transform = rectangle((50, 40, 150, 110)), TrainTransform()
-    a, b, c = (transform(sample, SIZE, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    a, b, c = (
+        transform(sample, size, np.random.default_rng(seed))
+        for size, seed in ((SIZE, 1), ((SIZE, SIZE), 1), (SIZE, 2))
+    )
     assert torch.equal(a.image, b.image)
     assert torch.equal(a.boxes, b.boxes)
     assert not torch.equal(a.image, c.image)
@@ -228,8 +234,8 @@ def test_letterbox(size: tuple[int, int]) -> None:
     example = EvalTransform()(sample, SIZE)
     if height > 1:
         assert check_red(example)
-    longest = max(extent(is_red(example.image))[2], extent(is_red(example.image))[3])
-    assert longest == SIZE
+        assert check_red(EvalTransform()(sample, (SIZE, 3 * SIZE)))
+    assert max(extent(is_red(example.image))[2:]) == SIZE
     centre = example.boxes[:, :2]
     assert bool(((centre - 0.5).abs() <= 0.5 / SIZE + 1e-6).all())
 

@@ -386,6 +386,8 @@ def test_packs_and_anchors_know_shares_from_pixels(tmp_path: Path) -> None:
     coco, yolo = as_coco(tmp_path / "c"), read_records(f"yolo:{folders(tmp_path / 'y')}")
     assert np.allclose(box_shapes(yolo), box_shapes(coco), atol=1e-6)
     assert len(box_shapes(coco)) == 3
+    # Into an input of 24 x 320 a photo of 48 x 64 goes at half its size, by the height.
+    assert np.allclose(box_shapes(yolo, 24, 320), box_shapes(yolo) * 32)
     path = pack(yolo, tmp_path / "y.h5")
     assert same(read_records(f"pack:{path}"), tmp_path)
     packed, loose = open_dataset(f"pack:{path}", TREE), open_dataset(f"yolo:{tmp_path / 'y'}", TREE)

@@ -119,6 +119,13 @@ def test_cuts(text: str, inside: set[str]) -> None:
     assert {NAMES[node] for node in Cut.parse(TREE, text).nodes} == inside
 
 
+@pytest.mark.parametrize("text", ['"chair, folding",bed', 'bed, "chair, folding"', 'n1,"n2"'])
+def test_a_cut_through_a_name_with_a_comma(text: str) -> None:
+    tree = WordTree([-1, 0, 0], ["n0", "n1", "n2"], ["furniture", "chair, folding", "bed"])
+    cut = Cut.parse(tree, text)
+    assert (cut.nodes.tolist(), cut.name) == ([1, 2], text)
+
+
 def test_lifting_to_a_cut() -> None:
     cut = Cut.parse(TREE, "dog,vehicle")
     lifted = cut.lift(TREE, np.arange(len(TREE)))

@@ -17,6 +17,7 @@ from wordtree.tree import WordTree
 from yolo9000 import YOLO9000, Detections
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.decode import Decoder, Kept
+from yolo9000.engine import Engine
 from yolo9000.errors import ConfigError, WeightsError
 from yolo9000.export.graph import GatedGraph
 from yolo9000.export.program import KeptWarning, program_tree
@@ -270,8 +271,9 @@ def test_given_classes_need_the_logits_only(eager: YOLO9000) -> None:
 @pytest.mark.parametrize("place", ["layers.0.conv.weight", "head.class_bias"])
 def test_numbers_that_are_none(suffix: str, dense: bool, place: str, tmp_path: Path) -> None:
     model = random_detector()
-    model.network.state_dict()[place].view(-1)[0] = torch.nan
-    file = export(YOLO9000(model.network), tmp_path / f"m.{suffix}", ExportOptions(dense=dense))
+    assert isinstance(model.engine, Engine)
+    model.engine.network.state_dict()[place].fill_(torch.nan)
+    file = export(model, tmp_path / f"m.{suffix}", ExportOptions(dense=dense))
     with pytest.raises(WeightsError, match="NaN or infinity"):
         YOLO9000.load(file).detect(pictures()[0], threshold=0.1)
 

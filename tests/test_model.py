@@ -21,6 +21,7 @@ from yolo9000 import YOLO9000
 from yolo9000.checkpoint import load_model, save_model
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.weights import save_weights
+from yolo9000.engine import Engine
 from yolo9000.errors import ConfigError, ImageError, WeightsError
 from yolo9000.model import pick_device
 from yolo9000.network import Network
@@ -86,6 +87,8 @@ def test_hier_threshold_stops_higher(model: YOLO9000) -> None:
         ("layers.4.bn.running_var", -1.0),
         ("head.box_bias", -math.inf),
         ("head.class_bias", math.nan),
+        ("head.class_bias", math.inf),
+        ("head.class_bias", -math.inf),
     ],
 )
 def test_numbers_that_are_none_are_no_empty_picture(place: str, bad: float) -> None:
@@ -96,8 +99,18 @@ def test_numbers_that_are_none_are_no_empty_picture(place: str, bad: float) -> N
     ):
         network = bright_finder(cfg, tree)
         network.state_dict()[place].view(-1)[0] = bad
+        with pytest.raises(WeightsError, match=f"weights hold NaN, infinity .* in {place}"):
+            YOLO9000(network, device="cpu")
+
+
+@pytest.mark.parametrize("place", ["layers.4.conv.weight", "head.box_bias", "head.class_bias"])
+def test_output_that_is_no_number_is_no_empty_picture(place: str) -> None:
+    for tree in (PETS, WordTree.flat(PETS.names)):
+        model = YOLO9000(bright_finder(CFG, tree), device="cpu")
+        assert isinstance(model.engine, Engine)
+        model.engine.network.state_dict()[place].fill_(math.nan)
         with pytest.raises(WeightsError, match="the network's output holds NaN or infinity"):
-            YOLO9000(network, device="cpu").detect(spot(64, 96, 32, 64, 32))
+            model.detect(spot(64, 96, 32, 64, 32))
 
 
 def test_boxes_come_back_through_the_letterbox(model: YOLO9000) -> None:

@@ -362,23 +362,46 @@ def test_tree_named_by_the_cfg(tmp_path: Path) -> None:
     assert Decoder(unnamed.head).flat
 
 
-@pytest.mark.parametrize("place", ["cfg/own/data", "cfg/data", "data", "here/data"])
-def test_trees_named_as_from_darknets_own_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
-) -> None:
-    """Nearest to the cfg first, the current folder last."""
+PLACES = ["cfg/own", "cfg/own/data", "cfg", "cfg/data", "", "data", "here", "here/data"]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with `cfg/own`, and `here`, the current one."""
     (tmp_path / "here").mkdir()
     (tmp_path / "cfg" / "own").mkdir(parents=True)
-    (tmp_path / "cfg" / "own" / "toy.cfg").write_text(DETECTOR + "tree=data/toy.tree\n")
     monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(CfgError, match=r"no such file data/toy\.tree") as caught:
+    return tmp_path
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", ["toy.tree", "data/toy.tree"])
+def test_trees_named_as_from_darknets_own_folder(home: Path, name: str, place: str) -> None:
+    """Nearest to the cfg first, the current folder last."""
+    (home / "cfg" / "own" / "toy.cfg").write_text(DETECTOR + f"tree={name}\n")
+    with pytest.raises(CfgError, match=rf"no such file {name}") as caught:
         Network(Cfg.load("../cfg/own/toy.cfg"))
-    assert f"{tmp_path / place / 'toy.tree'}" in str(caught.value)
-    TREE.save(tmp_path / place / "toy.tree")
+    assert f"{home / place / name}" in str(caught.value)
+    TREE.save(home / place / name)
     assert Network(Cfg.load("../cfg/own/toy.cfg")).tree.wnids == TREE.wnids
-    if place != "here/data":
-        WordTree.flat(list("abcde")).save("data/toy.tree")
+    if not place.startswith("here"):
+        WordTree.flat(list("abcde")).save(name)
         assert Network(Cfg.load("../cfg/own/toy.cfg")).tree.wnids == TREE.wnids
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_names_are_looked_for_where_trees_are(home: Path, place: str) -> None:
+    (home / "cfg" / "own" / "toy.cfg").write_text(DETECTOR)
+    (home / place).mkdir(exist_ok=True)
+    (home / place / "toy.names").write_text("a\nb\nc\nd\ne\n")
+    assert Network(Cfg.load("../cfg/own/toy.cfg")).tree.names == ("a", "b", "c", "d", "e")
+
+
+def test_a_builtin_cfg_takes_nothing_of_the_current_folder(home: Path) -> None:
+    (home / "here" / "yolov2-voc.names").write_text("a\n")
+    WordTree.flat(["a"]).save("9k.tree")
+    assert Network(Cfg.load("yolov2-voc"), initialise=False).tree.names[:2] == ("aeroplane", "bicycle")
+    assert len(Network(Cfg.load("yolo9000"), initialise=False).tree) == 9418
 
 
 def test_trees_known_without_a_file() -> None:

@@ -131,7 +131,11 @@ def test_seen_beyond_an_old_header(tmp_path: Path) -> None:
     [
         (
             0,
-            ["needs 233 values (952 bytes), the file has 0", "ends in layer 0", "(line 6), before its first"],
+            [
+                "needs 233 values (952 bytes), the file has 0",
+                "ends in layer 0",
+                "(line 6), before its first value; it holds nothing but its header",
+            ],
         ),
         (123, ["ends in layer 0 [convolutional] (line 6), after 123 of its 124 values"]),
         (124, ["ends in layer 2 [convolutional] (line 17), before its first value", "1 conv", "partial"]),
@@ -181,6 +185,7 @@ def test_bytes_that_are_no_value(tmp_path: Path, tail: int) -> None:
         (struct.pack("<Q", 64) + b'{"__metadata__":{}}', "got a safetensors file"),
         (b"GGUF" + b"x" * 40, "is not between 0.0 and 999.999; is this a .weights file"),
         (struct.pack("<3iI", 1000, 2, 0, 1) + b"x" * 40, "hold transposed kernels"),
+        (struct.pack(">3iQ", 0, 2, 5, 1) + b"x" * 40, "expected little-endian numbers, got big-endian ones"),
     ],
 )
 def test_files_that_are_no_weights(tmp_path: Path, content: bytes, message: str) -> None:

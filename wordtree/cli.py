@@ -30,7 +30,10 @@ class TreeFormat(StrEnum):
 Source = Annotated[
     str,
     typer.Option(
-        "--tree", "-t", help="A built-in tree (yolo9000, coco, voc, ...) or a tree file.", show_default=True
+        "--tree",
+        "-t",
+        help="A built-in tree (yolo9000, coco, voc, ...), a tree file or a model file.",
+        show_default=True,
     ),
 ]
 

@@ -1,12 +1,14 @@
 """Tree files: darknet's `.tree`, `.names`, `.labels` and `.map`, and the choice of format by a file's ending.
 
 A darknet tree has one line a node, in layout order: `<id> <index of the parent, or -1>`. `.names` and
-`.labels` hold one name and one id a line. A `.map` gives, for each class of a data set, its node's index.
+`.labels` hold one name and one id a line. A `.map` gives, for each class of a data set, its node's index. A
+model file of yolo9000 (safetensors) has the texts of a `.tree` and its `.names` in its metadata.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 from wordtree._checks import NodeError
 from wordtree._files import atomic_write, write_together
 from wordtree.errors import FormatError, TreeError
-from wordtree.textfile import exists, lines_of, read_text
+from wordtree.textfile import MAX_BYTES, exists, lines_of, read_text
 from wordtree.tree import WordTree
 
 DATA = Path(__file__).parent / "data"
 STORED_TREES = {"yolo9000": DATA / "yolo9000.tree"}
 SUFFIXES = (".tree", ".json", ".graphml", ".csv")
+MODEL_SUFFIX = ".safetensors"
 _UNSIGNED_DIGITS = 9  # a longer number is no index of anything we could hold in memory
 
 
@@ -49,8 +52,10 @@ def load_tree(source: str | Path) -> WordTree:
         return interchange.READERS[suffix](source)
     if suffix in YAML_SUFFIXES:
         return read_yaml(source)
+    if suffix == MODEL_SUFFIX:
+        return read_model_tree(source)
     if exists(source):
-        remedy = f"Give the file one of the endings {', '.join(SUFFIXES + YAML_SUFFIXES)}."
+        remedy = f"Give the file one of the endings {', '.join((*SUFFIXES, *YAML_SUFFIXES, MODEL_SUFFIX))}."
         raise FormatError("the file's ending names no tree format.", path=source, remedy=remedy)
     names = ", ".join(CLASS_LISTS)
     raise FormatError(f"no tree file or built-in tree {str(source)!r}.", remedy=f"Built in are {names}.")
@@ -169,6 +174,40 @@ def read_darknet_tree(path: str | Path) -> WordTree:
     if labels_file.exists():
         _check_labels(tree, labels_file, file)
     return tree
+
+
+def read_model_tree(path: str | Path) -> WordTree:
+    """The tree of a model file of yolo9000; only the file's header is read.
+
+    Raises:
+        FormatError: The file is missing, damaged, or another safetensors file.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            metadata = json.loads(stream.read(min(length, MAX_BYTES)))["__metadata__"]
+        return described_tree(metadata)
+    except OSError as error:
+        raise FormatError(f"cannot be read: {error.strerror or error}.", path=path) from error
+    except KeyError as error:
+        what = f"expected a model file of yolo9000, with its tree inside; it has no {error}."
+        raise FormatError(what, path=path, remedy="`yolo9000 convert` writes such files.") from error
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, TreeError) as error:
+        what = f"expected a model file of yolo9000, with its tree inside: {error}."
+        raise FormatError(what, path=path, remedy="It is damaged, cut off or of another kind.") from error
+
+
+def described_tree(metadata: Mapping[str, str]) -> WordTree:
+    """The tree of a model file's entries `tree` and `names`.
+
+    Raises:
+        KeyError, ValueError, OverflowError, TreeError: They are missing, or describe none.
+    """
+    rows = [line.split(" ") for line in metadata["tree"].split("\n")]
+    if bad := next((number for number, row in enumerate(rows, 1) if len(row) != 2), None):
+        raise ValueError(f"line {bad} of its tree is not 'wnid parent'")
+    wnids, parents = zip(*rows, strict=True)
+    return WordTree([int(parent) for parent in parents], wnids, metadata["names"].split("\n"))
 
 
 def _check_labels(tree: WordTree, labels_file: Path, tree_file: Path) -> None:

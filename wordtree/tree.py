@@ -371,8 +371,8 @@ class WordTree:
 
         Args:
             source: A built-in name, or a path: `.tree` (darknet; `.names` beside it gives the names),
-                `.json`, `.graphml`, `.csv` or `.yaml`. `yolo9000` is stored; the other built-in trees are
-                derived.
+                `.json`, `.graphml`, `.csv` or `.yaml`; or a model file, `.safetensors`, with its tree inside.
+                `yolo9000` is stored; the other built-in trees are derived.
 
         Raises:
             FormatError: A file that cannot be read as a tree, with file and line.

@@ -13,11 +13,13 @@ from yolo9000.errors import DataError
 from yolo9000.image import SIDEWAYS, orientation, undecodable
 
 
-def box_shapes(records: Records) -> NDArray[np.float64]:
-    """Widths and heights [T,2] of a data set's boxes, as shares of the letterboxed (square) network input.
+def box_shapes(records: Records, height: float = 1.0, width: float = 1.0) -> NDArray[np.float64]:
+    """Widths and heights [T,2] of a data set's boxes in the network input, which letterboxes the images.
 
     Args:
         records: What `yolo9000.datasets.read_records` gives; ignored boxes are left out.
+        height: Of the network input, in any unit.
+        width: Of the network input, in the same unit.
 
     Raises:
         DataError: An image cannot be read, or the data set is one of whole images.
@@ -28,9 +30,9 @@ def box_shapes(records: Records) -> NDArray[np.float64]:
     for index in range(len(records.store)):
         keep = ~records.ignored[records.offsets[index] : records.offsets[index + 1]]
         if keep.any():
-            width, height = _sides(records, index)
-            boxes = records.pixel_boxes(index, width, height)[keep]
-            shapes.append((boxes[:, 2:] - boxes[:, :2]) / max(width, height))
+            image_w, image_h = _sides(records, index)
+            boxes = records.pixel_boxes(index, image_w, image_h)[keep]
+            shapes.append((boxes[:, 2:] - boxes[:, :2]) * min(width / image_w, height / image_h))
     return np.concatenate(shapes).astype(np.float64) if shapes else np.zeros((0, 2))
 
 

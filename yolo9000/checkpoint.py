@@ -25,17 +25,16 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from wordtree._files import KIND_BYTES, SAFETENSORS, atomic_write, known_kind
+from wordtree.formats import MODEL_SUFFIX, described_tree
 from wordtree.textfile import is_file
-from wordtree.tree import WordTree
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import DarknetBatchNorm
 from yolo9000.darknet.weights import check_weights, load_weights
-from yolo9000.errors import ConfigError, TreeError, WeightsError, YOLO9000Error
+from yolo9000.errors import ConfigError, WeightsError, YOLO9000Error
 from yolo9000.network import Network, plan_network
 
 FORMAT = "yolo9000-1"
 _FAMILY = "yolo9000-"
-SUFFIX = ".safetensors"
 RESERVED = ("format", "cfg", "tree", "names", "batchnorm", "seen", "weights_version")
 _OPTIONAL = ("weights_version",)
 _FOREIGN = (".weights", ".cfg", ".names", ".tree", ".onnx", ".torchscript", ".pt2", ".ckpt")
@@ -44,7 +43,7 @@ _MAX_DIGITS = 20  # of the largest number that a .weights header holds
 
 def is_model_file(path: str | Path) -> bool:
     """Tell a model file by its ending; darknet calls its weights what it likes (`.backup`, `.conv.23`)."""
-    return Path(path).suffix.lower() == SUFFIX
+    return Path(path).suffix.lower() == MODEL_SUFFIX
 
 
 def check_target(path: str | Path) -> None:
@@ -195,18 +194,6 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     return _read(Path(path), tensors=False)[0]
 
 
-def read_tree(path: str | Path) -> WordTree:
-    """Read a model file's tree, without its tensors.
-
-    Raises:
-        WeightsError: As `load_model`, as far as it shows without tensors.
-    """
-    try:
-        return described_tree(read_metadata(path))
-    except (ValueError, OverflowError, TreeError) as error:
-        raise WeightsError(f"{path}: the model's own description is damaged: {error}") from error
-
-
 def _read(path: Path, *, tensors: bool) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Open a safetensors file, check that it is ours, and read metadata and, if wanted, tensors."""
     if not is_file(path):
@@ -238,19 +225,6 @@ def _check_format(path: Path, metadata: Mapping[str, Any]) -> None:
         raise WeightsError(f"{path}: model format {version!r}; this version reads {FORMAT!r}: update.")
     if missing := [key for key in RESERVED if key not in metadata and key not in _OPTIONAL]:
         raise WeightsError(f"{path}: the model's metadata lack {', '.join(missing)}; the file is damaged.")
-
-
-def described_tree(metadata: Mapping[str, str]) -> WordTree:
-    """The tree of the entries `tree` and `names`.
-
-    Raises:
-        ValueError, OverflowError, TreeError: They describe none.
-    """
-    rows = [line.split(" ") for line in metadata["tree"].split("\n")]
-    if bad := next((number for number, row in enumerate(rows, 1) if len(row) != 2), None):
-        raise ValueError(f"line {bad} of its tree is not 'wnid parent'")
-    wnids, parents = zip(*rows, strict=True)
-    return WordTree([int(parent) for parent in parents], wnids, metadata["names"].split("\n"))
 
 
 def _version(text: str) -> tuple[int, int, int]:

@@ -125,8 +125,8 @@ class DataConfig:
     # Draw photos with classes more often that less than this share of them show, by the square root of that
     # (LVIS, arXiv 1908.03195); 0: all alike.
     repeat: float = 0.0
-    # network input sizes in pixels, square, a new one every 10 batches; (): the cfg's width, and by random=1
-    # from 10/13 to 19/13 of it (320 to 608 of 416)
+    # sides of square network inputs in pixels, a new one every 10 batches; (): the cfg's width and height, or
+    # by random=1 squares from 10/13 to 19/13 of the width (320 to 608 of 416)
     sizes: tuple[int, ...] = ()
     workers: int = 2  # loader processes; 0: in this process
     cache: int = 0  # longest side in pixels of decoded images kept in memory; 0: read from disk every time

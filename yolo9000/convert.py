@@ -92,7 +92,9 @@ def set_option(text: str, layer: int, key: str, value: str | None) -> str:
         lines[section.line : section.line] = new
     else:
         lines[line - 1 : line] = new
-    return "\n".join(lines) + "\n"
+    changed = "\n".join(lines) + "\n"
+    # Where the key stands again further down, that line counts from now on.
+    return changed if new or line is None else set_option(changed, layer, key, None)
 
 
 @torch.no_grad()

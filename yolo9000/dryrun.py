@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from yolo9000.datasets.transforms import Size, sides
 from yolo9000.train import Trainer
 
 _STEPS = 3  # timed at each of two sizes, after one that warms up
@@ -23,12 +24,12 @@ class Timing:
     """What steps with one input size take.
 
     Attributes:
-        size: Side of the input in pixels.
+        size: Side of a square input, or height and width, pixels.
         step: Seconds of forward, backward and update for one batch of this process.
         read: Seconds that one process takes to read and change an image.
     """
 
-    size: int
+    size: Size
     step: float
     read: float
 
@@ -65,7 +66,7 @@ def dry_run(trainer: Trainer, opened: float = 0.0, steps: int = _STEPS) -> DryRu
     Raises:
         TrainingError, DataError: As the run itself would.
     """
-    sizes = sorted(set(trainer.sampler.sizes))
+    sizes = sorted(set(trainer.sampler.sizes), key=_pixels)
     timings = tuple(_time(trainer, size, steps) for size in dict.fromkeys((sizes[0], sizes[-1])))
     memory = _memory(trainer)
     step = sum(_interpolate(timings, size) for size in sizes) / len(sizes)
@@ -75,14 +76,14 @@ def dry_run(trainer: Trainer, opened: float = 0.0, steps: int = _STEPS) -> DryRu
     seconds = trainer.total_steps * config.optim.accumulate * batch
     lines = [*_about(trainer, opened), ("memory", _memory_text(trainer, memory, sizes[-1]))]
     lines += [
-        ("batch", ", ".join(f"{timing.step:.3g} s at {timing.size} pixels" for timing in timings)),
+        ("batch", ", ".join(f"{timing.step:.3g} s at {_shown(timing.size)} pixels" for timing in timings)),
         ("reading", _reading_text(trainer, read / config.batch_size, step)),
         ("whole run", f"{_duration(seconds)}, evaluation not counted ({steps} steps a size were measured)"),
     ]
     return DryRun(tuple(lines), timings, seconds, memory)
 
 
-def _time(trainer: Trainer, size: int, steps: int) -> Timing:
+def _time(trainer: Trainer, size: Size, steps: int) -> Timing:
     keys = [key._replace(size=size) for key in next(iter(trainer.sampler))]
     start = time.perf_counter()
     loaded = trainer.loader.collate_fn([trainer.dataset[key] for key in keys])
@@ -112,12 +113,22 @@ def _memory(trainer: Trainer) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _interpolate(timings: tuple[Timing, ...], size: int) -> float:
+def _pixels(size: Size) -> int:
+    height, width = sides(size)
+    return height * width
+
+
+def _shown(size: Size) -> str:
+    height, width = sides(size)
+    return str(size) if height == width else f"{width} x {height}"
+
+
+def _interpolate(timings: tuple[Timing, ...], size: Size) -> float:
     """Seconds of a batch at a size between those measured: work grows with the area."""
     low, high = timings[0], timings[-1]
     if low.size == high.size:
         return low.step
-    share = (size**2 - low.size**2) / (high.size**2 - low.size**2)
+    share = (_pixels(size) - _pixels(low.size)) / (_pixels(high.size) - _pixels(low.size))
     return low.step + share * (high.step - low.step)
 
 
@@ -128,8 +139,8 @@ def _about(trainer: Trainer, opened: float) -> list[tuple[str, str]]:
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in images.items() if count)
     world, accumulate = trainer.fabric.world_size, config.optim.accumulate
     whole = config.batch_size * world * accumulate
-    sizes = sampler.sizes
-    pixels = f"{min(sizes)} to {max(sizes)}" if len(sizes) > 1 else str(sizes[0])
+    sizes = sorted(sampler.sizes, key=_pixels)
+    pixels = _shown(sizes[0]) + (f" to {_shown(sizes[-1])}" if len(sizes) > 1 else "")
     epochs = trainer.total_steps * accumulate / len(sampler)
     return [
         ("network", f"{config.model}: {parameters:,} parameters, {len(network.tree):,} classes"),
@@ -161,9 +172,9 @@ def _state_size(trainer: Trainer) -> int:
     return parameters * (1 + kept + (trainer.average is not None))
 
 
-def _memory_text(trainer: Trainer, memory: int, size: int) -> str:
+def _memory_text(trainer: Trainer, memory: int, size: Size) -> str:
     place = "of the GPU" if trainer.fabric.device.type == "cuda" else "of this process"
-    return f"{memory / _GIB:.2f} GiB {place} at {size} pixels"
+    return f"{memory / _GIB:.2f} GiB {place} at {_shown(size)} pixels"
 
 
 def _reading_text(trainer: Trainer, read: float, step: float) -> str:

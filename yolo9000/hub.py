@@ -157,9 +157,7 @@ def _checked(entry: Published, part: Path, url: str) -> Network:
     """The network of a complete download; one that is no such weights file is removed."""
     try:
         network = load_darknet(entry.cfg, part)
-        for name, values in network.state_dict().items():
-            if not values.isfinite().all() or (name.endswith("running_var") and (values < 0).any()):
-                raise WeightsError(f"values of {name} are no weights")
+        network.check_values()
     except WeightsError as error:
         part.unlink()
         _tag(part).unlink(missing_ok=True)

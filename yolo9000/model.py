@@ -86,6 +86,7 @@ class YOLO9000:
     Raises:
         ConfigError: The network is a classifier or none at all, or there is no such device.
         CfgError: Its input has not three channels.
+        WeightsError: Its weights are no numbers.
     """
 
     def __init__(

@@ -14,14 +14,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wordtree.formats import read_lines
-from wordtree.textfile import exists
+from wordtree.textfile import is_file
 from wordtree.tree import WordTree
 from yolo9000.backbone import BackboneCopy, copy_backbone
-from yolo9000.darknet.cfg import MAX_CLASSES, Cfg, RegionConfig, Section, search_folders
+from yolo9000.darknet.cfg import MAX_CLASSES, Cfg, RegionConfig, Section, search_places
 from yolo9000.darknet.describe import Description, describe
 from yolo9000.darknet.layers import Convolution, DarknetBatchNorm, build_layer
 from yolo9000.darknet.plan import LayerPlan, check_limits, plan_layers
-from yolo9000.errors import CfgError, CfgWarning, ConfigError, FormatError, ImageError, YOLO9000Error
+from yolo9000.errors import (
+    CfgError,
+    CfgWarning,
+    ConfigError,
+    FormatError,
+    ImageError,
+    WeightsError,
+    YOLO9000Error,
+)
 from yolo9000.head import RegionHead
 from yolo9000.tree_ops import TreeOps
 
@@ -42,9 +50,9 @@ class Network(nn.Module):
 
     Args:
         cfg: The description.
-        tree: The label tree; by default what the cfg's `tree=` names (a file: see `search_folders`; `9k.tree`
+        tree: The label tree; by default what the cfg's `tree=` names (a file: see `search_places`; `9k.tree`
             is also the tree that comes with the package), else a flat list of classes, their names from
-            `x.names` beside `x.cfg` where there is one.
+            the `x.names` of `x.cfg` where there is one in the same places.
         initialise: Draw starting values; without, the parameters hold anything until they are loaded, which
             spares half the time of loading.
 
@@ -224,7 +232,11 @@ class Network(nn.Module):
 
         Equal to this network in evaluation mode, to rounding. It cannot be saved as .weights any more. The
         head's rows, the larger part of a network of many classes, are this network's own and not copied.
+
+        Raises:
+            WeightsError: See `check_values`.
         """
+        self.check_values()
         # What is immutable is shared; so are kernels, which folding replaces.
         kept = (self.cfg, self.tree, self.plans, *([] if self.head is None else _tensors(self.head)))
         kernels = (layer.conv.weight for _, layer in self.convolutions() if isinstance(layer, Convolution))
@@ -233,6 +245,20 @@ class Network(nn.Module):
             if isinstance(module, Convolution):
                 module.fuse()
         return fused.eval()
+
+    def check_values(self) -> None:
+        """Make sure that all weights are numbers: a class of infinite bias is found everywhere or nowhere.
+
+        Raises:
+            WeightsError: A value is NaN or infinity, or a variance below 0.
+        """
+        for name, values in self.state_dict().items():
+            low, high = values.aminmax()
+            if not (low.isfinite() and high.isfinite()) or (name.endswith("running_var") and low < 0):
+                raise WeightsError(
+                    f"the network's weights hold NaN, infinity or a variance below 0, in {name}: they are "
+                    "damaged, or their training diverged. Take another copy or an earlier checkpoint."
+                )
 
     def load_backbone(self, other: Network) -> BackboneCopy:
         """Copy from another network the leading layers that both share, and head rows that mean the same.
@@ -345,14 +371,18 @@ def _resolve_tree(cfg: Cfg, classes: int) -> WordTree:
     if section is not None:
         return _load_tree(cfg, section)
     known = _known_list(classes)
-    beside = None if cfg.path is None else cfg.path.with_suffix(".names")
-    if beside is None or not exists(beside):
+    file = None if cfg.path is None else _find(cfg, cfg.path.with_suffix(".names").name)
+    if file is None:
         return known
-    names = read_lines(beside, "names")
+    names = read_lines(file, "names")
     if len(names) != classes:
         what = f"expected {classes:,} names, one for each class of {cfg.path}, got {len(names):,}."
-        raise FormatError(what, path=beside, remedy="Use the names of this cfg, or none.")
+        raise FormatError(what, path=file, remedy="Use the names of this cfg, or none.")
     return known if known.names == tuple(names) else WordTree.flat(names)
+
+
+def _find(cfg: Cfg, name: str) -> Path | None:
+    return next((place for place in search_places(cfg.path, name) if is_file(place)), None)
 
 
 def _known_list(classes: int) -> WordTree:
@@ -369,19 +399,14 @@ def _known_list(classes: int) -> WordTree:
 
 def _load_tree(cfg: Cfg, section: Section) -> WordTree:
     name = section.get_str("tree")
-    candidates = list(dict.fromkeys(folder / name for folder in search_folders(cfg.path)))
-    try:
-        found = next((path for path in candidates if path.is_file()), None)
-    except OSError as error:  # such as a name longer than any file's
-        section.fail(f"no file can have this name ({error.strerror}).", key="tree")
-    if found is not None:
+    if (found := _find(cfg, name)) is not None:
         return WordTree.load(found)
     if Path(name).name == "9k.tree":
         return WordTree.load("yolo9000")
     try:
         return WordTree.load(name)
     except YOLO9000Error:
-        places = ", ".join(map(str, candidates))
+        places = ", ".join(map(str, search_places(cfg.path, name)))
         section.fail(
             f"no such file {name}, and none is built in; looked for {places}.",
             key="tree",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from wordtree._files import atomic_write
 from wordtree.tree import WordTree
@@ -37,7 +37,7 @@ def draw_batch(batch: Batch, tree: WordTree) -> Image.Image:
         picture = batch.images[index].float().clamp(0, 1).mul(255).round().byte()
         marked = annotate(picture, batch_truths(batch, index, tree), show_score=False)
         place = (index % columns * _CELL, index // columns * _CELL)
-        sheet.paste(marked.resize((_CELL, _CELL), Image.Resampling.BICUBIC), place)
+        sheet.paste(ImageOps.contain(marked, (_CELL, _CELL)), place)
     return sheet
 
 

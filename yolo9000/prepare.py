@@ -38,6 +38,7 @@ from yolo9000.datasets import (
     open_datasets,
     repeat_weights,
 )
+from yolo9000.datasets.transforms import Size
 from yolo9000.errors import ConfigError, DataError, TrainingError
 from yolo9000.network import Network, check_size
 from yolo9000.report import print_left_out
@@ -172,9 +173,10 @@ def build_data(
         detection_weights=repeats,
         stride=network.stride,
     )
-    if network.cfg.width != network.cfg.height and not data.sizes:
-        shown = f"{network.cfg.width} × {network.cfg.height}"
-        console.print(f"[yellow]The cfg's input is {shown}; training is on square pictures of its width.[/]")
+    cfg = network.cfg
+    if cfg.width != cfg.height and not data.sizes and cfg.region is not None and cfg.region.random:
+        shown = f"{cfg.width} × {cfg.height}"
+        console.print(f"[yellow]The cfg's input is {shown}, but by its random=1 training is on squares.[/]")
     bank = None
     if data.draw == "device":
         bank = ImageBank((detection, classification, mosaic), fabric.device)
@@ -261,14 +263,14 @@ def build_transform(config: AugmentConfig) -> TrainTransform:
     return TrainTransform(**settings)
 
 
-def training_sizes(network: Network) -> tuple[int, ...]:
-    """Sides of square inputs in pixels: the cfg's width, or where it says `random=1` multiples of the stride.
+def training_sizes(network: Network) -> tuple[Size, ...]:
+    """Input sizes in pixels: the cfg's own, or where it says `random=1` squares of multiples of the stride.
 
     These go from 320/416 to 608/416 of the width: for 416 pixels the paper's 320 to 608.
     """
     cfg = network.cfg
     if cfg.region is None or not cfg.region.random:
-        return (cfg.width,)
+        return (cfg.width if cfg.width == cfg.height else (cfg.height, cfg.width),)
     step = network.stride
     low, high = round(cfg.width * 320 / 416 / step), round(cfg.width * 608 / 416 / step)
     return tuple(range(max(1, low) * step, high * step + 1, step))

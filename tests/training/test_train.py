@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import os
@@ -32,6 +33,7 @@ from yolo9000.config import TrainConfig, from_mapping, load_config, to_yaml
 from yolo9000.convert import set_option
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.datasets import Batch, Sample, TableDataset
+from yolo9000.dryrun import dry_run
 from yolo9000.errors import ConfigError, DataError, TrainingError, YOLO9000Error
 from yolo9000.network import Network
 from yolo9000.optim import build_optimizer, learning_rate, weight_average
@@ -259,6 +261,30 @@ def test_drawn_by_the_device_a_run_is_nearly_the_same(settings: Settings, tmp_pa
     assert losses["workers"] == losses["device"]
     assert losses["device"] != losses["loader"]
     assert losses["device"] == pytest.approx(losses["loader"], rel=0.05)
+
+
+@pytest.mark.parametrize("draw", ["loader", "device"])
+def test_a_cfg_that_is_not_square(settings: Settings, tmp_path: Path, data: Path, draw: str) -> None:
+    """It is trained at its own width and height, as in darknet, mosaics too; with random=1 on squares."""
+    text, shown = (data / "small.cfg").read_text().replace("height=160", "height=96"), io.StringIO()
+    for number in (0, 1):
+        (tmp_path / f"{number}.cfg").write_text(text.replace("random=0", f"random={number}"))
+    changes = {"data__draw": draw, "data__cache": 160, "augment__mosaic": 0.5, "pictures": 1}
+    own, squares = (
+        functools.partial(settings, tmp_path / str(number), model=str(tmp_path / f"{number}.cfg"), **changes)
+        for number in (0, 1)
+    )
+    trainer = Trainer(own(), JointTask, Console(file=shown))
+    assert trainer.sampler.sizes == ((96, 160),)
+    assert trainer.ready(next(iter(trainer.loader))).images.shape == (4, 3, 96, 160)
+    assert "images of 160 x 96 pixels" in str(dry_run(trainer, steps=1))
+    train_joint(own(max_steps=2, checkpoint_steps=1))
+    train_joint(own(max_steps=3), resume=True)
+    assert [row["step"] for row in read_log(tmp_path / "0")] == ["1", "2", "3"]
+    assert "squares" not in shown.getvalue()
+    trainer = Trainer(squares(), JointTask, Console(file=shown))
+    assert trainer.sampler.sizes == (128, 160, 192, 224)
+    assert "by its random=1 training is on squares" in " ".join(shown.getvalue().split())
 
 
 def test_cut_and_mix_says_how_much_is_of_whom() -> None:

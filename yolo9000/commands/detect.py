@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wordtree.errors import YOLO9000Error
 from yolo9000.commands.options import (
     MODEL,
     Cfg,
@@ -301,21 +300,11 @@ def _finished_on_sigterm() -> Iterator[None]:
 
 
 def _tree_of(source: str) -> WordTree:
-    """The tree of a model file or model, or a tree by file or name."""
-    from wordtree.formats import SUFFIXES, load_tree
-    from wordtree.textfile import is_file
-    from wordtree.tree import WordTree
-    from yolo9000.checkpoint import read_tree
+    """The tree of a model, by file or name, or a tree, by file or name."""
+    from wordtree.formats import load_tree
     from yolo9000.export.program import is_program, program_tree
-    from yolo9000.model import model_path
+    from yolo9000.model import packaged_models
 
-    if Path(source).suffix.lower() in SUFFIXES:
-        return load_tree(source)
     if is_program(source):
         return program_tree(source)
-    try:
-        return read_tree(model_path(source))
-    except YOLO9000Error:
-        if is_file(source):
-            raise
-        return WordTree.load(source)
+    return load_tree(packaged_models().get(source, source))

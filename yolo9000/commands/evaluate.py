@@ -41,8 +41,8 @@ def evaluate(
     cut: Annotated[
         list[str] | None,
         typer.Option(
-            help="Also AP and confusion at a cut of the tree: a depth, or nodes such as animal,n04524313. "
-            "Repeatable."
+            help="Also AP and confusion at a cut of the tree: a depth, or nodes such as animal,n04524313; a "
+            "name with a comma in quotes: '\"chair, folding\",bed'. Repeatable."
         ),
     ] = None,
     boxes: Annotated[

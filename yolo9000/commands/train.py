@@ -300,6 +300,9 @@ def anchors(
     size: Annotated[
         int, typer.Option(min=32, help="Input size the priors are for, pixels; 32 are a cell.")
     ] = 416,
+    height: Annotated[
+        int | None, typer.Option(min=32, help="Height of an input that is not square; --size is its width.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the starting points.")] = 0,
 ) -> None:
     """Find priors for a data set by k-means on the overlap of box shapes, ready to paste into a cfg.
@@ -311,7 +314,8 @@ def anchors(
     from yolo9000.anchors import box_shapes, cluster_anchors
     from yolo9000.datasets import read_records
 
-    shapes = np.concatenate([box_shapes(read_records(spec)) for spec in detection])
-    priors, score = cluster_anchors(shapes * (size / 32), count, seed=seed)
+    cells = ((height or size) / 32, size / 32)
+    shapes = np.concatenate([box_shapes(read_records(spec), *cells) for spec in detection])
+    priors, score = cluster_anchors(shapes, count, seed=seed)
     typer.echo("anchors=" + ", ".join(f"{w:.2f},{h:.2f}" for w, h in priors))
     typer.echo(f"average IoU {score:.3f} over {len(shapes):,} boxes", err=True)

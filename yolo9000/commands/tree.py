@@ -114,7 +114,13 @@ def _scores(path: Path, tree: WordTree) -> NDArray[np.float64]:
 def retree(
     model: Annotated[str, typer.Argument(help="Model file, *.safetensors, or the name of a model.")],
     tree: Annotated[
-        str, typer.Option("--tree", "-t", help="The new tree: a file, or a built-in one.", show_default=False)
+        str,
+        typer.Option(
+            "--tree",
+            "-t",
+            help="The new tree: a file, a built-in one, or that of another model file.",
+            show_default=False,
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Model file to write.", show_default=False)],
     half: Annotated[bool, typer.Option("--half", help="Store the model's parameters as float16.")] = False,

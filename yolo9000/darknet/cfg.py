@@ -1,9 +1,9 @@
 """Darknet's network descriptions (.cfg): reading them, with an error that names file, line, section and key.
 
 A cfg is a list of sections, `[type]` followed by `key = value` lines. As in darknet (`parser.c`, `read_cfg`),
-white space around names and values means nothing, lines that begin with `#` or `;` are comments, and where a
-key stands twice in a section the first one counts. Unlike darknet, a value that is no number, an unknown
-layer or a missing key is an error, and keys that nobody reads are listed in `Cfg.unknown`.
+white space around values and anywhere in names means nothing, lines that begin with `#` or `;` are comments,
+and where a key stands twice in a section the first one counts. Unlike darknet, a value that is no number, an
+unknown layer or a missing key is an error, and keys that nobody reads are listed in `Cfg.unknown`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ MAX_BYTES = 1 << 20  # bytes; the largest published cfg has 20 kB, so a larger f
 MAX_LAYERS = 2_000  # YOLOv2 has 32; even an empty layer takes a millisecond and some kilobytes
 MAX_CLASSES = 1_000_000  # names alone would take 100 MB above this
 _MAX_INT = 2**31 - 1  # darknet's fields are C ints
+_BUILTIN = Path(str(resources.files("yolo9000") / "cfgs"))
 _COMMENT = re.compile(rb"(?m)(?:^|[^\S\n])[#;][^\n]*")  # as `_read_sections` knows them
 
 _ALIASES = {
@@ -247,7 +248,7 @@ class Cfg:
         path = Path(source)
         try:
             if not path.is_file() and str(source) in builtin_cfgs():
-                path = Path(str(resources.files("yolo9000") / "cfgs" / f"{source}.cfg"))
+                path = _BUILTIN / f"{source}.cfg"
             with path.open("rb") as stream:
                 content = stream.read(MAX_BYTES + 1)
         except (OSError, ValueError) as error:  # ValueError: a path that no file can have
@@ -349,18 +350,34 @@ class Cfg:
 
 def builtin_cfgs() -> tuple[str, ...]:
     """Names of the descriptions that come with the package, sorted."""
-    folder = resources.files("yolo9000") / "cfgs"
-    return tuple(sorted(file.name[:-4] for file in folder.iterdir() if file.name.endswith(".cfg")))
+    return tuple(sorted(file.stem for file in _BUILTIN.glob("*.cfg")))
+
+
+def search_places(path: Path | None, name: str) -> list[Path]:
+    """Where a file of a cfg may be: its tree, or the names of its classes.
+
+    Args:
+        path: The cfg; None where there was none.
+        name: As the cfg names it.
+
+    Returns:
+        In each of `search_folders`, and in `data/` there.
+    """
+    folders = search_folders(path)
+    return list(dict.fromkeys(place for each in folders for place in (each / name, each / "data" / name)))
 
 
 def search_folders(path: Path | None) -> list[Path]:
     """Folders from which relative paths in a darknet file may count: its own, the two above, the current one.
 
-    Darknet runs in its own folder, and reads cfgs in `cfg/` and trees in `data/` below that.
+    Darknet runs in its own folder, and reads cfgs in `cfg/` and trees in `data/` below that. A built-in cfg
+    means what comes with the package, whatever the current folder holds.
 
     Args:
         path: The file; None where there was none.
     """
+    if path is not None and path.parent == _BUILTIN:
+        return [_BUILTIN]
     own = [] if path is None else [Path(os.path.abspath(path)).parent]  # noqa: PTH100  (links stay links)
     above = [folder for each in own for folder in (each.parent, each.parent.parent)]
     return list(dict.fromkeys([*own, *above, Path.cwd()]))
@@ -385,7 +402,7 @@ def _read_sections(text: str, path: Path | None) -> list[Section]:
     options: dict[str, str] = {}
     lines: dict[str, int] = {}
     for number, raw in enumerate(text.split("\n"), start=1):
-        line = raw.strip().strip("\0")
+        line = raw.strip().strip("\0\x1a")  # \x1a: the end of a file in DOS
         if not line or line[0] in "#;":
             continue
         if line[0] == "[":
@@ -395,7 +412,7 @@ def _read_sections(text: str, path: Path | None) -> list[Section]:
             sections.append(Section(_section_name(line, number, path), number, options, lines, path))
             continue
         key, equals, value = line.partition("=")
-        key = key.strip()
+        key = "".join(key.split())
         if not equals or not key or not sections:
             problem = (
                 "an option before the first section"
@@ -411,12 +428,13 @@ def _read_sections(text: str, path: Path | None) -> list[Section]:
 
 
 def _section_name(line: str, number: int, path: Path | None) -> str:
-    match = re.fullmatch(r"\[\s*(\w+)\s*\](?:\s*[#;].*)?", line)
-    if match is None:
+    match = re.fullmatch(r"\[([\w\s]+)\](?:\s*[#;].*)?", line)
+    name = "".join(match[1].split()) if match else ""
+    if not name:
         raise CfgError(
             f"expected a section such as [convolutional], got {_short(line)}.", path=path, line=number
         )
-    return _ALIASES.get(match[1], match[1])
+    return _ALIASES.get(name, name)
 
 
 def _short(text: str) -> str:

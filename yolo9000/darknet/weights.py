@@ -226,6 +226,8 @@ def _open(path: Path) -> tuple[Header, NDArray[np.float32]]:
     header = read_header(path)
     major, minor, revision = header.version
     if major < 0 or minor < 0 or revision < 0 or major >= 1000 or minor >= 1000:
+        if all(0 <= number < 1000 for number in struct.unpack(">3i", _VERSION.pack(*header.version))):
+            raise WeightsError(f"{path}: expected little-endian numbers, got big-endian ones: swap its bytes")
         raise WeightsError(
             f"{path}: version {major}.{minor}.{revision} is not between 0.0 and 999.999; is this a .weights "
             "file? Those of 1000 and above hold transposed kernels: let darknet write them anew"
@@ -296,9 +298,8 @@ def _fit(
         return done
     problem = f"{path}: {numbers}: it ends in layer {part.index} [{part.type}] (line {part.section.line}), "
     if rest == 0:
-        problem += (
-            f"before its first value; if it is meant to hold only {done} convolutions, load it as partial"
-        )
+        partly = f"if it is meant to hold only {done} convolutions, load it as partial"
+        problem += f"before its first value; {partly if done else 'it holds nothing but its header'}"
     else:
         problem += f"after {rest:,} of its {counts[done]:,} values; truncated, or made for another cfg"
     raise WeightsError(problem)

@@ -5,6 +5,8 @@ Letters: K labels, L levels of the tree, N nodes.
 
 from __future__ import annotations
 
+import csv
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -184,11 +186,12 @@ class Cut:
 
     @classmethod
     def parse(cls, tree: WordTree, text: str) -> Self:
-        """A depth (`3`), or nodes separated by commas (`animal,conveyance`)."""
+        """A depth (`3`), or nodes separated by commas as in CSV (`animal,conveyance`, `"chair, x",bed`)."""
         text = text.strip()
         if text.removeprefix("-").isdigit():
             return cls.at_depth(tree, int(text))
-        return cls.through(tree, [part.strip() for part in text.split(",") if part.strip()], text)
+        parts = itertools.chain(*csv.reader(text.splitlines(), skipinitialspace=True))
+        return cls.through(tree, [part.strip() for part in parts if part.strip()], text)
 
     def lift(self, tree: WordTree, nodes: ArrayLike) -> Ints:
         """[K] the node of the cut at or above each node, −1 for what lies above or beside the cut."""

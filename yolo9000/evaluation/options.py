@@ -37,7 +37,7 @@ class EvaluateConfig:
         0.24  # score above which a detection's label is judged (darknet: the default of `detect`)
     )
     hier_threshold: float = 0.5  # labels go down the tree while the absolute probability is above (darknet)
-    cuts: tuple[str, ...] = ()  # each a depth, or nodes separated by commas: AP with all below seen as one
+    cuts: tuple[str, ...] = ()  # each a depth, or nodes, see `Cut.parse`: AP with all below seen as one
     # Class lists (coco, voc, a file) that training had boxes of: their classes are averaged apart. None:
     # COCO's for ImageNet DET (paper, section 4), else none
     boxes: tuple[str, ...] | None = None

@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from wordtree.formats import described_tree
 from wordtree.tree import WordTree
-from yolo9000.checkpoint import describe_model, described_tree
+from yolo9000.checkpoint import describe_model
 from yolo9000.darknet.cfg import Cfg, RegionConfig
 from yolo9000.errors import WeightsError, YOLO9000Error
 from yolo9000.letterbox import LetterboxMode
