@@ -32,11 +32,11 @@ def folded(network: Network, precision: str = "fp32") -> Network:
     Raises:
         ConfigError: 8 bits on another device than a CPU, or one for which torch lacks the operators.
     """
+    if precision == "int8" and any(tensor.device.type != "cpu" for tensor in network.parameters()):
+        raise ConfigError("precision 'int8' is for CPUs; on a GPU give precision='bf16', or device='cpu'.")
     fused = network.fuse()
     if precision != "int8":
         return fused
-    if any(tensor.device.type != "cpu" for tensor in fused.layers.parameters()):
-        raise ConfigError("precision 'int8' is for CPUs; on a GPU give precision='bf16', or device='cpu'.")
     for index, layer in enumerate(fused.layers[: fused.last]):
         if isinstance(layer, Convolution) and layer.conv.in_channels >= _FEWEST_CHANNELS * layer.conv.groups:
             try:
