@@ -62,7 +62,7 @@ def cfg_at(name: str, folder: Path, size: int) -> Path:
     cfg = DARKNET / "cfg" / f"{name}.cfg"
     if not cfg.exists():
         raise UnavailableError(f"{cfg} is missing: apt-get install darknet")
-    return resized(cfg, folder / f"{name}.cfg", size, size, 1)
+    return resized(cfg, folder, size, size, 1)
 
 
 def _source(folder: Path, suite: str) -> Path:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +128,19 @@ def test_a_picture_does_not_depend_on_others() -> None:
     engine = Engine(detector(), "int8")
     many = images(3) * torch.tensor([1.0, 0.1, 0.5]).view(3, 1, 1, 1)
     one_by_one = torch.cat([engine.features(image) for image in many.split(1)])
-    assert torch.equal(engine.features(many), one_by_one)
+    assert torch.equal(engine.network.features(many), one_by_one)
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            assert torch.equal(engine.features(many), one_by_one)
+            with pytest.raises(WeightsError, match="NaN or infinity"):
+                engine.features(many * math.nan)
+            assert torch.get_num_threads() == threads
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(torch.get_num_threads).result() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_copies_compute_the_same() -> None:

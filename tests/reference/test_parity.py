@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from yolo9000.darknet.cfg import Cfg
+
 PAGE = Path(__file__).resolve().parents[2] / "benchmarks" / "parity.py"
 
 
@@ -39,3 +41,9 @@ def test_what_the_page_takes_from_the_tests_is_there(monkeypatch: pytest.MonkeyP
         }
     assert len(taken) > 10
     assert {(name, use) for name, use in taken if not hasattr(page.reference(name), use)} == set()
+
+
+def test_the_cfg_of_the_benchmark_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(PAGE.parent))
+    cfg = Cfg.load(importlib.import_module("_darknet").cfg_at("yolov2-tiny", tmp_path, 96))
+    assert (cfg.width, cfg.height, cfg.net.get_int("batch")) == (96, 96, 1)
