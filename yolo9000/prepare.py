@@ -39,7 +39,7 @@ from yolo9000.datasets import (
     repeat_weights,
 )
 from yolo9000.datasets.transforms import Size
-from yolo9000.errors import ConfigError, DataError, TrainingError
+from yolo9000.errors import ConfigError, DataError, FormatError, TrainingError
 from yolo9000.network import Network, check_size
 from yolo9000.report import print_left_out
 from yolo9000.runlog import CHECKPOINT
@@ -98,7 +98,7 @@ def build_network(config: TrainConfig, console: Console) -> Network:
 
     Where the run has a checkpoint, all weights are in it, and the file that it began with may be gone.
     """
-    tree = None if config.names is None else WordTree.flat(read_lines(config.names, "class names"))
+    tree = None if config.names is None else WordTree.flat(_class_names(config.names))
     if is_model_file(config.model):
         if tree is not None:
             raise ConfigError(f"{config.model} brings its own class names; leave out names (--names)")
@@ -124,6 +124,17 @@ def build_network(config: TrainConfig, console: Console) -> Network:
     for layer in frozen_layers(network, config):
         layer.requires_grad_(False)
     return network
+
+
+def _class_names(path: str) -> list[str]:
+    """The lines of a list of classes to train, each of them once: which of two would a label mean?"""
+    names = read_lines(path, "class names")
+    first: dict[str, int] = {}
+    for line, name in enumerate(names, 1):
+        if first.setdefault(name, line) != line:
+            again = f"{name!r} stands in line {first[name]} already."
+            raise FormatError(again, path=path, line=line, remedy="Give every class a name of its own.")
+    return names
 
 
 def frozen_layers(network: Network, config: TrainConfig) -> nn.ModuleList:

@@ -104,6 +104,9 @@ def test_a_names_file_says_what_the_classes_are(settings: Settings, cfgs: Path, 
     names.write_text("dog\n\ncat\n")
     with pytest.raises(YOLO9000Error, match=r"six\.names:2: a blank line"):
         detector_trainer(settings(tmp_path / "run", names=str(names), **flat))
+    names.write_text("dog\ncat\ndog\n")
+    with pytest.raises(YOLO9000Error, match=r"six\.names:3: 'dog' stands in line 1 already"):
+        detector_trainer(settings(tmp_path / "run", names=str(names), **flat))
     with pytest.raises(YOLO9000Error, match=r"none\.names: no such file"):
         detector_trainer(settings(tmp_path / "run", names=str(tmp_path / "none.names"), **flat))
 
