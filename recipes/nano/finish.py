@@ -49,7 +49,7 @@ def main() -> None:
     )
     parser.add_argument("data", type=Path)
     parser.add_argument("runs", type=Path)
-    parser.add_argument("--threshold", type=float, default=0.12, help="default score threshold of the model")
+    parser.add_argument("--threshold", type=float, default=0.24, help="default score threshold of the model")
     parser.add_argument(
         "--minimum", type=int, default=6, help="labels that a sibling group must be taught by"
     )
