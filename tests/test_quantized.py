@@ -124,6 +124,15 @@ def test_the_first_layer_and_the_last_stay() -> None:
     assert not torch.equal(rounded(images()), folded(classifier)(images()))
 
 
+@pytest.mark.parametrize("options", [{"size": 5, "pad": 0}, {"size": 1, "stride": 2}, {"groups": 2}], ids=str)
+def test_layers_of_any_shape(options: dict[str, Any]) -> None:
+    text = input_size(64) + conv(32) + conv(32, **options) + linear(7) + region(2, "1,1")
+    network = Network(Cfg.parse(text)).eval()
+    exact, rounded = Engine(network).features(images()), Engine(network, "int8").features(images())
+    assert float((rounded - exact).norm() / exact.norm()) < 0.05
+    assert not torch.equal(rounded, exact)
+
+
 def test_a_picture_does_not_depend_on_others() -> None:
     engine = Engine(detector(), "int8")
     many = images(3) * torch.tensor([1.0, 0.1, 0.5]).view(3, 1, 1, 1)

@@ -41,7 +41,7 @@ def folded(network: Network, precision: str = "fp32") -> Network:
         if isinstance(layer, Convolution) and layer.conv.in_channels >= _FEWEST_CHANNELS * layer.conv.groups:
             try:
                 fused.layers[index] = Int8Convolution(layer)
-                fused.layers[index](torch.zeros(1, layer.conv.in_channels, 1, 1))
+                fused.layers[index](torch.zeros(1, layer.conv.in_channels, *layer.conv.kernel_size))
             except (AttributeError, RuntimeError) as error:  # not there, or not for this processor
                 raise ConfigError(
                     f"precision 'int8' needs torch with oneDNN on a processor with AVX2; give 'fp32': {error}"
