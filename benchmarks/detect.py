@@ -39,7 +39,9 @@ def threshold_for(engine: Engine, features: torch.Tensor, anchors: int) -> float
 
 
 @torch.inference_mode()
-def measure(report: Report, network: Network, pixels: torch.Tensor, precision: str, options: Any) -> None:
+def measure(
+    report: Report, network: Network, pixels: torch.Tensor, precision: str, folder: Path, options: Any
+) -> None:
     engine = Engine(network, precision)  # type: ignore[arg-type]
     head, decoder = engine.network.head, Decoder(engine.network.head, "darknet")  # type: ignore[arg-type]
     threshold = threshold_for(engine, engine.features(pixels), ANCHORS)
@@ -53,17 +55,16 @@ def measure(report: Report, network: Network, pixels: torch.Tensor, precision: s
             1.0,  # type: ignore[union-attr]
         ),
     }
-    with tempfile.TemporaryDirectory() as folder:
-        darknet = None
-        if precision != "bf16" and not options.no_darknet:
-            try:
-                darknet = Darknet(network, pixels, Path(options.darknet or folder))
-                functions["darknet, -Ofast, OpenMP"] = darknet
-            except UnavailableError as reason:
-                report.notes.append(f"darknet left out: {reason}")
-        times = alternate(functions, options.rounds)
-        if darknet is not None:
-            darknet.close()
+    darknet = None
+    if precision != "bf16" and not options.no_darknet:
+        try:
+            darknet = Darknet(network, pixels, folder)
+            functions["darknet, -Ofast, OpenMP"] = darknet
+        except UnavailableError as reason:
+            report.notes.append(f"darknet left out: {reason}")
+    times = alternate(functions, options.rounds)
+    if darknet is not None:
+        darknet.close()
     ours = f"ours, {ANCHORS} anchors"
     for name in functions:
         middle = sorted(times[name])[options.rounds // 2]
@@ -112,11 +113,13 @@ def main() -> None:
         {"size": options.size, "batch": 1, "classes": 9418, "rounds": options.rounds, "weights": "random"},
         notes=[f"aims: ours at most {AIM} times the floor, darknet at least {AIM_DARKNET:.0f} times ours"],
     )
-    measure(report, network, pixels, "fp32", options)
-    if not options.no_int8:
-        measure(report, network, pixels, "int8", options)
-    if not options.no_bf16:
-        measure(report, network, pixels, "bf16", options)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(options.darknet or temporary)  # where the C program is built, once
+        measure(report, network, pixels, "fp32", folder, options)
+        if not options.no_int8:
+            measure(report, network, pixels, "int8", folder, options)
+        if not options.no_bf16:
+            measure(report, network, pixels, "bf16", folder, options)
         if report.machine["bf16 instructions"] == "no":
             report.notes.append("this processor has no bf16 instructions: bf16 is emulated and slow")
     report.show()
