@@ -17,20 +17,18 @@ from rich.console import Console
 
 from wordtree.tree import WordTree
 from yolo9000.errors import DataError, ImageError, YOLO9000Error
-from yolo9000.image import waiting_for
+from yolo9000.image import STDIN, is_piped, waiting_for
 from yolo9000.model import YOLO9000
 from yolo9000.outputs import NEED_IMAGES, Outputs
 from yolo9000.progress import Counter
 from yolo9000.report import print_detections
 from yolo9000.results import Detections
 from yolo9000.sources import (
-    STDIN,
     Frame,
     ahead,
     expand,
     frames,
     is_camera,
-    is_piped,
     is_stream,
     is_video,
     read_all,

@@ -31,11 +31,13 @@ from yolo9000.errors import ImageError
 from yolo9000.letterbox import Letterbox, LetterboxMode, letterbox
 
 __all__ = [
+    "STDIN",
     "ImageSource",
     "Letterbox",
     "LetterboxMode",
     "is_encoded",
     "is_picture",
+    "is_piped",
     "is_unread",
     "is_url",
     "letterbox",
@@ -56,6 +58,7 @@ MAX_PIXELS = 178_956_970  # width × height; where Pillow, too, takes a picture 
 MAX_BYTES = 512 * 2**20  # of one file; no photo comes near it
 MAX_DOWNLOAD = 64 * 2**20  # bytes from a URL
 TIMEOUT = 20.0  # seconds without an answer before a URL is given up
+STDIN = "-"  # the name of standard input
 PATIENCE = 5.0  # seconds without a word before a pipe is said to give nothing
 
 
@@ -189,17 +192,22 @@ def _read_bytes(source: object, name: str) -> bytes:
         raise ImageError(f"{name}: cannot be read: {error}.") from error
 
 
+def is_piped(source: str | Path) -> bool:
+    """Whether a source is standard input or another pipe: what comes out of it is not known in advance."""
+    return source == STDIN or is_pipe(source)
+
+
 @contextmanager
 def waiting_for(source: str | Path) -> Iterator[None]:
     """Within the block, warn where a pipe gives nothing for a while; it may never, and waiting goes on.
 
     Args:
-        source: "-" for standard input; what is no pipe keeps nobody waiting.
+        source: See `is_piped`; what is no pipe keeps nobody waiting.
     """
-    if source != "-" and not is_pipe(source):
+    if not is_piped(source):
         yield
         return
-    name = "standard input" if source == "-" else source
+    name = "standard input" if source == STDIN else source
     text = f"{name}: has given nothing for {PATIENCE:g} s; still waiting for what writes into it."
     timer = threading.Timer(PATIENCE, warnings.warn, (text,))
     timer.daemon = True

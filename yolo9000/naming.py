@@ -11,9 +11,9 @@ from urllib.parse import unquote
 
 from wordtree.tree import WordTree
 from yolo9000.errors import ConfigError
-from yolo9000.image import JPEG, is_url
+from yolo9000.image import JPEG, STDIN, is_url
 from yolo9000.results import Detections
-from yolo9000.sources import STDIN, is_stream
+from yolo9000.sources import is_stream
 
 _LONGEST_LABEL = 80  # characters of a folder named after a label
 _LONGEST_NAME = 200  # bytes of a name without number and ending; file systems take 255 in all

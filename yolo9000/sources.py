@@ -30,6 +30,7 @@ from wordtree.textfile import exists, is_file, is_pipe
 from yolo9000.errors import ImageError, YOLO9000Error
 from yolo9000.image import (
     PICTURES,
+    STDIN,
     ImageSource,
     is_picture,
     is_unread,
@@ -44,7 +45,6 @@ T = TypeVar("T")
 
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"})
 LISTS = frozenset({".txt", ".list"})
-STDIN = "-"
 _STREAMS = ("rtsp://", "rtmp://", "rtp://", "udp://", "srt://")
 _TEXT = re.compile(rb"[^\x00-\x08\x0e-\x1f\x7f]*")  # no control characters but white space
 
@@ -151,11 +151,6 @@ def is_video(source: object) -> bool:
         return True
     path = Path(re.sub(r"[?#].*", "", text)) if is_url(text) else Path(text)
     return path.suffix.lower() in VIDEOS
-
-
-def is_piped(source: str) -> bool:
-    """Whether a source is standard input or another pipe: what comes out of it is not known in advance."""
-    return source == STDIN or is_pipe(source)
 
 
 def is_stream(source: str) -> bool:
