@@ -467,7 +467,8 @@ def test_giou_term_is_that_of_torchvision() -> None:
     own = torch.tensor([decoded(raw[1, :, 1, 1].numpy(), 1, 1, 1)], dtype=torch.float64)
     expected = ops.generalized_box_iou_loss(cxcywh_to_xyxy(own), cxcywh_to_xyxy(box)).sum()
     expected = expected * (2 - box[0, 2] * box[0, 3])
-    torch.testing.assert_close(terms["box"], expected)
+    # float32 priors
+    torch.testing.assert_close(terms["box"], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_averaged_features_learn_the_class_like_a_classifier() -> None:

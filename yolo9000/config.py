@@ -55,6 +55,8 @@ class LossConfig:
     classification_iou: float = 0.3
     # weight of one more class term of classification images, that of their averaged features; 0: none (paper)
     whole_scale: float = 0.0
+    # weight of all terms by which a network imitates its `teachers`; among themselves they weigh like labels
+    teacher_scale: float = 1.0
     # share of the target that is spread evenly over each sibling group on the label's path; 0: none
     smoothing: float = 0.0
     mode: Literal["paper", "darknet"] = "paper"  # darknet: region_layer.c; differences: `JointLoss`
@@ -179,6 +181,9 @@ class TrainConfig:
     # the number of classes
     names: str | None = None
     weights: str | None = None  # darknet weights (also partial) or a model file that initialises what fits
+    # model files or names: trained networks whose answers, everywhere in every picture, are learnt as well as
+    # the labels (distillation, arXiv 1503.02531); of several their mean
+    teachers: tuple[str, ...] = ()
     out: str = "runs/train"  # folder of checkpoints, logs and the final model
     epochs: int = 160  # passes (paper, section 3)
     max_steps: int = 0  # optimiser steps; 0: as `epochs` says

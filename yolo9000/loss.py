@@ -12,6 +12,7 @@ number of images in the batch (darknet divides when it updates the weights).
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -184,8 +185,7 @@ class JointLoss(nn.Module):
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
         """The weighted sum of the terms, a scalar."""
-        weights = self.weights
-        return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        return weighted_sum(terms, self.weights)
 
     def forward(self, features: Tensor, batch: Batch, seen: int = 1 << 30) -> dict[str, Tensor]:
         """Compute the unweighted terms.
@@ -402,6 +402,11 @@ def _regions(batch: Batch) -> Truths:
         torch.cat((batch.labels[index], batch.tile_nodes)),
         torch.cat((index, batch.tile_index)),
     )
+
+
+def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """The terms, each by the weight of its name, added up: a scalar."""
+    return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
 
 def _any_of(cells: Tensor, image_index: Tensor, images: int) -> Tensor:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from yolo9000.config import TrainConfig
 from yolo9000.datasets import Batch
+from yolo9000.distill import Imitation, Teachers, tree_divergence
 from yolo9000.errors import ConfigError
-from yolo9000.loss import JointLoss
+from yolo9000.loss import JointLoss, weighted_sum
 from yolo9000.network import Network
 
 
@@ -27,20 +28,27 @@ class JointTask(nn.Module):
             )
         self.network = network
         self.loss = JointLoss(network.head, network.region, config.loss)
+        self.imitation: Imitation | None = None
+        if config.teachers:
+            teachers = Teachers(config.teachers, network)
+            self.imitation = Imitation(teachers, self.loss, config.loss.teacher_scale)
 
     @property
     def weights(self) -> dict[str, float]:
         """Weight of every loss term."""
-        return self.loss.weights
+        return self.loss.weights | ({} if self.imitation is None else self.imitation.weights)
 
     def forward(self, batch: Batch, seen: int) -> dict[str, Tensor]:
         """Unweighted loss terms of the batch."""
-        terms: dict[str, Tensor] = self.loss(self.network.features(batch.images), batch, seen)
+        features = self.network.features(batch.images)
+        terms: dict[str, Tensor] = self.loss(features, batch, seen)
+        if self.imitation is not None:
+            terms |= self.imitation(batch.images, features)
         return terms
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
         """The weighted sum."""
-        return self.loss.total(terms)
+        return weighted_sum(terms, self.weights)
 
 
 class ClassifierTask(nn.Module):
@@ -50,20 +58,25 @@ class ClassifierTask(nn.Module):
         super().__init__()
         self.network = network
         self.smoothing, self.cutmix = config.loss.smoothing, config.augment.cutmix
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Weight of every loss term."""
-        return {"image_class": 1.0}
+        self.teachers = Teachers(config.teachers, network) if config.teachers else None
+        self.weights = {"image_class": 1.0}  # of every loss term
+        if self.teachers is not None:
+            self.weights["teacher_class"] = config.loss.teacher_scale
 
     def forward(self, batch: Batch, seen: int) -> dict[str, Tensor]:
-        """The mean negative log probability of the labels."""
+        """The mean negative log probability of the labels, and the divergence from what teachers say."""
+        images, other = batch.images, 0.0
         if self.cutmix and float(torch.rand((), dtype=torch.float32)) < self.cutmix:
-            images, other = cut_and_mix(batch.images)
-            features = self.network.features(images)
-            loss = (1 - other) * self._loss(features, batch.labels)
-            return {"image_class": loss + other * self._loss(features, batch.labels.flip(0))}
-        return {"image_class": self._loss(self.network.features(batch.images), batch.labels)}
+            images, other = cut_and_mix(images)
+        features = self.network.features(images)
+        loss = self._loss(features, batch.labels)
+        if other:
+            loss = (1 - other) * loss + other * self._loss(features, batch.labels.flip(0))
+        terms = {"image_class": loss}
+        if self.teachers is not None:
+            said, logits = self.teachers.classes(images), self.network.class_logits(features)
+            terms["teacher_class"] = tree_divergence(self.network.ops, said, logits).mean()
+        return terms
 
     def _loss(self, features: Tensor, nodes: Tensor) -> Tensor:
         network = self.network
@@ -73,8 +86,8 @@ class ClassifierTask(nn.Module):
         return network.head.whole_nll(features, nodes, self.smoothing).mean()
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
-        """The only term."""
-        return terms["image_class"]
+        """The weighted sum."""
+        return weighted_sum(terms, self.weights)
 
 
 def cut_and_mix(images: Tensor) -> tuple[Tensor, float]:

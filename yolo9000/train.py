@@ -150,6 +150,7 @@ class Trainer:
         first = self.fabric.is_global_zero  # what the first process says is enough
         self.console = (console or Console(stderr=True)) if first else Console(quiet=True)
         self.network = build_network(config, self.console)
+        module = task(self.network, config).to(memory_format=torch.channels_last)
         self.dataset, self.sampler, self.bank = build_data(config, self.network, self.fabric, self.console)
         self.loader = build_loader(self.dataset, self.sampler, config.data, self.fabric.device)
         accumulate = config.optim.accumulate
@@ -162,7 +163,6 @@ class Trainer:
         self.early = EarlyStop(config.val.patience)
         if self.fabric.world_size > 1:
             share_batchnorm(self.network)
-        module = task(self.network, config).to(memory_format=torch.channels_last)
         self.task, self.optimizer = self.fabric.setup(module, build_optimizer(module, config.optim))
         self.plain = module  # the task without Fabric's wrapper: names and attributes
         self.average = weight_average(self.network, config.ema)

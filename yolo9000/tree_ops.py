@@ -62,6 +62,7 @@ class TreeOps(nn.Module):
     group_size: Tensor
     child_group: Tensor
     depth: Tensor
+    parent: Tensor  # [N] N above a top node
     path: Tensor  # [N, L] nodes from the top down to the node, padded with -1
     level_order: Tensor  # [N] nodes sorted by depth
     level_place: Tensor  # [N] position of each node in `level_order`
@@ -78,6 +79,7 @@ class TreeOps(nn.Module):
             "group_size": tree.group_size,
             "child_group": tree.child_group,
             "depth": tree.depth,
+            "parent": np.where(np.asarray(tree.parent) < 0, self.nodes, tree.parent),
             "path": _paths(np.asarray(tree.parent), np.asarray(tree.depth), self.levels),
             **_level_tables(np.asarray(tree.parent), np.asarray(tree.depth)),
         }

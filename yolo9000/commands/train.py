@@ -66,6 +66,16 @@ _OPTIONS: dict[str, tuple[Any, str | None]] = {
         ],
         "weights",
     ),
+    "teacher": (
+        Annotated[
+            list[str] | None,
+            typer.Option(
+                "--teacher",
+                help="Trained model whose answers are learnt beside the labels. Repeatable.",
+            ),
+        ],
+        "teachers",
+    ),
     "names": (
         Annotated[
             str | None,

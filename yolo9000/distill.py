@@ -1,0 +1,207 @@
+"""Distillation: a network learns what larger ones, or several, say of the same pictures (arXiv 1503.02531).
+
+A label is one name, and says nothing of what a dog has in common with a wolf, or of the objects that nobody
+drew a box on. Teachers answer everywhere, so photos without boxes teach boxes, too.
+
+Letters: B images, A anchors per cell, H and W grid rows and columns, N tree nodes, K chosen anchors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from yolo9000.errors import ConfigError
+from yolo9000.loss import JointLoss
+from yolo9000.model import load_any
+from yolo9000.network import Network
+from yolo9000.tree_ops import TreeOps
+
+# Anchors whose class paths are imitated: those whose objectness is above this, and the surest of them.
+_SURE = 0.05
+_MOST = 12  # an image of the batch
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What teachers say of a batch of pictures; their mean.
+
+    Attributes:
+        boxes: [B,A,5,H,W] centre in the cell and objectness as probabilities, log sides over the prior.
+        b: [K] image of the anchors that show something.
+        a: [K] anchor.
+        y: [K] row.
+        x: [K] column.
+        paths: [K,N] log of the absolute probability of every node there.
+    """
+
+    boxes: Tensor
+    b: Tensor
+    a: Tensor
+    y: Tensor
+    x: Tensor
+    paths: Tensor
+
+
+class Teachers(nn.Module):
+    """Trained networks that answer, and do not change.
+
+    Args:
+        models: Model files, or names of models.
+        student: The network that is to learn from them.
+
+    Raises:
+        ConfigError: A teacher's answers cannot be compared with the student's: another tree, other anchors,
+            another grid, a classifier for a detector.
+        WeightsError: A model cannot be had.
+    """
+
+    def __init__(self, models: Sequence[str], student: Network) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList()
+        for model in models:
+            network, _ = load_any(model)
+            if problem := _difference(network, student):
+                raise ConfigError(f"teachers: {model} {problem}")
+            self.networks.append(network.fuse().requires_grad_(False))
+
+    def train(self, mode: bool = True) -> Teachers:
+        """Teachers answer as in use, whatever the student does."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def classes(self, images: Tensor) -> Tensor:
+        """Log of the absolute probability of every node for whole pictures [B,3,H,W]: [B,N]."""
+        return _mean_paths(
+            [
+                network.ops.path_log_probs(
+                    network.ops.log_softmax(network.class_logits(network.features(images)))
+                )
+                for network in self._each()
+            ]
+        )
+
+    @torch.no_grad()
+    def lesson(self, images: Tensor) -> Lesson:
+        """What they see in pictures [B,3,H,W]."""
+        features = [network.features(images) for network in self._each()]
+        heads = [network.head for network in self._each() if network.head is not None]
+        boxes = torch.stack(
+            [_answers(head.boxes(own)) for head, own in zip(heads, features, strict=True)]
+        ).mean(0)
+        objectness = boxes[:, :, 4]
+        surest = objectness.flatten().topk(min(_MOST * len(images), objectness.numel())).indices
+        surest = surest[objectness.flatten()[surest] >= _SURE]
+        b, a, y, x = torch.unravel_index(surest, objectness.shape)
+        paths = [
+            head.ops.path_log_probs(head.ops.log_softmax(head.class_logits(own, b, a, y, x)))
+            for head, own in zip(heads, features, strict=True)
+        ]
+        return Lesson(boxes, b, a, y, x, _mean_paths(paths))
+
+    def _each(self) -> list[Network]:
+        return [network for network in self.networks if isinstance(network, Network)]
+
+
+class Imitation(nn.Module):
+    """Loss terms by which a network approaches its teachers, in the form of those of `JointLoss`.
+
+    Objectness at every anchor; boxes and classes in proportion to the objectness that the teachers see. The
+    class term is the Kullback-Leibler divergence between the distributions over the tree's leaves: by the
+    chain rule, that of every sibling group times the probability of arriving there.
+
+    Args:
+        teachers: Those to approach.
+        labels: The loss of the student's labels, whose weights the terms take over.
+        scale: Weight of all terms beside those of the labels.
+
+    Raises:
+        ConfigError: The classes do not exclude one another.
+    """
+
+    def __init__(self, teachers: Teachers, labels: JointLoss, scale: float = 1.0) -> None:
+        super().__init__()
+        if labels.independent:
+            raise ConfigError("teachers need classes that exclude one another, but the cfg says softmax=0")
+        self.teachers, self.head, self.rules, self.scale = teachers, labels.head, labels.rules, scale
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of every term."""
+        rules = self.rules
+        scales = {"object": 1.0, "box": rules.coord_scale, "class": rules.class_scale}
+        return {f"teacher_{name}": self.scale * weight for name, weight in scales.items()}
+
+    def forward(self, images: Tensor, features: Tensor) -> dict[str, Tensor]:
+        """Unweighted terms; that of objectness has the rules' weights in it, which differ by anchor.
+
+        Args:
+            images: [B,3,H,W].
+            features: [B,D,H,W] what the student's network makes of them.
+        """
+        head, rules = self.head, self.rules
+        lesson = self.teachers.lesson(images)
+        own = head.boxes(features).float()
+        said = lesson.boxes.float()
+        sure = said[:, :, 4]
+        heard = torch.lerp(sure.new_tensor(rules.noobject_scale), sure.new_tensor(rules.object_scale), sure)
+        objectness = F.binary_cross_entropy_with_logits(own[:, :, 4], sure, reduction="none")
+        centre = F.binary_cross_entropy_with_logits(own[:, :, :2], said[:, :, :2], reduction="none").sum(2)
+        shape = 0.5 * (own[:, :, 2:4] - said[:, :, 2:4]).square().sum(2)
+        at = lesson.b, lesson.a, lesson.y, lesson.x
+        divergence = tree_divergence(head.ops, lesson.paths, head.class_logits(features, *at))
+        terms = {
+            "teacher_object": (heard * objectness).sum(),
+            "teacher_box": (sure * (centre + shape)).sum(),
+            "teacher_class": (sure[at] * divergence).sum(),
+        }
+        return {name: term / len(images) for name, term in terms.items()}
+
+
+def tree_divergence(ops: TreeOps, paths: Tensor, logits: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of a distribution over the leaves from the one that logits give.
+
+    Args:
+        ops: The tree's operations.
+        paths: [K,N] log of the absolute probabilities that are to be reached.
+        logits: [K,N].
+
+    Returns:
+        [K], 0 where both are the same.
+    """
+    above = F.pad(paths, (0, 1)).index_select(1, ops.parent)
+    return (paths.exp() * (paths - above - ops.log_softmax(logits))).sum(1)
+
+
+def _mean_paths(paths: list[Tensor]) -> Tensor:
+    """The mean of distributions given by logs of their probabilities."""
+    return paths[0] if len(paths) == 1 else torch.stack(paths).logsumexp(0) - math.log(len(paths))
+
+
+def _answers(raw: Tensor) -> Tensor:
+    """[B,A,5,H,W] raw values with probabilities for the logits of the centre and of the objectness."""
+    raw = raw.float()
+    return torch.cat((raw[:, :, :2].sigmoid(), raw[:, :, 2:4], raw[:, :, 4:].sigmoid()), 2)
+
+
+def _difference(teacher: Network, student: Network) -> str:
+    """Why the student cannot learn from this teacher, or nothing."""
+    if teacher.tree != student.tree:
+        return (
+            f"has another tree ({len(teacher.tree):,} nodes; the student's has {len(student.tree):,}): give "
+            "both the same, for instance by `yolo9000 tree retree`"
+        )
+    if student.region is None:
+        return ""
+    if teacher.region is None:
+        return "is a classifier; a detector learns from detectors"
+    if teacher.region.anchors != student.region.anchors:
+        return f"has other anchors ({teacher.region.anchors}; the student has {student.region.anchors})"
+    if teacher.stride != student.stride:
+        return f"has a grid of {teacher.stride} pixels; the student's has {student.stride}"
+    return ""
