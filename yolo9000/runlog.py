@@ -164,14 +164,25 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         torch.save({"format": FORMAT, **state}, stream)
 
 
+def check_checkpoint(path: Path, resume: bool, exists: bool) -> None:
+    """See that a checkpoint is there to go on from, or none that would be overwritten.
+
+    Raises:
+        TrainingError: It is not so.
+    """
+    if resume and not exists:
+        raise TrainingError(f"nothing to resume: {path} does not exist; start without --resume")
+    if exists and not resume:
+        raise TrainingError(f"{path} exists: go on with --resume, name another folder (--out), or remove it")
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint without executing anything in it.
 
     Raises:
         TrainingError: There is none, or it is not one of ours.
     """
-    if not path.exists():
-        raise TrainingError(f"nothing to resume: {path} does not exist; start without --resume")
+    check_checkpoint(path, True, path.exists())
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -45,6 +45,7 @@ from yolo9000.runlog import (
     RENEW,
     CsvLog,
     TensorBoardLog,
+    check_checkpoint,
     check_form,
     load_checkpoint,
     remove_leftovers,
@@ -68,17 +69,30 @@ def train_joint(config: TrainConfig, *, resume: bool = False, console: Console |
     Returns:
         The final model file.
     """
+    check_folder(config, resume)
     return joint_trainer(config, console).fit(resume)
 
 
 def train_detector(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Path:
     """Train a detector on boxes alone, such as plain YOLOv2; see `train_joint`."""
+    check_folder(config, resume)
     return detector_trainer(config, console).fit(resume)
 
 
 def train_classifier(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Path:
     """Train the network as a classifier, e.g. to start a detector from; see `train_joint`."""
+    check_folder(config, resume)
     return classifier_trainer(config, console).fit(resume)
+
+
+def check_folder(config: TrainConfig, resume: bool) -> None:
+    """Refuse at once what `Trainer.fit` would refuse once all data are open: they may take minutes.
+
+    Raises:
+        TrainingError: There is nothing to resume, or a run that would be overwritten.
+    """
+    checkpoint = Path(config.out) / CHECKPOINT
+    check_checkpoint(checkpoint, resume, checkpoint.exists())
 
 
 def joint_trainer(config: TrainConfig, console: Console | None = None) -> Trainer:
@@ -202,10 +216,8 @@ class Trainer:
     def _begin(self, checkpoint: Path, resume: bool) -> None:
         if resume:
             self._load(checkpoint)
-        elif self.fabric.broadcast(checkpoint.exists()):
-            raise TrainingError(
-                f"{checkpoint} exists: go on with --resume, name another folder (--out), or remove it"
-            )
+        else:
+            check_checkpoint(checkpoint, resume, self.fabric.broadcast(checkpoint.exists()))
         if self.fabric.is_global_zero:
             save_config(self.config, self.out / "config.yaml")
             remove_leftovers(self.out)

@@ -29,6 +29,7 @@ from torch.optim.swa_utils import AveragedModel
 import yolo9000
 from toys import conv, input_size, linear, region
 from wordtree.tree import WordTree
+from yolo9000.cli import app
 from yolo9000.config import TrainConfig, from_mapping, load_config, to_yaml
 from yolo9000.convert import set_option
 from yolo9000.darknet.cfg import Cfg
@@ -507,12 +508,18 @@ def test_a_loader_process_that_was_ended_is_told(
 
 def test_a_folder_with_a_run_is_not_overwritten(settings: Settings, trained: Path) -> None:
     with pytest.raises(TrainingError, match="--resume"):
-        train_joint(settings(trained))
+        joint_trainer(settings(trained)).fit()
+    with pytest.raises(TrainingError, match="--resume"):  # before the data are opened
+        train_joint(settings(trained, data__detection=["coco:gone"]))
 
 
 def test_resume_needs_a_checkpoint(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="nothing to resume"):
-        train_joint(settings(tmp_path), resume=True)
+        joint_trainer(settings(tmp_path)).fit(resume=True)
+    with pytest.raises(TrainingError, match="nothing to resume"):
+        train_joint(settings(tmp_path, data__detection=["coco:gone"]), resume=True)
+    with pytest.raises(TrainingError, match="nothing to resume"):
+        app(["train", "-d", "coco:gone", "--out", str(tmp_path), "--resume"], standalone_mode=False)
 
 
 def test_resume_with_other_data_is_refused(settings: Settings, tmp_path: Path) -> None:
