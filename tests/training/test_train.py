@@ -549,6 +549,17 @@ def test_other_photos_of_the_same_number_are_noticed(settings: Settings, data: P
     train_joint(again, resume=True)
 
 
+def test_other_photos_in_mosaics_are_noticed(settings: Settings, data: Path, tmp_path: Path) -> None:
+    filling = shutil.copytree(data / "coco", tmp_path / "coco")
+    changes = {"data__mosaic": [f"coco:{filling}"], "augment__mosaic": 0.5}
+    train_joint(settings(tmp_path / "run", max_steps=1, **changes))
+    path = filling / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"annotations": content["annotations"][1:]}))
+    with pytest.raises(TrainingError, match=r"boxes of data\.mosaic are not those that the run had"):
+        train_joint(settings(tmp_path / "run", max_steps=2, **changes), resume=True)
+
+
 def test_photos_without_a_single_box_are_refused(settings: Settings, data: Path, tmp_path: Path) -> None:
     root = shutil.copytree(data / "coco", tmp_path / "coco")
     path = root / "annotations" / "instances_train.json"
