@@ -601,6 +601,14 @@ def test_command_line(network: Network, tmp_path: Path) -> None:
     assert [line["kind"] for line in lines] == ["detection", "classification"]
     assert lines[0]["labels"]["labels"] == 2
 
+    path = tmp_path / "boxes" / "annotations" / "instances_val.json"
+    content = json.loads(path.read_text())
+    flat = content["annotations"][0] | {"bbox": [0, 0, 0, 64]}
+    path.write_text(json.dumps(content | {"annotations": [*content["annotations"], flat]}))
+    ran = CliRunner().invoke(app, ["evaluate", boxes, *model, "--json"])
+    assert f"{boxes}: left out by the reader: 1, first {path}: annotation 1: box (0, 0, 0, 64)" in ran.stderr
+    assert len(ran.stdout.splitlines()) == 1
+
     ran = CliRunner().invoke(app, ["evaluate", boxes, f"imagenet:{tmp_path / 'none'}", *model, "--json"])
     assert isinstance(ran.exception, DataError)
     assert ran.stdout == ""  # all are opened before the first is measured
