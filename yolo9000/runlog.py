@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import pickle
 import signal
 import threading
 from collections.abc import Iterator
@@ -186,7 +187,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise TrainingError(f"{path}: not a readable checkpoint: {error}; {RENEW}") from error
+        # torch's words for what is no plain data are advice to run it; those for an empty file are none.
+        foreign = isinstance(error, pickle.UnpicklingError)
+        reason = "other content than tensors, numbers and texts" if foreign else str(error) or "cut off"
+        raise TrainingError(f"{path}: not a readable checkpoint: {reason}; {RENEW}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise TrainingError(f"{path}: expected a checkpoint of format {FORMAT}, got something else; {RENEW}")
     return state

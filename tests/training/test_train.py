@@ -688,9 +688,21 @@ def test_an_average_that_begins_later_begins_with_the_trained_weights(
     assert train_joint(settings(tmp_path, max_steps=1, ema=0.9), resume=True).read_bytes() == model
 
 
-def test_a_damaged_checkpoint_is_named(settings: Settings, tmp_path: Path) -> None:
-    (tmp_path / "last.ckpt").write_bytes(b"PK\x03\x04 not a checkpoint")
-    with pytest.raises(TrainingError, match=r"last\.ckpt: not a readable checkpoint"):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"PK\x03\x04 not a checkpoint", ".*"),
+        (b"garbage", "other content than tensors, numbers and texts"),
+        (b"", "cut off"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named(
+    settings: Settings, tmp_path: Path, content: bytes, reason: str
+) -> None:
+    (tmp_path / "last.ckpt").write_bytes(content)
+    with pytest.raises(
+        TrainingError, match=rf"last\.ckpt: not a readable checkpoint: {reason}; was it changed"
+    ):
         train_joint(settings(tmp_path), resume=True)
 
 
