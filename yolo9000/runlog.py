@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
+import fcntl
 import io
 import pickle
 import signal
@@ -15,7 +17,7 @@ from typing import Any, Self
 
 import torch
 
-from wordtree._files import atomic_write
+from wordtree._files import atomic_write, make_folder
 from yolo9000.errors import ConfigError, TrainingError
 
 CHECKPOINT = "last.ckpt"  # its name in the folder of a run
@@ -150,6 +152,28 @@ def stop_signals() -> Iterator[list[int]]:
         yield came
     finally:
         restore()
+
+
+@contextlib.contextmanager
+def sole_run(folder: Path) -> Iterator[None]:
+    """Keep the runs of other processes out of a folder; a process that ends, however it does, lets them in.
+
+    Raises:
+        TrainingError: One is in it.
+    """
+    make_folder(folder)
+    with (folder / ".lock").open("w") as stream:
+        try:
+            fcntl.lockf(
+                stream, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # which, unlike flock, no loader process inherits
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):  # else it is a file system without locks
+                raise TrainingError(
+                    f"{folder}: another run is writing into this folder; wait for its end, or name another "
+                    "folder (--out)"
+                ) from error
+        yield
 
 
 def remove_leftovers(folder: Path) -> None:

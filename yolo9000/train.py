@@ -50,6 +50,7 @@ from yolo9000.runlog import (
     load_checkpoint,
     remove_leftovers,
     save_checkpoint,
+    sole_run,
     stop_signals,
 )
 from yolo9000.tasks import ClassifierTask, JointTask
@@ -193,12 +194,15 @@ class Trainer:
 
         Raises:
             TrainingError: A loss is not finite (the checkpoint stays the last good one), a loader's process
-                ended, or nothing is there to resume.
+                ended, nothing is there to resume, or another run writes into the folder.
             DataError: A picture cannot be read.
             KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and saved.
         """
         keep_freed_memory()
-        checkpoint = self.out / CHECKPOINT
+        with sole_run(self.out) if self.fabric.is_global_zero else contextlib.nullcontext():
+            return self._fit(self.out / CHECKPOINT, resume)
+
+    def _fit(self, checkpoint: Path, resume: bool) -> Path:
         self._begin(checkpoint, resume)
         with contextlib.ExitStack() as stack:
             # Several processes would not notice a signal in the same step, and wait for each other.

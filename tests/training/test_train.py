@@ -242,6 +242,23 @@ def test_a_terminal_stops_a_run_with_its_workers(
     assert trainer.step == int(read_log(tmp_path / "run")[-1]["step"])
 
 
+def test_two_runs_do_not_write_into_one_folder(settings: Settings, tmp_path: Path) -> None:
+    config = settings(tmp_path / "run", max_steps=10_000, checkpoint_steps=10_000)
+    (tmp_path / "run.yaml").write_text(to_yaml(config))
+    run = start(tmp_path / "run.yaml", "fresh")
+    kept = tmp_path / "run" / "config.yaml"
+    deadline = time.monotonic() + 240
+    while not kept.exists():
+        assert run.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with pytest.raises(TrainingError, match=r"run: another run is writing into this folder; .*\(--out\)"):
+        train_joint(config)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert train_joint(settings(tmp_path / "run", max_steps=1)).exists()
+
+
 def test_number_of_workers_does_not_change_the_run(settings: Settings, tmp_path: Path) -> None:
     logs = []
     for workers in (0, 2):
