@@ -465,7 +465,8 @@ class Trainer:
         self.fabric.barrier()
         early, best = self.early, self.out / "best.safetensors"
         if early.best_step:
-            self.console.print(f"best at step {early.best_step} ({early.best:.4f}): {best}")
+            found = f"best at step {early.best_step} ({early.best:.4f}): {best}"
+            self.console.print(found, markup=False)
         return path
 
     def _draw_curves(self) -> None:

@@ -342,8 +342,8 @@ def test_a_classifier_with_cutmix_resumes_exactly(settings: Settings, tmp_path: 
 
 
 def test_a_classifier_starts_a_detector(settings: Settings, tmp_path: Path) -> None:
-    model = train_classifier(settings(tmp_path / "c", data__detection=[], max_steps=6))
-    loss = [float(row["loss"]) for row in read_log(tmp_path / "c")]
+    model = train_classifier(settings(tmp_path / "[/c]", data__detection=[], max_steps=6))
+    loss = [float(row["loss"]) for row in read_log(tmp_path / "[/c]")]
     assert loss[-1] < loss[0]
     config = settings(tmp_path / "j", weights=str(model), max_steps=1)
     trainer = Trainer(config, JointTask)

@@ -157,7 +157,7 @@ def _show(result: DetectionResult | ClassificationResult, *, json: bool, per_cla
     if json:
         print(result.to_json(indent=None))
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # names of classes and files may hold brackets
     for table in tables(result, per_class=per_class):
         console.print(table)
     console.print(f"{result.images / result.seconds:.1f} pictures a second, reading included\n")
@@ -191,10 +191,11 @@ class _Bar:
 
     def __init__(self, title: str) -> None:
         from rich.console import Console
+        from rich.markup import escape
         from rich.progress import Progress
 
         self.progress = Progress(console=Console(stderr=True), transient=True)
-        self.task = self.progress.add_task(title, total=None)
+        self.task = self.progress.add_task(escape(title), total=None)
 
     def __enter__(self) -> _Bar:
         self.progress.start()
