@@ -525,6 +525,9 @@ def test_json_and_tables(network: Network, tmp_path: Path) -> None:
     assert "2 pictures, 2 objects, 128 × 128" in text
     assert "husky" in text
     assert "overconfident" in text
+    for table in tables(detect(network, data, confident=1.0)):  # not one label to judge
+        console.print(table)
+    assert "nan" not in console.export_text()
 
 
 def test_curves_as_a_picture(network: Network, tmp_path: Path) -> None:
