@@ -586,6 +586,12 @@ def test_boxes_are_judged_as_they_are_kept(tmp_path: Path, box: list[float], rea
     assert (box_shapes(records) > 0).all()
 
 
+def test_priors_are_found_for_boxes_cut_to_their_image(tmp_path: Path) -> None:
+    content = _broken("annotations", 0, bbox=[41, 2, 10, 20])  # outside
+    records = read_records(f"coco:{write_coco(tmp_path, content)}")
+    assert box_shapes(records, 30, 40).tolist() == [[35, 10], [9, 9], [8, 8]]
+
+
 def test_damaged_images(tmp_path: Path, tree: WordTree) -> None:
     whole = encode(picture(200, 200), "JPEG")
     for data in (b"", b"text", whole[:300], encode(picture(), "PNG")[:60]):
