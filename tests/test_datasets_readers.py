@@ -136,7 +136,7 @@ def _broken(key: str, index: int, **changes: object) -> dict[str, list[dict[str,
         ({"images": [], "categories": []}, "expected a list 'annotations'"),
         ({"info": 1}, r"expected a list 'categories'.*\['info'\]"),
         (_broken("images", 1, file_name=None), r"images\[1\] \(id 3\): has no 'file_name'"),
-        (_broken("images", 1, id=7), "ids are not unique"),
+        (_broken("images", 1, id=7), "images: 2 of them share the id 7; give each its own"),
         (
             _broken("categories", 1, id=18),
             r"categories\[\d\]: '.*' and '.*' share the id 18; give each its own",
