@@ -99,7 +99,7 @@ def _find(root: Path, split: str) -> tuple[Path, list[Path]]:
     for name in (split + year for year in YEARS):
         path = root / "annotations" / f"instances_{name}.json"
         if path.is_file():
-            return path, [root / name, root / "images" / name, root / "images", root]
+            return path, [root / name, root / "images" / name, root / "images", root, path.parent]
     for name in SPLITS.get(split, (split,)):
         path = root / name / "_annotations.coco.json"
         if path.is_file():

@@ -195,6 +195,7 @@ def test_coco_missing_files(tmp_path: Path, tree: WordTree) -> None:
         ("annotations/mine.json", "images", "", "/annotations/mine.json"),
         ("annotations/instances_train.json", "images", "", ""),
         ("annotations/instances_train.json", "train", "train/", ""),
+        ("annotations/instances_train.json", "photos", "../photos/", ""),
     ],
 )
 def test_coco_of_other_tools(
