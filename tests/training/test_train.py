@@ -539,6 +539,14 @@ def test_resume_needs_a_checkpoint(settings: Settings, tmp_path: Path) -> None:
         app(["train", "-d", "coco:gone", "--out", str(tmp_path), "--resume"], standalone_mode=False)
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_the_data_are_opened(
+    settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="is a file, expected a folder"):
+        train_joint(settings(tmp_path / "file" / "run", data__detection=["coco:gone"]))
+
+
 def test_resume_with_other_data_is_refused(settings: Settings, tmp_path: Path) -> None:
     train_joint(settings(tmp_path, max_steps=1))
     with pytest.raises(ConfigError, match="n_classification"):
