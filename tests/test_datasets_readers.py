@@ -509,9 +509,10 @@ def test_ambiguous_name_is_listed_not_guessed() -> None:
     mapping = map_labels([Label("crane"), Label("bird")], tree)
     assert mapping.nodes.tolist() == [-1, 0]
     assert mapping.reasons["crane"] == "'crane' may be bird, machine"
-    made = WordTree.from_edges(["crane", "crane-2"], [None, None], ["crane", "crane"])
-    mapping = map_labels([Label("crane"), Label("crane-2"), Label("crane", "crane")], made)
-    assert mapping.nodes.tolist() == [-1, 1, 0]
+    made = WordTree.flat(["crane", "crane", "cat", "Cat"])  # their ids: crane, crane-2, cat, Cat
+    labels = [Label("crane"), Label("crane-2"), Label("crane", "crane"), Label("cat"), Label("Cat")]
+    mapping = map_labels(labels, made)
+    assert mapping.nodes.tolist() == [-1, 1, 0, 2, 3]
     assert mapping.reasons == {"crane": "'crane' may be crane, crane-2"}
 
 
