@@ -295,7 +295,8 @@ class TableDataset:
             names = ", ".join(label.name for label in records.labels[:5])
             raise DataError(
                 f"{records.root}: none of its {len(records.labels)} labels ({names}, …) is in the tree of "
-                f"{len(tree)} nodes; give a map file (line i: node of class i), or another tree"
+                f"{len(tree)} nodes ({next(iter(self.reasons.values()))}); give a map file (line i: node of "
+                "class i), or another tree"
             )
         self._images = np.arange(len(records.store))
         if self.kind == "classification":
