@@ -288,7 +288,8 @@ class TableDataset:
         self.kind, self.rules = records.kind, records.rules
         if len(records.store) == 0:
             raise DataError(f"{records.root}: holds no images")
-        mapping = map_labels(records.labels, tree, map_file if self.kind == "detection" else None)
+        self._map_file = map_file if self.kind == "detection" else None
+        mapping = map_labels(records.labels, tree, self._map_file)
         self.fallbacks, self.reasons = mapping.fallbacks, mapping.reasons
         self._nodes = mapping.nodes[records.label_ids] if records.labels else np.zeros(0, np.int64)
         if len(self._nodes) and self._nodes.max() < 0:
@@ -313,8 +314,11 @@ class TableDataset:
 
     @property
     def fingerprint(self) -> str:
-        """See `SampleDataset`."""
-        return self.records.fingerprint
+        """See `SampleDataset`; with a map file it changes with the nodes, too."""
+        found = self.records.fingerprint
+        if self._map_file is None:
+            return found
+        return hashlib.sha256(found.encode() + self._nodes.tobytes()).hexdigest()
 
     @property
     def issues(self) -> tuple[str, ...]:

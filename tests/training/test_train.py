@@ -574,6 +574,19 @@ def test_other_photos_of_the_same_number_are_noticed(settings: Settings, data: P
     train_joint(again, resume=True)
 
 
+def test_another_map_file_is_noticed(settings: Settings, tmp_path: Path) -> None:
+    nodes = [6912, 5177, 5235, 1, 2, 3]
+    path = tmp_path / "classes.map"
+    path.write_text("".join(f"{node}\n" for node in nodes))
+    train_joint(settings(tmp_path / "run", max_steps=1, data__map=str(path)))
+    again = settings(tmp_path / "run", max_steps=2, data__map=str(path))
+    path.write_text("".join(f"{node}\n" for node in nodes[::-1]))
+    with pytest.raises(TrainingError, match=r"boxes of data\.detection are not those that the run had"):
+        train_joint(again, resume=True)
+    path.write_text("".join(f"{node}\n" for node in nodes))
+    train_joint(again, resume=True)
+
+
 def test_other_photos_in_mosaics_are_noticed(settings: Settings, data: Path, tmp_path: Path) -> None:
     filling = shutil.copytree(data / "coco", tmp_path / "coco")
     changes = {"data__mosaic": [f"coco:{filling}"], "augment__mosaic": 0.5}
