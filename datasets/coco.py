@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ def read_coco(root: str | Path, split: str = "train") -> Records:
         )
     by_image: dict[Any, list[Mapping[str, Any]]] = {picture["id"]: [] for picture in pictures}
     if len(by_image) != len(pictures):
-        raise DataError(f"{path}: images: ids are not unique ({len(pictures)} images, {len(by_image)} ids)")
+        ((twice, times),) = Counter(picture["id"] for picture in pictures).most_common(1)
+        raise DataError(f"{path}: images: {times} of them share the id {twice!r}; give each its own")
     for annotation in _entries(content, "annotations", ("id", "image_id", "category_id", "bbox"), path):
         if annotation["image_id"] not in by_image:
             raise DataError(
@@ -97,7 +99,7 @@ def _find(root: Path, split: str) -> tuple[Path, list[Path]]:
     for name in (split + year for year in YEARS):
         path = root / "annotations" / f"instances_{name}.json"
         if path.is_file():
-            return path, [root / name, root / "images" / name, root / "images", root]
+            return path, [root / name, root / "images" / name, root / "images", root, path.parent]
     for name in SPLITS.get(split, (split,)):
         path = root / name / "_annotations.coco.json"
         if path.is_file():

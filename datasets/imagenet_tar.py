@@ -59,7 +59,13 @@ def read_imagenet_tar(root: str | Path, split: str = "train") -> Records:
     notes = [unread_note(place, index.unread)] if len(index.unread) else []
     if not len(index.names):
         raise DataError(*notes or [f"{place}: no images (*.JPEG) in its {len(tars)} tar files"])
-    store = TarStore(place, list(index.tars), index.counts, index.names, index.starts, index.sizes)
+    names = list(index.tars)
+    if empty := [name for name, count in zip(names, index.counts, strict=True) if not count]:
+        notes.append(
+            f"{place}: {len(empty):,} of its {len(names):,} tar files hold no images that are read, such as "
+            f"{empty[0]}: left out; was a download interrupted?"
+        )
+    store = TarStore(place, names, index.counts, index.names, index.starts, index.sizes)
     labels = [Label(name, name if WNID.fullmatch(name) else "") for name in index.labels]
     return classification_records(place, store, labels, index.label_ids, notes)
 

@@ -73,8 +73,9 @@ class JointDataset(Dataset[tuple[Key, Example | Drawing]]):
         self.transform = TrainTransform() if transform is None else transform
 
     def fingerprints(self) -> dict[str, str]:
-        """That of the images of each kind; see `SampleDataset`."""
-        return {kind: dataset.fingerprint for kind, dataset in self._sets.items()}
+        """That of the images of each kind, and of those that only fill mosaics; see `SampleDataset`."""
+        found: dict[str, str] = {kind: dataset.fingerprint for kind, dataset in self._sets.items()}
+        return found if self._mosaic is None else found | {"mosaic": self._mosaic.fingerprint}
 
     def _more(self, rng: np.random.Generator) -> Sample:
         dataset = self._sets["detection"]

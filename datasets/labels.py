@@ -82,33 +82,38 @@ def map_labels(labels: Sequence[Label], tree: WordTree, map_file: str | Path | N
     nodes = np.full(len(labels), -1, dtype=np.int64)
     result = LabelMap(nodes)
     for i, label in enumerate(labels):
-        is_id = label.name in by_wnid or WNID.fullmatch(label.name)
+        is_id = WNID.fullmatch(label.name) or (label.name in by_wnid and not _is_shared(label.name, tree))
         wnid = label.wnid or (label.name if is_id else _known_wnids().get(_plain(label.name), ""))
-        nodes[i] = by_wnid.get(wnid, -1)
-        if nodes[i] < 0:
-            nodes[i] = _by_name(label, wnid, tree, result.reasons)
-        if nodes[i] < 0 and wnid:
-            nodes[i] = _nearest(tree, wnid)
-            if nodes[i] >= 0:
-                result.fallbacks[label.name] = int(nodes[i])
-        if nodes[i] >= 0:
-            result.reasons.pop(label.name, None)
+        found = by_wnid[wnid] if wnid in by_wnid else _by_name(label, wnid, tree)
+        if isinstance(found, str):
+            reason, found = found, _nearest(tree, wnid) if wnid else -1
+            if found < 0:
+                result.reasons.setdefault(label.name, reason)
+            else:
+                result.fallbacks[label.name] = found
+        nodes[i] = found
     return result
 
 
-def _by_name(label: Label, wnid: str, tree: WordTree, reasons: dict[str, str]) -> int:
+def _is_shared(wnid: str, tree: WordTree) -> bool:
+    """Whether an id was made of a name that several nodes have (`jaguar`, `jaguar-2`): it says no more."""
+    return sum("_".join(tree.names[node].split()) == wnid for node in tree.named(wnid)) > 1
+
+
+def _by_name(label: Label, wnid: str, tree: WordTree) -> int | str:
+    """The node that has the label's name, or another name of its synset; or why there is none."""
     aliases = [name for name, known in _known_wnids().items() if wnid and known == wnid]
+    reasons: list[str] = []
     for name in dict.fromkeys([label.name, *aliases]):
         found = tree.named(name)
         if len(found) > 1:
-            reasons.setdefault(label.name, f"{name!r} may be {', '.join(tree.wnids[node] for node in found)}")
+            reasons.append(f"{name!r} may be {', '.join(tree.wnids[node] for node in found)}")
         elif found and wnid and WNID.fullmatch(tree.wnids[found[0]]):
             # A synset of the same name is another thing (crane the bird, crane the machine).
-            reasons.setdefault(label.name, f"the tree's {name!r} is {tree.wnids[found[0]]}, not {wnid}")
+            reasons.append(f"the tree's {name!r} is {tree.wnids[found[0]]}, not {wnid}")
         elif found:
             return found[0]
-    reasons.setdefault(label.name, f"neither {label.name!r} nor an id of it is in the tree")
-    return -1
+    return reasons[0] if reasons else f"neither {label.name!r} nor an id of it is in the tree"
 
 
 def _nearest(tree: WordTree, wnid: str) -> int:

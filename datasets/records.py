@@ -288,14 +288,16 @@ class TableDataset:
         self.kind, self.rules = records.kind, records.rules
         if len(records.store) == 0:
             raise DataError(f"{records.root}: holds no images")
-        mapping = map_labels(records.labels, tree, map_file if self.kind == "detection" else None)
+        self._map_file = map_file if self.kind == "detection" else None
+        mapping = map_labels(records.labels, tree, self._map_file)
         self.fallbacks, self.reasons = mapping.fallbacks, mapping.reasons
         self._nodes = mapping.nodes[records.label_ids] if records.labels else np.zeros(0, np.int64)
         if len(self._nodes) and self._nodes.max() < 0:
             names = ", ".join(label.name for label in records.labels[:5])
             raise DataError(
                 f"{records.root}: none of its {len(records.labels)} labels ({names}, …) is in the tree of "
-                f"{len(tree)} nodes; give a map file (line i: node of class i), or another tree"
+                f"{len(tree)} nodes ({next(iter(self.reasons.values()))}); give a map file (line i: node of "
+                "class i), or another tree"
             )
         self._images = np.arange(len(records.store))
         if self.kind == "classification":
@@ -312,8 +314,11 @@ class TableDataset:
 
     @property
     def fingerprint(self) -> str:
-        """See `SampleDataset`."""
-        return self.records.fingerprint
+        """See `SampleDataset`; with a map file it changes with the nodes, too."""
+        found = self.records.fingerprint
+        if self._map_file is None:
+            return found
+        return hashlib.sha256(found.encode() + self._nodes.tobytes()).hexdigest()
 
     @property
     def issues(self) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ def test_more_priors_never_fit_worse() -> None:
         ([[1, 1], [0, 2]], 1, "positive"),
         ([[1, float("nan")]], 1, "positive"),
         ([[1, 1], [1, 1]], 2, "1 different"),
-        ([], 3, "0 different"),
+        ([], 3, "not one box"),
     ],
 )
 def test_bad_shapes_are_refused(boxes: list[list[float]], count: int, message: str) -> None:

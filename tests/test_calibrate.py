@@ -169,6 +169,24 @@ def test_classes_that_do_not_compete_have_no_temperature(tmp_path: Path) -> None
         collect_steps(network, dataset)
 
 
+def test_unsuitable_data_are_refused_before_the_first_are_worked_through(tmp_path: Path) -> None:
+    save_model(Network(Cfg.parse(CLASSIFIER), BREEDS), tmp_path / "model.safetensors")
+    (tmp_path / "photos" / "val" / "pug").mkdir(parents=True)
+    (tmp_path / "photos" / "val" / "pug" / "unreadable.jpg").write_text("")
+    sets = [f"imagenet:{tmp_path / 'photos'}", _dataset(tmp_path / "boxes", [(5, 32.0, 32.0, 32.0, 32.0)])]
+    with pytest.raises(ConfigError, match="a classifier has no boxes to calibrate on"):
+        app(
+            [
+                "calibrate",
+                str(tmp_path / "model.safetensors"),
+                *sets,
+                "-o",
+                str(tmp_path / "new.safetensors"),
+            ],
+            standalone_mode=False,
+        )
+
+
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(2)
     network = Network(Cfg.parse(DETECTOR), BREEDS)

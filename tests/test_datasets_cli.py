@@ -251,7 +251,11 @@ def test_spoilt_data(run: Run, tmp_path: Path, write: Writer) -> None:
 @pytest.mark.parametrize(
     ("problem", "title", "line"),
     [
-        ("unmatched", "1 labels without a node", f"{UNKNOWN}: 1 annotations"),
+        (
+            "unmatched",
+            "1 labels without a node",
+            f"{UNKNOWN}: 1 annotations; neither '{UNKNOWN}' nor an id of it is in the tree",
+        ),
         ("degenerate", "1 left out by the reader", "c.txt:1: box ("),
         ("outside", "1 boxes outside their image", "c.jpg: box 1 (n02084071: 30, 5, 45, 10) is outside the"),
         ("unreadable", "1 unreadable images", "c.jpg: cannot be decoded as an image"),

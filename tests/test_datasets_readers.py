@@ -136,7 +136,7 @@ def _broken(key: str, index: int, **changes: object) -> dict[str, list[dict[str,
         ({"images": [], "categories": []}, "expected a list 'annotations'"),
         ({"info": 1}, r"expected a list 'categories'.*\['info'\]"),
         (_broken("images", 1, file_name=None), r"images\[1\] \(id 3\): has no 'file_name'"),
-        (_broken("images", 1, id=7), "ids are not unique"),
+        (_broken("images", 1, id=7), "images: 2 of them share the id 7; give each its own"),
         (
             _broken("categories", 1, id=18),
             r"categories\[\d\]: '.*' and '.*' share the id 18; give each its own",
@@ -195,6 +195,7 @@ def test_coco_missing_files(tmp_path: Path, tree: WordTree) -> None:
         ("annotations/mine.json", "images", "", "/annotations/mine.json"),
         ("annotations/instances_train.json", "images", "", ""),
         ("annotations/instances_train.json", "train", "train/", ""),
+        ("annotations/instances_train.json", "photos", "../photos/", ""),
     ],
 )
 def test_coco_of_other_tools(
@@ -382,7 +383,9 @@ def test_imagenet_errors(tmp_path: Path, tree: WordTree) -> None:
         open_dataset(f"imagenet:{tmp_path}", tree)
     link.unlink()
     save(tmp_path / "train" / "gizmo" / "a.jpg")
-    with pytest.raises(DataError, match=r"none of its 2 labels.*map file"):
+    with pytest.raises(
+        DataError, match=r"none of its 2 labels .* \(neither .* in the tree\); give a map file"
+    ):
         open_dataset(f"imagenet:{tmp_path}", tree)
 
 
@@ -508,6 +511,11 @@ def test_ambiguous_name_is_listed_not_guessed() -> None:
     mapping = map_labels([Label("crane"), Label("bird")], tree)
     assert mapping.nodes.tolist() == [-1, 0]
     assert mapping.reasons["crane"] == "'crane' may be bird, machine"
+    made = WordTree.flat(["crane", "crane", "cat", "Cat"])  # their ids: crane, crane-2, cat, Cat
+    labels = [Label("crane"), Label("crane-2"), Label("crane", "crane"), Label("cat"), Label("Cat")]
+    mapping = map_labels(labels, made)
+    assert mapping.nodes.tolist() == [-1, 1, 0, 2, 3]
+    assert mapping.reasons == {"crane": "'crane' may be crane, crane-2"}
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -580,6 +588,12 @@ def test_boxes_are_judged_as_they_are_kept(tmp_path: Path, box: list[float], rea
     records = read_records(f"coco:{write_coco(tmp_path, _broken('annotations', 0, bbox=box))}")
     assert re.search(f"annotation 1: box {reason}: left out", " ".join(records.issues))
     assert (box_shapes(records) > 0).all()
+
+
+def test_priors_are_found_for_boxes_cut_to_their_image(tmp_path: Path) -> None:
+    content = _broken("annotations", 0, bbox=[41, 2, 10, 20])  # outside
+    records = read_records(f"coco:{write_coco(tmp_path, content)}")
+    assert box_shapes(records, 30, 40).tolist() == [[35, 10], [9, 9], [8, 8]]
 
 
 def test_damaged_images(tmp_path: Path, tree: WordTree) -> None:

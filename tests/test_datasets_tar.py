@@ -206,6 +206,16 @@ def test_errors(tmp_path: Path) -> None:
         read_records(f"imagenet-tar:{folder}")
 
 
+def test_tars_without_images_are_told(tmp_path: Path) -> None:
+    folder = synset_tars(tmp_path / "tars")
+    assert not read_records(f"imagenet-tar:{folder}").issues
+    (folder / "n00015388.tar").write_bytes(b"")
+    (note,) = read_records(f"imagenet-tar:{folder}").issues
+    assert note.startswith(
+        f"{folder}: 1 of its 4 tar files hold no images that are read, such as n00015388.tar"
+    )
+
+
 @pytest.mark.parametrize("share", [0.1, 0.4, 0.7, 0.95])
 def test_cut_off_tars(tmp_path: Path, share: float) -> None:
     for path in (synset_tars(tmp_path / "t") / "n02121620.tar", whole_tar(tmp_path / "whole")):

@@ -525,6 +525,9 @@ def test_json_and_tables(network: Network, tmp_path: Path) -> None:
     assert "2 pictures, 2 objects, 128 × 128" in text
     assert "husky" in text
     assert "overconfident" in text
+    for table in tables(detect(network, data, confident=1.0)):  # not one label to judge
+        console.print(table)
+    assert "nan" not in console.export_text()
 
 
 def test_curves_as_a_picture(network: Network, tmp_path: Path) -> None:
@@ -582,7 +585,8 @@ def test_command_line(network: Network, tmp_path: Path) -> None:
 
     save_model(network, tmp_path / "toy.safetensors", metadata={"threshold": "0.95"})
     scene = {(0, 0): RED, (2, 2): DARK_RED}  # scores 0.98 and 0.91
-    boxes = coco(tmp_path / "boxes", [(scene, [("husky", 0, 0), ("husky", 2, 2)])])
+    root = tmp_path / "[/x]" / "boxes"  # which is no markup for the terminal
+    boxes = coco(root, [(scene, [("husky", 0, 0), ("husky", 2, 2)])])
     photos = folders(tmp_path / "photos", [("husky", {(1, 1): RED})])
     model = ["--model", str(tmp_path / "toy.safetensors"), "--device", "cpu"]
 
@@ -590,6 +594,7 @@ def test_command_line(network: Network, tmp_path: Path) -> None:
         app, ["evaluate", boxes, photos, *model, "--cut", "dog", "--out", str(tmp_path / "out")]
     )
     assert ran.exit_code == 0, ran.output
+    assert "/[/x]/boxes" in "".join(ran.stdout.split())
     assert "1 picture, 2 objects" in " ".join(ran.stdout.split())
     detection = json.loads((tmp_path / "out" / "01-coco-boxes.json").read_text())
     assert (detection["nodes"]["map"], detection["cuts"][0]["map"]) == (1.0, 1.0)
@@ -600,6 +605,14 @@ def test_command_line(network: Network, tmp_path: Path) -> None:
     lines = [json.loads(line) for line in ran.stdout.splitlines()]
     assert [line["kind"] for line in lines] == ["detection", "classification"]
     assert lines[0]["labels"]["labels"] == 2
+
+    path = root / "annotations" / "instances_val.json"
+    content = json.loads(path.read_text())
+    flat = content["annotations"][0] | {"bbox": [0, 0, 0, 64]}
+    path.write_text(json.dumps(content | {"annotations": [*content["annotations"], flat]}))
+    ran = CliRunner().invoke(app, ["evaluate", boxes, *model, "--json"])
+    assert f"{boxes}: left out by the reader: 1, first {path}: annotation 1: box (0, 0, 0, 64)" in ran.stderr
+    assert len(ran.stdout.splitlines()) == 1
 
     ran = CliRunner().invoke(app, ["evaluate", boxes, f"imagenet:{tmp_path / 'none'}", *model, "--json"])
     assert isinstance(ran.exception, DataError)

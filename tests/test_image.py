@@ -170,6 +170,8 @@ def test_transparent_is_white(mode: str) -> None:
     for read in (read_image(data), decode_image(data, "training")):
         assert read[:, 0, 0].tolist() == [255, 255, 255]
         assert read[:, 1, 1].tolist() == [0, 0, 0]
+    multiplied = picture.convert(mode).convert({"RGBA": "RGBa", "LA": "La"}[mode])
+    assert read_image(multiplied).equal(read_image(data))
 
 
 def test_transparent_palette_colour_key_and_array() -> None:
@@ -277,7 +279,7 @@ def test_what_is_read_is_not_shared(photo: Image.Image) -> None:
         ("/", "is a folder"),
         ("bad\0name.jpg", "cannot be read|no such file"),
         (None, "found NoneType"),
-        ([1, 2], "found list"),
+        ([1, 2], "found list; give the pictures of a list one by one"),
     ],
 )
 def test_refused(source: Any, message: str) -> None:

@@ -170,9 +170,9 @@ def test_files_of_earlier_runs_are_warned_of(tmp_path: Path, kind: str, folder: 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(
-        ConfigError, match="cannot save xml: known are pictures, jsonl, csv, coco, yolo, crops"
+        ConfigError, match="cannot save xml, '': known are pictures, jsonl, csv, coco, yolo, crops"
     ):
-        Outputs(tmp_path, ["xml"])
+        Outputs(tmp_path, ["xml", ""])
     for kind in KINDS:
         with pytest.raises(YOLO9000Error, match=r"cannot be written: .*--out"):
             write(tmp_path / "file", [kind], PAGES[0])

@@ -177,6 +177,7 @@ BAD = [
     ("x.json", "[" * 100_000, None, "nested too deep|no valid JSON"),
     ("x.json", "[]", 1, 'expected an object with "format": "wordtree-1"'),
     ("x.json", '{"format": "wordtree-9", "nodes": []}', 1, 'expected an object with "format": "wordtree-1"'),
+    ("x.json", f'{{"nodes": [{NODE}], "links": []}}', 1, "expected format and nodes alone, got 'links', too"),
     ("x.json", '{"nodes": []}', None, "at least one node"),
     ("x.json", '{"nodes": [7]}', None, "node 0: expected an object, got 7"),
     ("x.json", f'{{"nodes": [{NODE},\n{{"id": "b", "parents": []}}]}}', 2, "unknown key 'parents'"),

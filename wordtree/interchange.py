@@ -47,6 +47,10 @@ def read_json(path: str | Path) -> WordTree:
     if not isinstance(nodes, list) or content.get("format", JSON_FORMAT) != JSON_FORMAT:
         what = f'expected an object with "format": "{JSON_FORMAT}" and a list "nodes".'
         raise FormatError(what, path=path, line=1, remedy=_JSON_REMEDY)
+    if more := content.keys() - {"format", "nodes"}:  # such as the edges of networkx's node_link_data
+        what = f"expected format and nodes alone, got {', '.join(sorted(map(repr, more)))}, too."
+        remedy = f"{_JSON_REMEDY} A graph with edges can be read as .graphml."
+        raise FormatError(what, path=path, line=1, remedy=remedy)
     for number, node in enumerate(nodes):
         if problem := _json_node_problem(node):
             where = _json_lines(text, len(nodes))[number]

@@ -32,7 +32,9 @@ def box_shapes(records: Records, height: float = 1.0, width: float = 1.0) -> NDA
         if keep.any():
             image_w, image_h = _sides(records, index)
             boxes = records.pixel_boxes(index, image_w, image_h)[keep]
-            shapes.append((boxes[:, 2:] - boxes[:, :2]) * min(width / image_w, height / image_h))
+            corners = boxes.reshape(-1, 2, 2).clip(0, (image_w, image_h))  # as training sees them
+            sides = corners[:, 1] - corners[:, 0]
+            shapes.append(sides[(sides > 0).all(1)] * min(width / image_w, height / image_h))
     return np.concatenate(shapes).astype(np.float64) if shapes else np.zeros((0, 2))
 
 
@@ -65,13 +67,15 @@ def cluster_anchors(
         IoU with their best prior, both centred on one point.
 
     Raises:
-        DataError: Fewer different shapes than priors, or shapes that are not positive.
+        DataError: No shapes, fewer different ones than priors, or shapes that are not positive.
     """
     boxes = np.asarray(shapes, dtype=np.float64).reshape(-1, 2)
     if not np.isfinite(boxes).all() or (boxes <= 0).any():
         raise DataError(
             "box shapes must be positive and finite; `yolo9000 data check` lists the degenerate boxes"
         )
+    if not len(boxes):
+        raise DataError("not one box to find priors for; `yolo9000 data check` says what the data hold")
     if count < 1 or len(np.unique(boxes, axis=0)) < count:
         raise DataError(
             f"{count} priors asked for, but there are {len(np.unique(boxes, axis=0))} different box shapes; "

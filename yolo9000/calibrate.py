@@ -168,6 +168,20 @@ def collect_steps(
         CfgError: The network's input has not three channels.
     """
     config = config or EvaluateConfig()
+    check_suitable(network, dataset)
+    pick = _pick_boxes if dataset.kind == "detection" else _pick_images
+    fused = network.fuse()
+    device = next(fused.parameters()).device
+    parts = []
+    with torch.inference_mode():
+        for batch in load_batches(fused, dataset, config, progress):
+            logits, nodes = pick(fused, fused.features(batch.images.to(device)), batch, config.iou)
+            parts.append(Steps.of(fused.ops, logits, nodes.to(device)))
+    return join_steps(parts)
+
+
+def check_suitable(network: Network, dataset: SampleDataset) -> None:
+    """Refuse at once what `collect_steps` would refuse; its arguments and errors."""
     network.check_colour()
     if len(dataset.tree) != len(network.tree):
         raise ConfigError(
@@ -181,15 +195,6 @@ def collect_steps(
             "every class of this model is a sigmoid of its own (softmax=0 in the cfg): expected classes that "
             "compete, whose probabilities a temperature can even out"
         )
-    pick = _pick_boxes if dataset.kind == "detection" else _pick_images
-    fused = network.fuse()
-    device = next(fused.parameters()).device
-    parts = []
-    with torch.inference_mode():
-        for batch in load_batches(fused, dataset, config, progress):
-            logits, nodes = pick(fused, fused.features(batch.images.to(device)), batch, config.iou)
-            parts.append(Steps.of(fused.ops, logits, nodes.to(device)))
-    return join_steps(parts)
 
 
 def _pick_images(network: Network, features: Tensor, batch: Loaded, iou: float) -> tuple[Tensor, Tensor]:

@@ -178,7 +178,8 @@ def _file_bytes(source: Encoded, name: str) -> bytes:
 def _read_bytes(source: object, name: str) -> bytes:
     if not isinstance(source, str | os.PathLike):
         kinds = "a path, URL, bytes, open file, PIL image, NumPy array or torch tensor"
-        raise ImageError(f"expected {kinds}, found {type(source).__name__}.")
+        remedy = "; give the pictures of a list one by one" if isinstance(source, list | tuple) else ""
+        raise ImageError(f"expected {kinds}, found {type(source).__name__}{remedy}.")
     if is_url(source):
         return _download(name)
     path = Path(source)
@@ -313,7 +314,8 @@ def to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode.startswith(("I", "F")):  # 16 or 32 bits a pixel, integer or float
         image = Image.fromarray(_to_8_bits(np.asarray(image)))
     elif image.has_transparency_data:
-        image = image.convert("RGBA")
+        # Pillow has no way from La (grey, multiplied by its alpha) but to LA.
+        image = image.convert("LA" if image.mode == "La" else "RGBA").convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 

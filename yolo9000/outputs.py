@@ -77,7 +77,7 @@ class Outputs:
         show_path: bool = False,
     ) -> None:
         kinds = tuple(dict.fromkeys(kinds))
-        if unknown := [kind for kind in kinds if kind not in KINDS]:
+        if unknown := [kind or repr(kind) for kind in kinds if kind not in KINDS]:
             raise ConfigError(f"cannot save {', '.join(unknown)}: known are {', '.join(KINDS)}.")
         self.kinds = kinds
         self._folder = where = OutputFolder(Path(folder), sources, more=more)

@@ -108,9 +108,10 @@ def build_network(config: TrainConfig, console: Console) -> Network:
     network.check_colour()
     if config.weights is not None and not (Path(config.out) / CHECKPOINT).exists():
         if is_model_file(config.weights):
-            console.print(f"{config.weights}: {network.load_backbone(load_model(config.weights)[0])}")
+            report = f"{config.weights}: {network.load_backbone(load_model(config.weights)[0])}"
         else:
-            console.print(str(load_weights(network, config.weights, partial=True)))
+            report = str(load_weights(network, config.weights, partial=True))
+        console.print(report, markup=False)
     network.batchnorm = "torch"  # what training normalises with, whatever the statistics came from
     if untrained := network.cfg.untrained:
         console.print(f"[yellow]keys of the cfg that training passes over:[/] {escape('; '.join(untrained))}")

@@ -214,7 +214,8 @@ def print_data_report(console: Console, report: DataReport, tree: WordTree, top:
         console.print(f"not one {what} to learn from", style="bold red")
     wrong = {
         "labels without a node": [
-            f"{label}: {count} annotations" for label, count in report.unmatched.items()
+            f"{label}: {count} annotations; {report.reasons[label]}"
+            for label, count in report.unmatched.items()
         ],
         "left out by the reader": report.degenerate,
         "boxes outside their image": report.outside,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
+import fcntl
 import io
+import pickle
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,7 +17,7 @@ from typing import Any, Self
 
 import torch
 
-from wordtree._files import atomic_write
+from wordtree._files import atomic_write, make_folder
 from yolo9000.errors import ConfigError, TrainingError
 
 CHECKPOINT = "last.ckpt"  # its name in the folder of a run
@@ -151,6 +154,28 @@ def stop_signals() -> Iterator[list[int]]:
         restore()
 
 
+@contextlib.contextmanager
+def sole_run(folder: Path) -> Iterator[None]:
+    """Keep the runs of other processes out of a folder; a process that ends, however it does, lets them in.
+
+    Raises:
+        TrainingError: One is in it.
+    """
+    make_folder(folder)
+    with (folder / ".lock").open("w") as stream:
+        try:
+            fcntl.lockf(
+                stream, fcntl.LOCK_EX | fcntl.LOCK_NB
+            )  # which, unlike flock, no loader process inherits
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):  # else it is a file system without locks
+                raise TrainingError(
+                    f"{folder}: another run is writing into this folder; wait for its end, or name another "
+                    "folder (--out)"
+                ) from error
+        yield
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete what killed writes of checkpoints and models left: hidden files, perhaps of gigabytes."""
     for kind in ("*.ckpt.*", "*.safetensors.*"):
@@ -164,18 +189,32 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         torch.save({"format": FORMAT, **state}, stream)
 
 
+def check_checkpoint(path: Path, resume: bool, exists: bool) -> None:
+    """See that a checkpoint is there to go on from, or none that would be overwritten.
+
+    Raises:
+        TrainingError: It is not so.
+    """
+    if resume and not exists:
+        raise TrainingError(f"nothing to resume: {path} does not exist; start without --resume")
+    if exists and not resume:
+        raise TrainingError(f"{path} exists: go on with --resume, name another folder (--out), or remove it")
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint without executing anything in it.
 
     Raises:
         TrainingError: There is none, or it is not one of ours.
     """
-    if not path.exists():
-        raise TrainingError(f"nothing to resume: {path} does not exist; start without --resume")
+    check_checkpoint(path, True, path.exists())
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise TrainingError(f"{path}: not a readable checkpoint: {error}; {RENEW}") from error
+        # torch's words for what is no plain data are advice to run it; those for an empty file are none.
+        foreign = isinstance(error, pickle.UnpicklingError)
+        reason = "other content than tensors, numbers and texts" if foreign else str(error) or "cut off"
+        raise TrainingError(f"{path}: not a readable checkpoint: {reason}; {RENEW}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise TrainingError(f"{path}: expected a checkpoint of format {FORMAT}, got something else; {RENEW}")
     return state

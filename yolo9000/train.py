@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from wordtree._files import make_folder
 from yolo9000.checkpoint import save_model
 from yolo9000.config import TrainConfig, save_config
 from yolo9000.datasets import Batch, Plan
@@ -45,10 +47,12 @@ from yolo9000.runlog import (
     RENEW,
     CsvLog,
     TensorBoardLog,
+    check_checkpoint,
     check_form,
     load_checkpoint,
     remove_leftovers,
     save_checkpoint,
+    sole_run,
     stop_signals,
 )
 from yolo9000.tasks import ClassifierTask, JointTask
@@ -68,17 +72,34 @@ def train_joint(config: TrainConfig, *, resume: bool = False, console: Console |
     Returns:
         The final model file.
     """
+    check_folder(config, resume)
     return joint_trainer(config, console).fit(resume)
 
 
 def train_detector(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Path:
     """Train a detector on boxes alone, such as plain YOLOv2; see `train_joint`."""
+    check_folder(config, resume)
     return detector_trainer(config, console).fit(resume)
 
 
 def train_classifier(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Path:
     """Train the network as a classifier, e.g. to start a detector from; see `train_joint`."""
+    check_folder(config, resume)
     return classifier_trainer(config, console).fit(resume)
+
+
+def check_folder(config: TrainConfig, resume: bool) -> None:
+    """Refuse at once what `Trainer.fit` would refuse once all data are open: they may take minutes.
+
+    Raises:
+        TrainingError: There is nothing to resume, or a run that would be overwritten.
+        OSError: Nothing can be written there.
+    """
+    checkpoint = Path(config.out) / CHECKPOINT
+    check_checkpoint(checkpoint, resume, checkpoint.exists())
+    make_folder(checkpoint.parent)
+    with TemporaryFile(dir=checkpoint.parent):
+        pass
 
 
 def joint_trainer(config: TrainConfig, console: Console | None = None) -> Trainer:
@@ -179,12 +200,15 @@ class Trainer:
 
         Raises:
             TrainingError: A loss is not finite (the checkpoint stays the last good one), a loader's process
-                ended, or nothing is there to resume.
+                ended, nothing is there to resume, or another run writes into the folder.
             DataError: A picture cannot be read.
             KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and saved.
         """
         keep_freed_memory()
-        checkpoint = self.out / CHECKPOINT
+        with sole_run(self.out) if self.fabric.is_global_zero else contextlib.nullcontext():
+            return self._fit(self.out / CHECKPOINT, resume)
+
+    def _fit(self, checkpoint: Path, resume: bool) -> Path:
         self._begin(checkpoint, resume)
         with contextlib.ExitStack() as stack:
             # Several processes would not notice a signal in the same step, and wait for each other.
@@ -202,10 +226,8 @@ class Trainer:
     def _begin(self, checkpoint: Path, resume: bool) -> None:
         if resume:
             self._load(checkpoint)
-        elif self.fabric.broadcast(checkpoint.exists()):
-            raise TrainingError(
-                f"{checkpoint} exists: go on with --resume, name another folder (--out), or remove it"
-            )
+        else:
+            check_checkpoint(checkpoint, resume, self.fabric.broadcast(checkpoint.exists()))
         if self.fabric.is_global_zero:
             save_config(self.config, self.out / "config.yaml")
             remove_leftovers(self.out)
@@ -449,7 +471,8 @@ class Trainer:
         self.fabric.barrier()
         early, best = self.early, self.out / "best.safetensors"
         if early.best_step:
-            self.console.print(f"best at step {early.best_step} ({early.best:.4f}): {best}")
+            found = f"best at step {early.best_step} ({early.best:.4f}): {best}"
+            self.console.print(found, markup=False)
         return path
 
     def _draw_curves(self) -> None:

@@ -29,6 +29,7 @@ from torch.optim.swa_utils import AveragedModel
 import yolo9000
 from toys import conv, input_size, linear, region
 from wordtree.tree import WordTree
+from yolo9000.cli import app
 from yolo9000.config import TrainConfig, from_mapping, load_config, to_yaml
 from yolo9000.convert import set_option
 from yolo9000.darknet.cfg import Cfg
@@ -241,6 +242,23 @@ def test_a_terminal_stops_a_run_with_its_workers(
     assert trainer.step == int(read_log(tmp_path / "run")[-1]["step"])
 
 
+def test_two_runs_do_not_write_into_one_folder(settings: Settings, tmp_path: Path) -> None:
+    config = settings(tmp_path / "run", max_steps=10_000, checkpoint_steps=10_000)
+    (tmp_path / "run.yaml").write_text(to_yaml(config))
+    run = start(tmp_path / "run.yaml", "fresh")
+    kept = tmp_path / "run" / "config.yaml"
+    deadline = time.monotonic() + 240
+    while not kept.exists():
+        assert run.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with pytest.raises(TrainingError, match=r"run: another run is writing into this folder; .*\(--out\)"):
+        train_joint(config)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    assert train_joint(settings(tmp_path / "run", max_steps=1)).exists()
+
+
 def test_number_of_workers_does_not_change_the_run(settings: Settings, tmp_path: Path) -> None:
     logs = []
     for workers in (0, 2):
@@ -324,8 +342,8 @@ def test_a_classifier_with_cutmix_resumes_exactly(settings: Settings, tmp_path: 
 
 
 def test_a_classifier_starts_a_detector(settings: Settings, tmp_path: Path) -> None:
-    model = train_classifier(settings(tmp_path / "c", data__detection=[], max_steps=6))
-    loss = [float(row["loss"]) for row in read_log(tmp_path / "c")]
+    model = train_classifier(settings(tmp_path / "[/c]", data__detection=[], max_steps=6))
+    loss = [float(row["loss"]) for row in read_log(tmp_path / "[/c]")]
     assert loss[-1] < loss[0]
     config = settings(tmp_path / "j", weights=str(model), max_steps=1)
     trainer = Trainer(config, JointTask)
@@ -507,12 +525,26 @@ def test_a_loader_process_that_was_ended_is_told(
 
 def test_a_folder_with_a_run_is_not_overwritten(settings: Settings, trained: Path) -> None:
     with pytest.raises(TrainingError, match="--resume"):
-        train_joint(settings(trained))
+        joint_trainer(settings(trained)).fit()
+    with pytest.raises(TrainingError, match="--resume"):  # before the data are opened
+        train_joint(settings(trained, data__detection=["coco:gone"]))
 
 
 def test_resume_needs_a_checkpoint(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="nothing to resume"):
-        train_joint(settings(tmp_path), resume=True)
+        joint_trainer(settings(tmp_path)).fit(resume=True)
+    with pytest.raises(TrainingError, match="nothing to resume"):
+        train_joint(settings(tmp_path, data__detection=["coco:gone"]), resume=True)
+    with pytest.raises(TrainingError, match="nothing to resume"):
+        app(["train", "-d", "coco:gone", "--out", str(tmp_path), "--resume"], standalone_mode=False)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_data_are_opened(
+    settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="is a file, expected a folder"):
+        train_joint(settings(tmp_path / "file" / "run", data__detection=["coco:gone"]))
 
 
 def test_resume_with_other_data_is_refused(settings: Settings, tmp_path: Path) -> None:
@@ -540,6 +572,30 @@ def test_other_photos_of_the_same_number_are_noticed(settings: Settings, data: P
     del state["data"]
     torch.save(state, tmp_path / "run" / "last.ckpt")
     train_joint(again, resume=True)
+
+
+def test_another_map_file_is_noticed(settings: Settings, tmp_path: Path) -> None:
+    nodes = [6912, 5177, 5235, 1, 2, 3]
+    path = tmp_path / "classes.map"
+    path.write_text("".join(f"{node}\n" for node in nodes))
+    train_joint(settings(tmp_path / "run", max_steps=1, data__map=str(path)))
+    again = settings(tmp_path / "run", max_steps=2, data__map=str(path))
+    path.write_text("".join(f"{node}\n" for node in nodes[::-1]))
+    with pytest.raises(TrainingError, match=r"boxes of data\.detection are not those that the run had"):
+        train_joint(again, resume=True)
+    path.write_text("".join(f"{node}\n" for node in nodes))
+    train_joint(again, resume=True)
+
+
+def test_other_photos_in_mosaics_are_noticed(settings: Settings, data: Path, tmp_path: Path) -> None:
+    filling = shutil.copytree(data / "coco", tmp_path / "coco")
+    changes = {"data__mosaic": [f"coco:{filling}"], "augment__mosaic": 0.5}
+    train_joint(settings(tmp_path / "run", max_steps=1, **changes))
+    path = filling / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"annotations": content["annotations"][1:]}))
+    with pytest.raises(TrainingError, match=r"boxes of data\.mosaic are not those that the run had"):
+        train_joint(settings(tmp_path / "run", max_steps=2, **changes), resume=True)
 
 
 def test_photos_without_a_single_box_are_refused(settings: Settings, data: Path, tmp_path: Path) -> None:
@@ -670,9 +726,21 @@ def test_an_average_that_begins_later_begins_with_the_trained_weights(
     assert train_joint(settings(tmp_path, max_steps=1, ema=0.9), resume=True).read_bytes() == model
 
 
-def test_a_damaged_checkpoint_is_named(settings: Settings, tmp_path: Path) -> None:
-    (tmp_path / "last.ckpt").write_bytes(b"PK\x03\x04 not a checkpoint")
-    with pytest.raises(TrainingError, match=r"last\.ckpt: not a readable checkpoint"):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"PK\x03\x04 not a checkpoint", ".*"),
+        (b"garbage", "other content than tensors, numbers and texts"),
+        (b"", "cut off"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named(
+    settings: Settings, tmp_path: Path, content: bytes, reason: str
+) -> None:
+    (tmp_path / "last.ckpt").write_bytes(content)
+    with pytest.raises(
+        TrainingError, match=rf"last\.ckpt: not a readable checkpoint: {reason}; was it changed"
+    ):
         train_joint(settings(tmp_path), resume=True)
 
 

@@ -52,18 +52,28 @@ def calibrate(
     """
     from rich.console import Console
 
-    from yolo9000.calibrate import apply_temperatures, collect_steps, fit_temperatures, join_steps
+    from yolo9000.calibrate import (
+        apply_temperatures,
+        check_suitable,
+        collect_steps,
+        fit_temperatures,
+        join_steps,
+    )
     from yolo9000.checkpoint import check_target, save_model
     from yolo9000.datasets import open_dataset
     from yolo9000.evaluation.options import EvaluateConfig
     from yolo9000.labelling import DEFAULT_HIER_THRESHOLD, own_number
     from yolo9000.model import load_any
+    from yolo9000.report import print_left_out
 
     check_target(out)
     network, metadata = load_any(model)
     network.eval()
     config = EvaluateConfig(size=size or 0)
     sets = [open_dataset(spec, network.tree, split) for spec in data]
+    for spec, dataset in zip(data, sets, strict=True):
+        check_suitable(network, dataset)  # all, before the first is worked through
+        print_left_out(Console(stderr=True), spec, dataset)
     steps = join_steps([collect_steps(network, dataset, config) for dataset in sets])
     found = fit_temperatures(steps, network.ops.levels, minimum)
     apply_temperatures(network, [row.temperature for row in found])

@@ -84,6 +84,8 @@ def evaluate(
     """
     from dataclasses import replace
 
+    from rich.console import Console
+
     from wordtree._files import make_folder
     from yolo9000.datasets import open_dataset
     from yolo9000.errors import ConfigError
@@ -91,6 +93,7 @@ def evaluate(
     from yolo9000.evaluation.options import EvaluateConfig
     from yolo9000.labelling import own_number
     from yolo9000.optional import optional
+    from yolo9000.report import print_left_out
 
     if plots and out is None:
         raise ConfigError("--plots needs a folder for the pictures: add --out DIR")
@@ -119,6 +122,7 @@ def evaluate(
     ]  # all, before hours
     for spec, dataset in zip(data, opened, strict=True):
         check_opened(network, dataset, spec, config)
+        print_left_out(Console(stderr=True), spec, dataset)
     for number, (spec, dataset) in enumerate(zip(data, opened, strict=True), start=1):
         with _Bar(spec) as bar:
             result = evaluate_opened(network, dataset, spec, config, progress=bar.update)
@@ -153,12 +157,9 @@ def _show(result: DetectionResult | ClassificationResult, *, json: bool, per_cla
     if json:
         print(result.to_json(indent=None))
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # names of classes and files may hold brackets
     for table in tables(result, per_class=per_class):
         console.print(table)
-    if result.unmatched:
-        names = ", ".join(f"{name} ({count})" for name, count in result.unmatched.items())
-        console.print(f"labels that match no node and are left out: {names}", markup=False)
     console.print(f"{result.images / result.seconds:.1f} pictures a second, reading included\n")
 
 
@@ -190,10 +191,11 @@ class _Bar:
 
     def __init__(self, title: str) -> None:
         from rich.console import Console
+        from rich.markup import escape
         from rich.progress import Progress
 
         self.progress = Progress(console=Console(stderr=True), transient=True)
-        self.task = self.progress.add_task(title, total=None)
+        self.task = self.progress.add_task(escape(title), total=None)
 
     def __enter__(self) -> _Bar:
         self.progress.start()

@@ -290,6 +290,10 @@ def train_classifier(settings: TrainConfig) -> Trainer:
 
 def _run(make: _Make, settings: TrainConfig, resume: bool, dry_run: bool) -> None:
     """Train, or only try it out; the first process prints the result."""
+    from yolo9000.train import check_folder
+
+    if not dry_run:
+        check_folder(settings, resume)
     start = time.perf_counter()
     trainer = make(settings)
     if dry_run:

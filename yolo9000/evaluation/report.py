@@ -50,7 +50,11 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _share(value: float) -> str:
-    return "–" if math.isnan(value) else f"{100 * value:.1f}"
+    return _number(100 * value)
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.1f}"
 
 
 def _count(number: int, noun: str) -> str:
@@ -130,8 +134,8 @@ def _label_table(columns: Sequence[tuple[str, LabelQuality]]) -> Table:
     table.add_row("overconfident leaves", *(_share(value) for value in leaves), "part of overconfident")
     table.add_row("labels given", *(str(q.labels) for q in qualities), "")
     table.add_row("no verdict", *(str(q.unmatched) for q in qualities), "no object there, or not confident")
-    table.add_row("mean depth", *(f"{q.depth:.1f}" for q in qualities), "top nodes: 0")
-    table.add_row("mean depth of the truths", *(f"{q.truth_depth:.1f}" for q in qualities), "")
+    table.add_row("mean depth", *(_number(q.depth) for q in qualities), "top nodes: 0")
+    table.add_row("mean depth of the truths", *(_number(q.truth_depth) for q in qualities), "")
     return table
 
 
