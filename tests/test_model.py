@@ -324,12 +324,13 @@ def test_a_model_may_say_how_sure_labels_are(model: YOLO9000, tmp_path: Path) ->
     assert model.hier_threshold == 0.5
 
 
-def test_load_cfg_and_weights_as_darknet_would(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", [CFG, CFG.replace("batch_normalize=1", "batch_normalize=0")])
+def test_load_cfg_and_weights_as_darknet_would(tmp_path: Path, text: str) -> None:
     tree = tmp_path / "toy.tree"
     tree.write_text("n0 -1\nn1 -1\nn2 0\nn3 0\nn4 3\n")
     cfg = tmp_path / "toy.cfg"
-    cfg.write_text(CFG + "tree=toy.tree\n")
-    save_weights(bright_finder(), tmp_path / "toy.weights")
+    cfg.write_text(text + "tree=toy.tree\n")
+    save_weights(bright_finder(text), tmp_path / "toy.weights")
     model = YOLO9000.load(cfg=cfg, weights=tmp_path / "toy.weights", device="cpu")
     assert (model.letterbox, model.network.batchnorm) == ("darknet", "darknet")
     assert len(model.detect(spot(64, 96, 32, 64, 32))) == 1

@@ -95,6 +95,7 @@ class Network(nn.Module):
             )
         self.stride = int(last.stride)
         self.seen = 0
+        self._batchnorm = "torch"
         self.weights_version: tuple[int, int, int] = (0, 2, 0)
         detector = self.region is not None
         self.layers = nn.ModuleList(
@@ -119,12 +120,13 @@ class Network(nn.Module):
     @property
     def batchnorm(self) -> str:
         """Formula of batch norm in evaluation: `"darknet"` for weights that darknet trained or `"torch"`."""
-        return next((norm.mode for norm in self._norms()), "torch")
+        return self._batchnorm
 
     @batchnorm.setter
     def batchnorm(self, mode: str) -> None:
         if mode not in ("torch", "darknet"):
             raise ValueError(f"batchnorm must be 'torch' or 'darknet', not {mode!r}")
+        self._batchnorm = mode  # also where there is no norm: it says by whom the weights are
         for norm in self._norms():
             norm.mode = mode
 
