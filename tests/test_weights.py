@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -163,6 +164,14 @@ def test_files_of_the_wrong_length(tmp_path: Path, count: int, parts: list[str])
         assert part in str(caught.value)
     assert unchanged(net, before)
     assert net.batchnorm == "torch"
+
+
+def test_files_larger_than_memory(tmp_path: Path) -> None:
+    path = write(tmp_path / "w", np.ones(TOTAL))
+    os.truncate(path, 2**40)  # takes no room on the disk
+    with pytest.raises(WeightsError, match=r"the file has 274,877,906,939: .* are left over after layer 3"):
+        load_weights(network(), path)
+    assert load_weights(network(), path, layers=4).values == TOTAL
 
 
 @pytest.mark.parametrize("tail", [1, 2, 3])

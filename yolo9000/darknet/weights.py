@@ -17,7 +17,6 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from wordtree._files import KIND_BYTES, atomic_write, known_kind
@@ -121,17 +120,19 @@ def load_weights(
             expected and found counts and the layer where they part. The network is unchanged then.
     """
     path = Path(path)
-    header, values = _open(path)
+    header, found = _open(path)
     wanted = _select(network, layers)
     counts = [(plan, _stored_count(plan, network.cfg)) for plan, _ in wanted]
-    done = _fit(network.cfg, path, header, len(values), counts, partial=partial, cut=layers is not None)
+    done = _fit(network.cfg, path, header, found, counts, partial=partial, cut=layers is not None)
     used = end = sum(count for _, count in counts[:done])
     with torch.no_grad():
         # Backwards: the head alone can still refuse its values, and comes before anything is changed.
         for plan, layer in reversed(wanted[:done]):
-            start = end - _stored_count(plan, network.cfg)
-            _read_layer(plan, layer, torch.from_numpy(values[start:end]), path)
-            end = start
+            count = _stored_count(plan, network.cfg)
+            end -= count
+            # Only what is read is mapped: a wrong file may be larger than memory.
+            values = np.memmap(path, "<f4", "c", header.size + end * _BYTES, count)
+            _read_layer(plan, layer, torch.from_numpy(values), path)
     network.batchnorm = "darknet"
     network.weights_version = header.version
     total = len(network.convolutions())
@@ -155,8 +156,8 @@ def check_weights(plans: Sequence[LayerPlan], cfg: Cfg, path: str | Path) -> Non
         WeightsError: What `load_weights` would raise for a file that does not fit.
     """
     counts = [(plan, _stored_count(plan, cfg)) for plan in plans if plan.type == "convolutional"]
-    header, values = _open(Path(path))
-    _fit(cfg, Path(path), header, len(values), counts, partial=False, cut=False)
+    header, found = _open(Path(path))
+    _fit(cfg, Path(path), header, found, counts, partial=False, cut=False)
 
 
 def file_sizes(cfg: Cfg) -> tuple[int, int]:
@@ -221,8 +222,8 @@ def read_header(path: str | Path) -> Header:
     raise WeightsError(f"{path}: {len(start)} bytes, but a .weights header alone has 16 or 20; truncated?")
 
 
-def _open(path: Path) -> tuple[Header, NDArray[np.float32]]:
-    """Header and values of a file; the values are mapped copy-on-write."""
+def _open(path: Path) -> tuple[Header, int]:
+    """Header of a file, and how many values follow it."""
     header = read_header(path)
     major, minor, revision = header.version
     if major < 0 or minor < 0 or revision < 0 or major >= 1000 or minor >= 1000:
@@ -240,9 +241,7 @@ def _open(path: Path) -> tuple[Header, NDArray[np.float32]]:
             f"{path}: {size:,} bytes after the header are no whole number of float32 values "
             f"({size % _BYTES} bytes too many); truncated, or no .weights file"
         )
-    if not size:
-        return header, np.empty(0, dtype="<f4")
-    return header, np.memmap(path, dtype="<f4", mode="c", offset=header.size, shape=(size // _BYTES,))
+    return header, size // _BYTES
 
 
 def _select(network: Network, layers: int | None) -> list[tuple[LayerPlan, Convolution | RegionHead]]:
