@@ -174,6 +174,26 @@ def test_files_larger_than_memory(tmp_path: Path) -> None:
     assert load_weights(network(), path, layers=4).values == TOTAL
 
 
+@pytest.mark.parametrize("text", [TEXT, TIED])
+@pytest.mark.parametrize(
+    ("count", "version", "hint"),
+    [
+        (TOTAL - 1, (0, 2, 0), "images seen has 4 bytes, .* set the version in its header to 0.1"),
+        (TOTAL + 1, (0, 1, 0), "images seen has 8 bytes, .* set the version in its header to 0.2"),
+        (TOTAL + 60, (0, 2, 0), "With classes=7 in .region. and filters=(24|17) in layer 3 it would fit"),
+        (50_676_061, (0, 1, 0), "It has the length of the weights of yolov2-voc"),
+        (TOTAL - 60, (0, 2, 0), "truncated, or made for another cfg"),
+    ],
+)
+def test_hints_at_what_a_file_may_be(
+    tmp_path: Path, text: str, count: int, version: tuple[int, int, int], hint: str
+) -> None:
+    path = write(tmp_path / "w", np.ones(0), version)
+    os.truncate(path, read_header(path).size + 4 * count)
+    with pytest.raises(WeightsError, match=f"{hint}$"):
+        load_weights(network(text), path)
+
+
 @pytest.mark.parametrize("tail", [1, 2, 3])
 def test_bytes_that_are_no_value(tmp_path: Path, tail: int) -> None:
     path = write(tmp_path / "w", np.ones(TOTAL))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from wordtree._files import KIND_BYTES, atomic_write, known_kind
-from yolo9000.darknet.cfg import Cfg
+from yolo9000.darknet.cfg import Cfg, builtin_cfgs
 from yolo9000.darknet.layers import Convolution
-from yolo9000.darknet.plan import LayerPlan, plan_layers
+from yolo9000.darknet.plan import LayerPlan, filters_before, plan_layers
 from yolo9000.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -155,9 +155,8 @@ def check_weights(plans: Sequence[LayerPlan], cfg: Cfg, path: str | Path) -> Non
     Raises:
         WeightsError: What `load_weights` would raise for a file that does not fit.
     """
-    counts = [(plan, _stored_count(plan, cfg)) for plan in plans if plan.type == "convolutional"]
     header, found = _open(Path(path))
-    _fit(cfg, Path(path), header, found, counts, partial=False, cut=False)
+    _fit(cfg, Path(path), header, found, _stored(plans, cfg), partial=False, cut=False)
 
 
 def file_sizes(cfg: Cfg) -> tuple[int, int]:
@@ -166,7 +165,7 @@ def file_sizes(cfg: Cfg) -> tuple[int, int]:
     Raises:
         CfgError: The cfg is wrong.
     """
-    values = sum(_stored_count(plan, cfg) for plan in plan_layers(cfg) if plan.type == "convolutional")
+    values = sum(count for _, count in _stored(plan_layers(cfg), cfg))
     old, new = Header((0, 1, 0), 0), Header((0, 2, 0), 0)
     return old.size + values * _BYTES, new.size + values * _BYTES
 
@@ -286,7 +285,7 @@ def _fit(
         last = wanted[-1][0]
         raise WeightsError(
             f"{path}: {numbers}: {found - expected:,} are left over after layer {last.index} [{last.type}] "
-            f"(line {last.section.line}); the weights belong to another cfg"
+            f"(line {last.section.line}); the weights belong to another cfg" + _may_be(cfg, header, found)
         )
     done, rest = 0, found
     while rest >= counts[done]:
@@ -301,7 +300,37 @@ def _fit(
         problem += f"before its first value; {partly if done else 'it holds nothing but its header'}"
     else:
         problem += f"after {rest:,} of its {counts[done]:,} values; truncated, or made for another cfg"
-    raise WeightsError(problem)
+    raise WeightsError(problem + _may_be(cfg, header, found))
+
+
+def _may_be(cfg: Cfg, header: Header, found: int) -> str:
+    """What a file of another length than a cfg asks for may be, as the end of a sentence."""
+    size = header.size + found * _BYTES
+    if size in file_sizes(cfg):
+        stored, minor = (4, 1) if header.seen_format == "<Q" else (8, 2)
+        return (
+            f". Or its count of images seen has {stored} bytes, as some programs write it under any version: "
+            f"then set the version in its header to 0.{minor}"
+        )
+    if same := [name for name in builtin_cfgs() if size in file_sizes(Cfg.load(name))]:
+        return f". It has the length of the weights of {' and '.join(same)}"
+    if cfg.region is None:
+        return ""
+    *before, (last, _) = _stored(plan_layers(cfg), cfg)
+    filters, rest = divmod(found - sum(count for _, count in before), last.input[0] + 1)
+    classes, odd = divmod(filters, cfg.region.num)
+    if rest or odd or classes <= 5:
+        return ""
+    fitting = replace(cfg.region, classes=classes - 5)
+    return (
+        f". With classes={fitting.classes} in [region] and filters={filters_before(fitting)} in layer "
+        f"{last.index} it would fit"
+    )
+
+
+def _stored(plans: Sequence[LayerPlan], cfg: Cfg) -> list[tuple[LayerPlan, int]]:
+    """The convolutions, and how many float32 values each takes in a file."""
+    return [(plan, _stored_count(plan, cfg)) for plan in plans if plan.type == "convolutional"]
 
 
 def _stored_count(plan: LayerPlan, cfg: Cfg) -> int:
