@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -362,6 +363,9 @@ def _last_convolution(cfg: Cfg, plans: tuple[LayerPlan, ...]) -> int:
             plan.section.fail(
                 f"cannot follow a classifier's last convolution; these can: {', '.join(_TAIL)}."
             )
+    for plan, after in pairwise(tail):
+        if plan.type == "softmax" and after.type != "cost":
+            after.section.fail("cannot follow [softmax]; only [cost] can.")
     if not any(plan.type == "avgpool" for plan in plans):
         last.section.fail("expected [region] (detector) or [avgpool] and [softmax] (classifier) after it.")
     return last.index
