@@ -32,6 +32,8 @@ _FORK_KEYS = {
         "stride_y": "",
         "antialiasing": "0",
         "assisted_excitation": "0",
+        "coordconv": "0",
+        "share_index": "-1000000000",  # none, in that fork
     },
     "maxpool": {"stride_x": "", "stride_y": "", "antialiasing": "0", "maxpool_depth": "0"},
     "route": {"groups": "1", "group_id": "0"},
