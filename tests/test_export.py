@@ -17,7 +17,7 @@ from wordtree.tree import WordTree
 from yolo9000 import YOLO9000, Detections
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.decode import Decoder, Kept
-from yolo9000.engine import Engine
+from yolo9000.engine import Engine, Precision
 from yolo9000.errors import ConfigError, WeightsError
 from yolo9000.export.graph import GatedGraph
 from yolo9000.export.program import KeptWarning, program_tree
@@ -276,6 +276,13 @@ def test_numbers_that_are_none(suffix: str, dense: bool, place: str, tmp_path: P
     file = export(model, tmp_path / f"m.{suffix}", ExportOptions(dense=dense))
     with pytest.raises(WeightsError, match="NaN or infinity"):
         YOLO9000.load(file).detect(pictures()[0], threshold=0.1)
+
+
+@pytest.mark.parametrize("precision", ["int8", "bf16", "fp16"])
+def test_rounded_models_are_not_exported(precision: Precision, eager: YOLO9000, tmp_path: Path) -> None:
+    rounded = YOLO9000(eager.network, device="cpu", precision=precision)
+    with pytest.raises(ConfigError, match=f"in {precision} cannot be exported: load it with .*fp32"):
+        export(rounded, tmp_path / "m.pt2")
 
 
 def test_settings_that_cannot_be(eager: YOLO9000, onnx_file: Path, tmp_path: Path) -> None:

@@ -61,14 +61,15 @@ def export(model: YOLO9000, path: str | os.PathLike[str], options: ExportOptions
         The file, written whole or not at all.
 
     Raises:
-        ConfigError: An ending or setting that cannot be; a package is missing; a model in int8.
+        ConfigError: An ending or setting that cannot be; a package is missing; a model in another
+            precision than fp32.
     """
     path, options = Path(path), options or ExportOptions()
     write = _writer(path, options)
     original, size = model.network, model.input_size(options.size)
     assert isinstance(model.engine, Engine)
-    if model.engine.precision == "int8":
-        raise ConfigError("a model in int8 cannot be exported: load it with precision='fp32'.")
+    if (precision := model.engine.precision) != "fp32":
+        raise ConfigError(f"a model in {precision} cannot be exported: load it with precision='fp32'.")
     network = model.engine.network
     kept = 0 if options.dense else _per_prior(network, options, size)
     graph: DenseGraph | GatedGraph
