@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -345,6 +346,14 @@ def test_darknet_weights_survive_the_model_file(tmp_path: Path) -> None:
     save_model(net, tmp_path / "m.safetensors")
     save_weights(load_model(tmp_path / "m.safetensors")[0], tmp_path / "b.weights")
     assert (tmp_path / "a.weights").read_bytes() == (tmp_path / "b.weights").read_bytes()
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "onnx", "pt2", "torchscript"])
+def test_names_that_are_no_text(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / os.fsdecode(b"caf\xe9." + suffix.encode())
+    file.touch()
+    with pytest.raises(WeightsError, match="its name is no UTF-8 text"):
+        YOLO9000.load(file)
 
 
 def test_load_refuses(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from wordtree.textfile import is_file
 from wordtree.tree import WordTree
+from yolo9000.checkpoint import check_name
 from yolo9000.decode import Decoder, Kept, RawDetections
 from yolo9000.errors import ConfigError, WeightsError
 from yolo9000.export.about import METADATA_FILE, About
@@ -129,6 +130,7 @@ def program_tree(path: str | Path) -> WordTree:
 def _open(path: Path, device: torch.device) -> tuple[Mapping[str, Any], _Run]:
     if not is_file(path):
         raise WeightsError(f"{path}: no such exported model. Write one with `yolo9000 export`.")
+    check_name(path)
     opener = {".onnx": _open_onnx, ".pt2": _open_pt2, ".torchscript": _open_torchscript}[path.suffix.lower()]
     try:
         return opener(path, device)
