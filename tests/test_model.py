@@ -367,6 +367,15 @@ def test_load_refuses(tmp_path: Path) -> None:
         YOLO9000.load(tmp_path / "none.safetensors")
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"precision": "fp8"}, {"precision": "int8", "compile": True}, {"device": "toaster"}], ids=str
+)
+def test_load_refuses_before_it_reads_or_downloads(wrong: dict[str, Any]) -> None:
+    for source in ("yolov2", "none.safetensors", "none.onnx"):
+        with pytest.raises(ConfigError, match=r"precision|device"):
+            YOLO9000.load(source, offline=True, **wrong)
+
+
 def test_classifier_is_refused() -> None:
     cfg = TRUNK + linear(5) + CLASSIFIED
     with pytest.raises(ConfigError, match=r"no \[region\] section: it is a classifier"):
