@@ -133,8 +133,13 @@ POOLED = input_size(52) + conv(4, stride=2) + POOL + "[maxpool]\nsize=2\nstride=
         (CONVS + linear(10) + region(5, "1,1", softmax=1), PETS),
         (POOLED + linear(10) + region(5, "1,1", softmax=1), PETS),
         (TRUNK + "[reorg]\nstride=2\nreverse=1\n" + linear(10) + region(5, "1,1", softmax=1), PETS),
+        (TRUNK + conv(8, pad=0) + linear(10) + region(5, "1,1", softmax=1), PETS),
+        (TRUNK + conv(8, pad=0, padding=3) + linear(10) + region(5, "1,1", softmax=1), PETS),
     ],
-    ids="tied sigmoid-tree sigmoids flat-tied one-class one-node deep wide activations pools reorg".split(),
+    ids=(
+        "tied sigmoid-tree sigmoids flat-tied one-class one-node deep wide activations pools reorg "
+        "smaller-grid larger-grid"
+    ).split(),
 )
 @pytest.mark.parametrize("dense", [False, True])
 def test_networks_of_every_kind(cfg: str, tree: WordTree | None, dense: bool, tmp_path: Path) -> None:

@@ -104,9 +104,8 @@ class Program:
         return self.decoder.decode_kept(kept, threshold, hier_threshold=1.0)
 
     def _warn_if_full(self, objectness: Tensor, threshold: float) -> None:
-        cells = (self.about.size[0] // self.about.stride) * (self.about.size[1] // self.about.stride)
         least = objectness.reshape(len(objectness), -1, self.about.kept).amin(2)
-        if (self.about.dynamic or self.about.kept < cells) and bool((least > threshold).any()):
+        if (self.about.dynamic or self.about.kept < self.about.cells) and bool((least > threshold).any()):
             anchors = len(self.about.region.anchors)
             warnings.warn(
                 f"{self.path}: all {self.about.kept} anchors that it keeps of a prior are above the "

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from wordtree._files import atomic_write
+from yolo9000.darknet.plan import grid_cells
 from yolo9000.engine import Engine
 from yolo9000.errors import ConfigError
 from yolo9000.export.about import METADATA_FILE, describe_export
@@ -112,8 +113,8 @@ def _per_prior(network: Network, options: ExportOptions, size: tuple[int, int]) 
     """Anchors kept of each prior: never more than there are, in programs of fixed size."""
     assert network.head is not None
     wanted = -(-(options.top or _TOP) // network.head.num_anchors)
-    largest = (MAX_SIDE, MAX_SIDE) if options.dynamic else size
-    return min(wanted, (largest[0] // network.stride) * (largest[1] // network.stride))
+    largest = (MAX_SIDE // network.stride * network.stride,) * 2 if options.dynamic else size
+    return min(wanted, grid_cells(network.cfg, *largest))
 
 
 _Write = Callable[[GatedGraph | DenseGraph, torch.Tensor, int | None, Mapping[str, str]], bytes]
