@@ -106,9 +106,18 @@ def test_onnx_gives_the_same_detections(eager: YOLO9000, onnx_file: Path) -> Non
     assert compare(YOLO9000.load(onnx_file, device="cpu"), eager, (None, (64, 96))) > 50
 
 
+SIZES = (None, 32, 160, (96, 64), (48, 80))  # at 32 there are fewer anchors than 300
+
+
 def test_dynamic_onnx_takes_any_size_and_batch(eager: YOLO9000, dynamic_file: Path) -> None:
-    exported = YOLO9000.load(dynamic_file, device="cpu")
-    assert compare(exported, eager, (None, 32, 160, (96, 64))) > 100  # at 32 there are fewer anchors than 300
+    assert compare(YOLO9000.load(dynamic_file, device="cpu"), eager, (*SIZES, 16)) > 100
+
+
+def test_dynamic_programs_take_any_size_of_two_cells_and_batch(eager: YOLO9000, tmp_path: Path) -> None:
+    exported = YOLO9000.load(export(eager, tmp_path / "m.pt2", ExportOptions(dynamic=True)), device="cpu")
+    assert compare(exported, eager, SIZES) > 100
+    with pytest.raises(ConfigError, match=r"m\.pt2: does not take 16 x 64 pixels\. .* give a larger size"):
+        exported.detect(pictures()[0], size=(16, 64))
 
 
 DEEP = WordTree([node - 1 for node in range(40)], [f"c{node}" for node in range(40)])

@@ -169,8 +169,18 @@ def _open_onnx(path: Path, device: torch.device) -> tuple[Mapping[str, Any], _Ru
 
 def _open_pt2(path: Path, device: torch.device) -> tuple[Mapping[str, Any], _Run]:
     texts = {METADATA_FILE: ""}
-    program = torch.export.load(path, extra_files=texts)
-    return _parsed(texts), _named(program.module())
+    run = _named(torch.export.load(path, extra_files=texts).module())
+
+    def guarded(images: Tensor) -> Outputs:
+        try:
+            return run(images)
+        except AssertionError as error:  # the program's own
+            raise ConfigError(
+                f"{path}: does not take {images.shape[2]} x {images.shape[3]} pixels. A .pt2 of free size "
+                "needs two cells a side: give a larger size, or export to .onnx."
+            ) from error
+
+    return _parsed(texts), guarded
 
 
 def _open_torchscript(path: Path, device: torch.device) -> tuple[Mapping[str, Any], _Run]:
