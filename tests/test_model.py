@@ -387,7 +387,8 @@ def test_device() -> None:
     assert pick_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(ConfigError, match="device 'cuda:99' cannot be used"):
         pick_device("cuda:99")
-    with pytest.raises(ConfigError, match="device 'toaster' cannot be used"):
-        pick_device("toaster")
+    for none in ("toaster", "meta"):
+        with pytest.raises(ConfigError, match=f"device '{none}' cannot be used: expected cpu, cuda"):
+            pick_device(none)
     with pytest.raises(ConfigError, match=r"device '1\.5' cannot be used"):
         pick_device(1.5)  # type: ignore[arg-type]

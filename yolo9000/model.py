@@ -436,7 +436,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(0, device=chosen)
+        torch.zeros(1, device=chosen).item()  # of "meta" there is nothing to read
     except (RuntimeError, AssertionError, TypeError) as error:  # AssertionError: torch without CUDA
         known = str(device).partition(":")[0] in ("cpu", "cuda", "mps", "xpu")
         reason = (
