@@ -115,6 +115,8 @@ def test_keys_that_change_darknets_training_alone() -> None:
     [
         ("[convolutional]\nstride=2\n", "dilation=2", "dilation=1"),
         ("[convolutional]\nstride=2\n", "stride_x=1", "stride_x=2"),
+        ("[convolutional]\n", "share_index=0", "share_index=-1000000000"),
+        ("[convolutional]\n", "coordconv=1", "coordconv=0"),
         ("[maxpool]\nstride=2\n", "antialiasing=1", "antialiasing=0"),
         ("[maxpool]\nstride=2\n", "maxpool_depth=1", "maxpool_depth=0"),
         ("[convolutional]\n[route]\nlayers=-1\n", "groups=2", "groups=1"),

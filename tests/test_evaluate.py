@@ -623,6 +623,9 @@ def test_command_line(network: Network, tmp_path: Path) -> None:
     ran = CliRunner().invoke(app, ["evaluate", boxes, *model, "--precision", "bf16"])
     assert "the precision is fp32 or int8" in str(ran.exception)
 
+    ran = CliRunner().invoke(app, ["evaluate", boxes, "--model", "none.safetensors", "--device", "toaster"])
+    assert "device 'toaster' cannot be used" in str(ran.exception)  # before the model is read or downloaded
+
     ran = CliRunner().invoke(app, ["evaluate", boxes, *model, "--plots"])
     assert isinstance(ran.exception, ConfigError)
     assert "--out" in str(ran.exception)

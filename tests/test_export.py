@@ -17,7 +17,7 @@ from wordtree.tree import WordTree
 from yolo9000 import YOLO9000, Detections
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.decode import Decoder, Kept
-from yolo9000.engine import Engine
+from yolo9000.engine import Engine, Precision
 from yolo9000.errors import ConfigError, WeightsError
 from yolo9000.export.graph import GatedGraph
 from yolo9000.export.program import KeptWarning, program_tree
@@ -106,9 +106,18 @@ def test_onnx_gives_the_same_detections(eager: YOLO9000, onnx_file: Path) -> Non
     assert compare(YOLO9000.load(onnx_file, device="cpu"), eager, (None, (64, 96))) > 50
 
 
+SIZES = (None, 32, 160, (96, 64), (48, 80))  # at 32 there are fewer anchors than 300
+
+
 def test_dynamic_onnx_takes_any_size_and_batch(eager: YOLO9000, dynamic_file: Path) -> None:
-    exported = YOLO9000.load(dynamic_file, device="cpu")
-    assert compare(exported, eager, (None, 32, 160, (96, 64))) > 100  # at 32 there are fewer anchors than 300
+    assert compare(YOLO9000.load(dynamic_file, device="cpu"), eager, (*SIZES, 16)) > 100
+
+
+def test_dynamic_programs_take_any_size_of_two_cells_and_batch(eager: YOLO9000, tmp_path: Path) -> None:
+    exported = YOLO9000.load(export(eager, tmp_path / "m.pt2", ExportOptions(dynamic=True)), device="cpu")
+    assert compare(exported, eager, SIZES) > 100
+    with pytest.raises(ConfigError, match=r"m\.pt2: does not take 16 x 64 pixels\. .* give a larger size"):
+        exported.detect(pictures()[0], size=(16, 64))
 
 
 DEEP = WordTree([node - 1 for node in range(40)], [f"c{node}" for node in range(40)])
@@ -133,8 +142,13 @@ POOLED = input_size(52) + conv(4, stride=2) + POOL + "[maxpool]\nsize=2\nstride=
         (CONVS + linear(10) + region(5, "1,1", softmax=1), PETS),
         (POOLED + linear(10) + region(5, "1,1", softmax=1), PETS),
         (TRUNK + "[reorg]\nstride=2\nreverse=1\n" + linear(10) + region(5, "1,1", softmax=1), PETS),
+        (TRUNK + conv(8, pad=0) + linear(10) + region(5, "1,1", softmax=1), PETS),
+        (TRUNK + conv(8, pad=0, padding=3) + linear(10) + region(5, "1,1", softmax=1), PETS),
     ],
-    ids="tied sigmoid-tree sigmoids flat-tied one-class one-node deep wide activations pools reorg".split(),
+    ids=(
+        "tied sigmoid-tree sigmoids flat-tied one-class one-node deep wide activations pools reorg "
+        "smaller-grid larger-grid"
+    ).split(),
 )
 @pytest.mark.parametrize("dense", [False, True])
 def test_networks_of_every_kind(cfg: str, tree: WordTree | None, dense: bool, tmp_path: Path) -> None:
@@ -276,6 +290,13 @@ def test_numbers_that_are_none(suffix: str, dense: bool, place: str, tmp_path: P
     file = export(model, tmp_path / f"m.{suffix}", ExportOptions(dense=dense))
     with pytest.raises(WeightsError, match="NaN or infinity"):
         YOLO9000.load(file).detect(pictures()[0], threshold=0.1)
+
+
+@pytest.mark.parametrize("precision", ["int8", "bf16", "fp16"])
+def test_rounded_models_are_not_exported(precision: Precision, eager: YOLO9000, tmp_path: Path) -> None:
+    rounded = YOLO9000(eager.network, device="cpu", precision=precision)
+    with pytest.raises(ConfigError, match=f"in {precision} cannot be exported: load it with .*fp32"):
+        export(rounded, tmp_path / "m.pt2")
 
 
 def test_settings_that_cannot_be(eager: YOLO9000, onnx_file: Path, tmp_path: Path) -> None:

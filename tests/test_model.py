@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -324,12 +325,13 @@ def test_a_model_may_say_how_sure_labels_are(model: YOLO9000, tmp_path: Path) ->
     assert model.hier_threshold == 0.5
 
 
-def test_load_cfg_and_weights_as_darknet_would(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", [CFG, CFG.replace("batch_normalize=1", "batch_normalize=0")])
+def test_load_cfg_and_weights_as_darknet_would(tmp_path: Path, text: str) -> None:
     tree = tmp_path / "toy.tree"
     tree.write_text("n0 -1\nn1 -1\nn2 0\nn3 0\nn4 3\n")
     cfg = tmp_path / "toy.cfg"
-    cfg.write_text(CFG + "tree=toy.tree\n")
-    save_weights(bright_finder(), tmp_path / "toy.weights")
+    cfg.write_text(text + "tree=toy.tree\n")
+    save_weights(bright_finder(text), tmp_path / "toy.weights")
     model = YOLO9000.load(cfg=cfg, weights=tmp_path / "toy.weights", device="cpu")
     assert (model.letterbox, model.network.batchnorm) == ("darknet", "darknet")
     assert len(model.detect(spot(64, 96, 32, 64, 32))) == 1
@@ -346,6 +348,14 @@ def test_darknet_weights_survive_the_model_file(tmp_path: Path) -> None:
     assert (tmp_path / "a.weights").read_bytes() == (tmp_path / "b.weights").read_bytes()
 
 
+@pytest.mark.parametrize("suffix", ["safetensors", "onnx", "pt2", "torchscript"])
+def test_names_that_are_no_text(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / os.fsdecode(b"caf\xe9." + suffix.encode())
+    file.touch()
+    with pytest.raises(WeightsError, match="its name is no UTF-8 text"):
+        YOLO9000.load(file)
+
+
 def test_load_refuses(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"weights together with their cfg; found weights=a\.weights"):
         YOLO9000.load(weights="a.weights")
@@ -355,6 +365,15 @@ def test_load_refuses(tmp_path: Path) -> None:
         YOLO9000.load("yolov2.weights")
     with pytest.raises(WeightsError, match="neither a model file nor a known name"):
         YOLO9000.load(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"precision": "fp8"}, {"precision": "int8", "compile": True}, {"device": "toaster"}], ids=str
+)
+def test_load_refuses_before_it_reads_or_downloads(wrong: dict[str, Any]) -> None:
+    for source in ("yolov2", "none.safetensors", "none.onnx"):
+        with pytest.raises(ConfigError, match=r"precision|device"):
+            YOLO9000.load(source, offline=True, **wrong)
 
 
 def test_classifier_is_refused() -> None:
@@ -368,7 +387,8 @@ def test_device() -> None:
     assert pick_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(ConfigError, match="device 'cuda:99' cannot be used"):
         pick_device("cuda:99")
-    with pytest.raises(ConfigError, match="device 'toaster' cannot be used"):
-        pick_device("toaster")
+    for none in ("toaster", "meta"):
+        with pytest.raises(ConfigError, match=f"device '{none}' cannot be used: expected cpu, cuda"):
+            pick_device(none)
     with pytest.raises(ConfigError, match=r"device '1\.5' cannot be used"):
         pick_device(1.5)  # type: ignore[arg-type]

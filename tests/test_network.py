@@ -330,6 +330,8 @@ def test_network_without_starting_values_draws_none() -> None:
             r"line 29: \[maxpool\]: expected \[region\] directly after",
         ),
         (BACKBONE + linear(5) + POOL + "[avgpool]", r"line 29: \[maxpool\]: cannot follow"),
+        (BACKBONE + linear(5) + "[softmax]\n[avgpool]\n", r"line 30: \[avgpool\]: cannot follow \[softmax\]"),
+        (BACKBONE + linear(5) + CLASSIFIED * 2, r"line 31: \[avgpool\]: cannot follow \[softmax\]; only"),
         (DETECTOR.replace("filters=20", "filters=21"), "needs 20 channels"),
         (BACKBONE + "[softmax]\n" + linear(5) + CLASSIFIED, r"line 23: \[softmax\]: expected after the last"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -163,6 +164,34 @@ def test_files_of_the_wrong_length(tmp_path: Path, count: int, parts: list[str])
         assert part in str(caught.value)
     assert unchanged(net, before)
     assert net.batchnorm == "torch"
+
+
+def test_files_larger_than_memory(tmp_path: Path) -> None:
+    path = write(tmp_path / "w", np.ones(TOTAL))
+    os.truncate(path, 2**40)  # takes no room on the disk
+    with pytest.raises(WeightsError, match=r"the file has 274,877,906,939: .* are left over after layer 3"):
+        load_weights(network(), path)
+    assert load_weights(network(), path, layers=4).values == TOTAL
+
+
+@pytest.mark.parametrize("text", [TEXT, TIED])
+@pytest.mark.parametrize(
+    ("count", "version", "hint"),
+    [
+        (TOTAL - 1, (0, 2, 0), "images seen has 4 bytes, .* set the version in its header to 0.1"),
+        (TOTAL + 1, (0, 1, 0), "images seen has 8 bytes, .* set the version in its header to 0.2"),
+        (TOTAL + 60, (0, 2, 0), "With classes=7 in .region. and filters=(24|17) in layer 3 it would fit"),
+        (50_676_061, (0, 1, 0), "It has the length of the weights of yolov2-voc"),
+        (TOTAL - 60, (0, 2, 0), "truncated, or made for another cfg"),
+    ],
+)
+def test_hints_at_what_a_file_may_be(
+    tmp_path: Path, text: str, count: int, version: tuple[int, int, int], hint: str
+) -> None:
+    path = write(tmp_path / "w", np.ones(0), version)
+    os.truncate(path, read_header(path).size + 4 * count)
+    with pytest.raises(WeightsError, match=f"{hint}$"):
+        load_weights(network(text), path)
 
 
 @pytest.mark.parametrize("tail", [1, 2, 3])

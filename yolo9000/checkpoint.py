@@ -194,10 +194,25 @@ def read_metadata(path: str | Path) -> dict[str, str]:
     return _read(Path(path), tensors=False)[0]
 
 
+def check_name(path: Path) -> None:
+    """Refuse a file whose name is no text: the libraries that read models would call the file damaged.
+
+    Raises:
+        WeightsError: The bytes of the name are no UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise WeightsError(
+            f"{path}: its name is no UTF-8 text, and models are read by no other: rename it."
+        ) from error
+
+
 def _read(path: Path, *, tensors: bool) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Open a safetensors file, check that it is ours, and read metadata and, if wanted, tensors."""
     if not is_file(path):
         raise WeightsError(f"{path}: no such model file.")
+    check_name(path)
     try:
         with path.open("rb") as stream:
             kind = known_kind(stream.read(KIND_BYTES))

@@ -296,7 +296,7 @@ class Decoder:
             hier_threshold: As in `decode`.
             classes: As in `decode`; needs the logits.
         """
-        _check_finite(kept.objectness, kept.boxes)
+        check_finite(kept.objectness, kept.boxes)
         place = _above(kept.objectness, threshold, self.max_candidates)
         at = _Candidates(place, kept.objectness[place], kept.boxes[place])
         return self._label(
@@ -337,7 +337,7 @@ class Decoder:
 
     def _gate(self, raw: Tensor, threshold: float) -> _Candidates:
         """Anchors [B, A, 5, H, W] with objectness above the threshold, at most `max_candidates` an image."""
-        _check_finite(raw)
+        check_finite(raw)
         height, width = raw.shape[-2:]
         objectness = raw[:, :, 4].sigmoid().flatten(1)
         image, index = _above(objectness, threshold, self.max_candidates)
@@ -351,7 +351,7 @@ class Decoder:
         """One label for every candidate."""
         walks = [source.descend(part) for part in at.split(self._slice)]
         paths, log_probs = (torch.cat(parts) for parts in zip(*walks, strict=True))
-        _check_finite(log_probs)
+        check_finite(log_probs)
         log_absolute = log_probs.cumsum(1)
         product = log_absolute if self.mode == "paper" else log_absolute.cumsum(1)
         level = choose_level(product, paths, hier_threshold)[:, None]
@@ -373,7 +373,7 @@ class Decoder:
             conditional = logits.float().sigmoid().log() if self.independent else ops.log_softmax(logits)
             probs = ops.path_log_probs(conditional)[:, wanted].exp()
             scores = part.objectness[:, None] * probs
-            _check_finite(scores)
+            check_finite(scores)
             pick, which = (scores > threshold).nonzero(as_tuple=True)
             nodes = wanted[which]
             paths = ops.path[nodes]
@@ -386,8 +386,12 @@ class Decoder:
         return max(1, _MAX_LOGITS // self.head.ops.nodes)
 
 
-def _check_finite(*values: Tensor) -> None:
-    """Refuse what is no number: compared with a threshold it would pass for a picture without objects."""
+def check_finite(*values: Tensor) -> None:
+    """Refuse what is no number: compared with a threshold it would pass for a picture without objects.
+
+    Raises:
+        WeightsError: A value is NaN or infinity.
+    """
     if not all(bool(tensor.isfinite().all()) for tensor in values):
         raise WeightsError(
             "the network's output holds NaN or infinity: its weights are damaged, its training diverged, or "

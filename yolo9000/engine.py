@@ -55,8 +55,7 @@ class Engine:
     """
 
     def __init__(self, network: Network, precision: Precision = "fp32", *, compile: bool = False) -> None:
-        if precision not in get_args(Precision):
-            raise ConfigError(f"precision is one of {', '.join(get_args(Precision))}; got {precision!r}")
+        check_precision(precision, compile)
         if network.head is None:
             raise ConfigError("expected a detector, found a classifier without [region]")
         if (dtype := network.head.class_weight.dtype) != torch.float32:
@@ -64,8 +63,6 @@ class Engine:
                 f"expected a network in torch.float32, found {dtype}: call its float(). To compute faster, "
                 "give precision='fp16' or 'bf16'."
             )
-        if compile and precision == "int8":
-            raise ConfigError("precision 'int8' is not compiled: leave out compile, or give another.")
         self.network = folded(network, precision)
         head = self.network.head
         assert head is not None
@@ -123,6 +120,18 @@ class Engine:
         """
         # Even the top node is above no threshold of 1: one row for every anchor, at any depth.
         return self.decoder.decode(features, threshold, hier_threshold=1.0, raw=raw)
+
+
+def check_precision(precision: str, compile: bool) -> None:
+    """Refuse what no network can run with, before one is read or downloaded.
+
+    Raises:
+        ConfigError: Unknown precision, or one that is not compiled.
+    """
+    if precision not in get_args(Precision):
+        raise ConfigError(f"precision is one of {', '.join(get_args(Precision))}; got {precision!r}")
+    if compile and precision == "int8":
+        raise ConfigError("precision 'int8' is not compiled: leave out compile, or give another.")
 
 
 class Bucketed:

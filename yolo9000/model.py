@@ -23,7 +23,7 @@ from wordtree.textfile import is_file
 from wordtree.tree import WordTree
 from yolo9000.checkpoint import RESERVED, load_darknet, load_model, save_model
 from yolo9000.decode import DecoderMode, RawDetections
-from yolo9000.engine import Engine, Precision
+from yolo9000.engine import Engine, Precision, check_precision
 from yolo9000.errors import ConfigError, WeightsError
 from yolo9000.export.program import Program, is_program
 from yolo9000.hub import PUBLISHED, load_published
@@ -177,9 +177,11 @@ class YOLO9000:
         for name, value in given:
             if not isinstance(value, str | os.PathLike):
                 raise ConfigError(f"{name} must be a path or the name of a model, found {value!r}.")
+        device = pick_device(device)
+        check_precision(precision, compile)
         if weights is None and cfg is None:
             if is_program(source):
-                program = Program(os.fspath(source or ""), pick_device(device))
+                program = Program(os.fspath(source or ""), device)
                 metadata = program.about.metadata
                 return cls(program, metadata=metadata, precision=precision, compile=compile)
             network, metadata = load_any(
@@ -434,7 +436,7 @@ def pick_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(0, device=chosen)
+        torch.zeros(1, device=chosen).item()  # of "meta" there is nothing to read
     except (RuntimeError, AssertionError, TypeError) as error:  # AssertionError: torch without CUDA
         known = str(device).partition(":")[0] in ("cpu", "cuda", "mps", "xpu")
         reason = (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -95,6 +96,7 @@ class Network(nn.Module):
             )
         self.stride = int(last.stride)
         self.seen = 0
+        self._batchnorm = "torch"
         self.weights_version: tuple[int, int, int] = (0, 2, 0)
         detector = self.region is not None
         self.layers = nn.ModuleList(
@@ -119,12 +121,13 @@ class Network(nn.Module):
     @property
     def batchnorm(self) -> str:
         """Formula of batch norm in evaluation: `"darknet"` for weights that darknet trained or `"torch"`."""
-        return next((norm.mode for norm in self._norms()), "torch")
+        return self._batchnorm
 
     @batchnorm.setter
     def batchnorm(self, mode: str) -> None:
         if mode not in ("torch", "darknet"):
             raise ValueError(f"batchnorm must be 'torch' or 'darknet', not {mode!r}")
+        self._batchnorm = mode  # also where there is no norm: it says by whom the weights are
         for norm in self._norms():
             norm.mode = mode
 
@@ -360,6 +363,9 @@ def _last_convolution(cfg: Cfg, plans: tuple[LayerPlan, ...]) -> int:
             plan.section.fail(
                 f"cannot follow a classifier's last convolution; these can: {', '.join(_TAIL)}."
             )
+    for plan, after in pairwise(tail):
+        if plan.type == "softmax" and after.type != "cost":
+            after.section.fail("cannot follow [softmax]; only [cost] can.")
     if not any(plan.type == "avgpool" for plan in plans):
         last.section.fail("expected [region] (detector) or [avgpool] and [softmax] (classifier) after it.")
     return last.index

@@ -8,14 +8,14 @@ one picture does not depend on others. 128 and not 256, because AVX2 adds produc
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from yolo9000.darknet.layers import Convolution, activate
-from yolo9000.errors import ConfigError, WeightsError
+from yolo9000.decode import check_finite
+from yolo9000.errors import ConfigError
 from yolo9000.network import Network
 
 _STEPS = 127  # of feature maps, 7 bits
@@ -95,13 +95,10 @@ class Int8Convolution(nn.Module):
         return activate(torch.cat(found) if found[1:] else found[0], self.activation)
 
     def _convolve(self, x: Tensor) -> Tensor:
-        low, high = (value.item() for value in torch.aminmax(x.permute(0, 2, 3, 1)))  # as it lies in memory
-        low, high = min(low, 0.0), max(high, 0.0)  # zero, which padding adds, must be a step
-        if not math.isfinite(high - low):
-            raise WeightsError(
-                "the network's feature maps hold NaN or infinity: its weights are damaged, or its training "
-                "diverged."
-            )
+        ends = torch.aminmax(x.permute(0, 2, 3, 1))  # as it lies in memory
+        check_finite(*ends)
+        # Zero, which padding adds, must be a step.
+        low, high = min(ends.min.item(), 0.0), max(ends.max.item(), 0.0)
         step = max((high - low) / _STEPS, _TINY)
         zero = round(-low / step)
         # Conversion cuts off what is behind the point; by way of 32 bits, which takes half the time.

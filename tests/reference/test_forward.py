@@ -250,6 +250,27 @@ def test_unusual_layers_equal_libdarknet(
         np.testing.assert_allclose(probabilities[:, :3].sum(1), 1, atol=1e-6)
 
 
+def test_1x1_convolutions_with_a_stride_equal_the_librarys_3x3(
+    libdarknet: Any, randomise: Callable[[Network, int], Network], tmp_path: Path
+) -> None:
+    """The library's own 1 x 1 ones read other cells: see docs/parity.md."""
+    text = "[net]\nbatch=1\nwidth=12\nheight=8\nchannels=3\n[convolutional]\nfilters=4\nstride=2\n{}"
+    text += "[convolutional]\nfilters=2\nactivation=linear\n[avgpool]\n[softmax]\n"
+    path = tmp_path / "wide.cfg"
+    path.write_text(text.format("size=3\npad=1\n"))
+    wide, narrow = (randomise(Network(Cfg.parse(text)), 1) for text in (path.read_text(), text.format("")))
+    with torch.no_grad():
+        kernel = wide.layers[0].conv.weight
+        kernel[:, :, 1, 1] = narrow.layers[0].conv.weight[:, :, 0, 0]
+        kernel *= torch.tensor([[0, 0, 0], [0, 1, 0], [0, 0, 0]])
+        wide.layers[0].conv.bias.copy_(narrow.layers[0].conv.bias)
+    save_weights(wide, tmp_path / "w")
+    images = torch.rand((1, 3, 8, 12), generator=torch.Generator().manual_seed(3))
+    with libdarknet.load(path, tmp_path / "w") as net, torch.no_grad():
+        net.predict(images.numpy())
+        _assert_close(narrow.layers[0](images), net.output(0))
+
+
 @pytest.mark.parametrize("name", ["cifar", "extraction"])
 def test_classifiers_whose_last_convolution_is_not_linear(name: str, twins: Twins) -> None:
     images = torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(9))

@@ -141,12 +141,13 @@ def _load(
 
     if (weights is None) != (cfg is None) or (weights is not None and model is not None):
         raise ConfigError("expected --model alone, or --weights together with --cfg")
+    chosen = pick_device(device)
     metadata: dict[str, str] = {}
     if weights is not None and cfg is not None:
         network = load_darknet(cfg, weights)
     else:
         network, metadata = load_any(model or DEFAULT_MODEL)
-    return network.to(pick_device(device)), metadata
+    return network.to(chosen), metadata
 
 
 def _show(result: DetectionResult | ClassificationResult, *, json: bool, per_class: bool) -> None:

@@ -207,15 +207,17 @@ class Reorg(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C s², H / s, W / s]; reversed [B, C / s², H s, W s]."""
         (b, c, h, w), s = x.shape, self.stride
+        # By way of one dimension: from one shape to another directly, a program of free size would hold at
+        # those sizes alone that divide as its example does.
         if self.reverse:
-            x = x.reshape(b, s, s, c // (s * s), h, w).permute(0, 3, 4, 1, 5, 2)
-            return x.reshape(b, c // (s * s), h * s, w * s)
+            x = x.flatten(1).reshape(b, s, s, c // (s * s), h, w).permute(0, 3, 4, 1, 5, 2)
+            return x.flatten(1).reshape(b, c // (s * s), h * s, w * s)
         if h % s or w % s:
             raise ImageError(
                 f"[reorg] needs a map that is a multiple of {s}, got {h} x {w}; use another image size"
             )
-        x = x.reshape(b, c // (s * s), h, s, w, s).permute(0, 3, 5, 1, 2, 4)
-        return x.reshape(b, c * s * s, h // s, w // s)
+        x = x.flatten(1).reshape(b, c // (s * s), h, s, w, s).permute(0, 3, 5, 1, 2, 4)
+        return x.flatten(1).reshape(b, c * s * s, h // s, w // s)
 
 
 class AvgPool(nn.Module):

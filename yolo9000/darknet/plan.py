@@ -6,6 +6,7 @@ Shapes are (C, H, W). Formulas are darknet's: `convolutional_out_height`, `make_
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from fractions import Fraction
@@ -32,6 +33,8 @@ _FORK_KEYS = {
         "stride_y": "",
         "antialiasing": "0",
         "assisted_excitation": "0",
+        "coordconv": "0",
+        "share_index": "-1000000000",  # none, in that fork
     },
     "maxpool": {"stride_x": "", "stride_y": "", "antialiasing": "0", "maxpool_depth": "0"},
     "route": {"groups": "1", "group_id": "0"},
@@ -116,6 +119,15 @@ def plan_layers(cfg: Cfg, height: int | None = None, width: int | None = None) -
     if not plans:
         raise CfgError("holds no layer, only [net].", path=cfg.path, line=cfg.net.line)
     return tuple(plans)
+
+
+def grid_cells(cfg: Cfg, height: int, width: int) -> int:
+    """Cells of the last layer's map for an input of so many pixels: layers without padding have fewer.
+
+    Raises:
+        CfgError: See `plan_layers`.
+    """
+    return math.prod(plan_layers(cfg, height, width)[-1].output[1:])
 
 
 def _refuse_fork_keys(section: Section) -> None:

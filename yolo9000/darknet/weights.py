@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from wordtree._files import KIND_BYTES, atomic_write, known_kind
-from yolo9000.darknet.cfg import Cfg
+from yolo9000.darknet.cfg import Cfg, builtin_cfgs
 from yolo9000.darknet.layers import Convolution
-from yolo9000.darknet.plan import LayerPlan, plan_layers
+from yolo9000.darknet.plan import LayerPlan, filters_before, plan_layers
 from yolo9000.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -121,17 +120,19 @@ def load_weights(
             expected and found counts and the layer where they part. The network is unchanged then.
     """
     path = Path(path)
-    header, values = _open(path)
+    header, found = _open(path)
     wanted = _select(network, layers)
     counts = [(plan, _stored_count(plan, network.cfg)) for plan, _ in wanted]
-    done = _fit(network.cfg, path, header, len(values), counts, partial=partial, cut=layers is not None)
+    done = _fit(network.cfg, path, header, found, counts, partial=partial, cut=layers is not None)
     used = end = sum(count for _, count in counts[:done])
     with torch.no_grad():
         # Backwards: the head alone can still refuse its values, and comes before anything is changed.
         for plan, layer in reversed(wanted[:done]):
-            start = end - _stored_count(plan, network.cfg)
-            _read_layer(plan, layer, torch.from_numpy(values[start:end]), path)
-            end = start
+            count = _stored_count(plan, network.cfg)
+            end -= count
+            # Only what is read is mapped: a wrong file may be larger than memory.
+            values = np.memmap(path, "<f4", "c", header.size + end * _BYTES, count)
+            _read_layer(plan, layer, torch.from_numpy(values), path)
     network.batchnorm = "darknet"
     network.weights_version = header.version
     total = len(network.convolutions())
@@ -154,9 +155,8 @@ def check_weights(plans: Sequence[LayerPlan], cfg: Cfg, path: str | Path) -> Non
     Raises:
         WeightsError: What `load_weights` would raise for a file that does not fit.
     """
-    counts = [(plan, _stored_count(plan, cfg)) for plan in plans if plan.type == "convolutional"]
-    header, values = _open(Path(path))
-    _fit(cfg, Path(path), header, len(values), counts, partial=False, cut=False)
+    header, found = _open(Path(path))
+    _fit(cfg, Path(path), header, found, _stored(plans, cfg), partial=False, cut=False)
 
 
 def file_sizes(cfg: Cfg) -> tuple[int, int]:
@@ -165,7 +165,7 @@ def file_sizes(cfg: Cfg) -> tuple[int, int]:
     Raises:
         CfgError: The cfg is wrong.
     """
-    values = sum(_stored_count(plan, cfg) for plan in plan_layers(cfg) if plan.type == "convolutional")
+    values = sum(count for _, count in _stored(plan_layers(cfg), cfg))
     old, new = Header((0, 1, 0), 0), Header((0, 2, 0), 0)
     return old.size + values * _BYTES, new.size + values * _BYTES
 
@@ -221,8 +221,8 @@ def read_header(path: str | Path) -> Header:
     raise WeightsError(f"{path}: {len(start)} bytes, but a .weights header alone has 16 or 20; truncated?")
 
 
-def _open(path: Path) -> tuple[Header, NDArray[np.float32]]:
-    """Header and values of a file; the values are mapped copy-on-write."""
+def _open(path: Path) -> tuple[Header, int]:
+    """Header of a file, and how many values follow it."""
     header = read_header(path)
     major, minor, revision = header.version
     if major < 0 or minor < 0 or revision < 0 or major >= 1000 or minor >= 1000:
@@ -240,9 +240,7 @@ def _open(path: Path) -> tuple[Header, NDArray[np.float32]]:
             f"{path}: {size:,} bytes after the header are no whole number of float32 values "
             f"({size % _BYTES} bytes too many); truncated, or no .weights file"
         )
-    if not size:
-        return header, np.empty(0, dtype="<f4")
-    return header, np.memmap(path, dtype="<f4", mode="c", offset=header.size, shape=(size // _BYTES,))
+    return header, size // _BYTES
 
 
 def _select(network: Network, layers: int | None) -> list[tuple[LayerPlan, Convolution | RegionHead]]:
@@ -287,7 +285,7 @@ def _fit(
         last = wanted[-1][0]
         raise WeightsError(
             f"{path}: {numbers}: {found - expected:,} are left over after layer {last.index} [{last.type}] "
-            f"(line {last.section.line}); the weights belong to another cfg"
+            f"(line {last.section.line}); the weights belong to another cfg" + _may_be(cfg, header, found)
         )
     done, rest = 0, found
     while rest >= counts[done]:
@@ -302,7 +300,37 @@ def _fit(
         problem += f"before its first value; {partly if done else 'it holds nothing but its header'}"
     else:
         problem += f"after {rest:,} of its {counts[done]:,} values; truncated, or made for another cfg"
-    raise WeightsError(problem)
+    raise WeightsError(problem + _may_be(cfg, header, found))
+
+
+def _may_be(cfg: Cfg, header: Header, found: int) -> str:
+    """What a file of another length than a cfg asks for may be, as the end of a sentence."""
+    size = header.size + found * _BYTES
+    if size in file_sizes(cfg):
+        stored, minor = (4, 1) if header.seen_format == "<Q" else (8, 2)
+        return (
+            f". Or its count of images seen has {stored} bytes, as some programs write it under any version: "
+            f"then set the version in its header to 0.{minor}"
+        )
+    if same := [name for name in builtin_cfgs() if size in file_sizes(Cfg.load(name))]:
+        return f". It has the length of the weights of {' and '.join(same)}"
+    if cfg.region is None:
+        return ""
+    *before, (last, _) = _stored(plan_layers(cfg), cfg)
+    filters, rest = divmod(found - sum(count for _, count in before), last.input[0] + 1)
+    classes, odd = divmod(filters, cfg.region.num)
+    if rest or odd or classes <= 5:
+        return ""
+    fitting = replace(cfg.region, classes=classes - 5)
+    return (
+        f". With classes={fitting.classes} in [region] and filters={filters_before(fitting)} in layer "
+        f"{last.index} it would fit"
+    )
+
+
+def _stored(plans: Sequence[LayerPlan], cfg: Cfg) -> list[tuple[LayerPlan, int]]:
+    """The convolutions, and how many float32 values each takes in a file."""
+    return [(plan, _stored_count(plan, cfg)) for plan in plans if plan.type == "convolutional"]
 
 
 def _stored_count(plan: LayerPlan, cfg: Cfg) -> int:

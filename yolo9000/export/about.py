@@ -26,6 +26,7 @@ from wordtree.formats import described_tree
 from wordtree.tree import WordTree
 from yolo9000.checkpoint import describe_model
 from yolo9000.darknet.cfg import Cfg, RegionConfig
+from yolo9000.darknet.plan import grid_cells
 from yolo9000.errors import WeightsError, YOLO9000Error
 from yolo9000.letterbox import LetterboxMode
 from yolo9000.network import Network
@@ -50,6 +51,7 @@ class About:
         size: Height and width of the input, pixels.
         dynamic: Batch, height and width are free.
         stride: Pixels of a grid cell.
+        cells: Of the grid at `size`.
         letterbox: How pictures are resampled.
         device: Of torch programs.
         metadata: Everything, as it stands in the file.
@@ -63,6 +65,7 @@ class About:
     size: tuple[int, int]
     dynamic: bool
     stride: int
+    cells: int
     letterbox: LetterboxMode
     device: str
     metadata: dict[str, str]
@@ -93,15 +96,17 @@ class About:
             raise ValueError("the cfg has no [region].")
         if metadata["letterbox"] not in ("torch", "darknet"):
             raise ValueError(f"letterbox {metadata['letterbox']!r} is neither 'torch' nor 'darknet'.")
+        size = (int(metadata["height"]), int(metadata["width"]))
         return cls(
             cfg=cfg,
             region=cfg.region,
             tree=described_tree(metadata),
             dense=metadata["layout"] == "dense",
             kept=int(metadata["kept"]),
-            size=(int(metadata["height"]), int(metadata["width"])),
+            size=size,
             dynamic=metadata["dynamic"] == "1",
             stride=int(metadata["stride"]),
+            cells=grid_cells(cfg, *size),
             letterbox=cast(LetterboxMode, metadata["letterbox"]),
             device=metadata.get("device", "cpu"),
             metadata=metadata,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from wordtree.textfile import is_file
 from wordtree.tree import WordTree
+from yolo9000.checkpoint import check_name
 from yolo9000.decode import Decoder, Kept, RawDetections
 from yolo9000.errors import ConfigError, WeightsError
 from yolo9000.export.about import METADATA_FILE, About
@@ -103,9 +104,8 @@ class Program:
         return self.decoder.decode_kept(kept, threshold, hier_threshold=1.0)
 
     def _warn_if_full(self, objectness: Tensor, threshold: float) -> None:
-        cells = (self.about.size[0] // self.about.stride) * (self.about.size[1] // self.about.stride)
         least = objectness.reshape(len(objectness), -1, self.about.kept).amin(2)
-        if (self.about.dynamic or self.about.kept < cells) and bool((least > threshold).any()):
+        if (self.about.dynamic or self.about.kept < self.about.cells) and bool((least > threshold).any()):
             anchors = len(self.about.region.anchors)
             warnings.warn(
                 f"{self.path}: all {self.about.kept} anchors that it keeps of a prior are above the "
@@ -129,6 +129,7 @@ def program_tree(path: str | Path) -> WordTree:
 def _open(path: Path, device: torch.device) -> tuple[Mapping[str, Any], _Run]:
     if not is_file(path):
         raise WeightsError(f"{path}: no such exported model. Write one with `yolo9000 export`.")
+    check_name(path)
     opener = {".onnx": _open_onnx, ".pt2": _open_pt2, ".torchscript": _open_torchscript}[path.suffix.lower()]
     try:
         return opener(path, device)
@@ -168,8 +169,18 @@ def _open_onnx(path: Path, device: torch.device) -> tuple[Mapping[str, Any], _Ru
 
 def _open_pt2(path: Path, device: torch.device) -> tuple[Mapping[str, Any], _Run]:
     texts = {METADATA_FILE: ""}
-    program = torch.export.load(path, extra_files=texts)
-    return _parsed(texts), _named(program.module())
+    run = _named(torch.export.load(path, extra_files=texts).module())
+
+    def guarded(images: Tensor) -> Outputs:
+        try:
+            return run(images)
+        except AssertionError as error:  # the program's own
+            raise ConfigError(
+                f"{path}: does not take {images.shape[2]} x {images.shape[3]} pixels. A .pt2 of free size "
+                "needs two cells a side: give a larger size, or export to .onnx."
+            ) from error
+
+    return _parsed(texts), guarded
 
 
 def _open_torchscript(path: Path, device: torch.device) -> tuple[Mapping[str, Any], _Run]:

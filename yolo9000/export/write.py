@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from wordtree._files import atomic_write
+from yolo9000.darknet.plan import grid_cells
 from yolo9000.engine import Engine
 from yolo9000.errors import ConfigError
 from yolo9000.export.about import METADATA_FILE, describe_export
@@ -61,14 +62,15 @@ def export(model: YOLO9000, path: str | os.PathLike[str], options: ExportOptions
         The file, written whole or not at all.
 
     Raises:
-        ConfigError: An ending or setting that cannot be; a package is missing; a model in int8.
+        ConfigError: An ending or setting that cannot be; a package is missing; a model in another
+            precision than fp32.
     """
     path, options = Path(path), options or ExportOptions()
     write = _writer(path, options)
     original, size = model.network, model.input_size(options.size)
     assert isinstance(model.engine, Engine)
-    if model.engine.precision == "int8":
-        raise ConfigError("a model in int8 cannot be exported: load it with precision='fp32'.")
+    if (precision := model.engine.precision) != "fp32":
+        raise ConfigError(f"a model in {precision} cannot be exported: load it with precision='fp32'.")
     network = model.engine.network
     kept = 0 if options.dense else _per_prior(network, options, size)
     graph: DenseGraph | GatedGraph
@@ -111,8 +113,8 @@ def _per_prior(network: Network, options: ExportOptions, size: tuple[int, int]) 
     """Anchors kept of each prior: never more than there are, in programs of fixed size."""
     assert network.head is not None
     wanted = -(-(options.top or _TOP) // network.head.num_anchors)
-    largest = (MAX_SIDE, MAX_SIDE) if options.dynamic else size
-    return min(wanted, (largest[0] // network.stride) * (largest[1] // network.stride))
+    largest = (MAX_SIDE // network.stride * network.stride,) * 2 if options.dynamic else size
+    return min(wanted, grid_cells(network.cfg, *largest))
 
 
 _Write = Callable[[GatedGraph | DenseGraph, torch.Tensor, int | None, Mapping[str, str]], bytes]
