@@ -618,10 +618,12 @@ def test_command_line(network: Network, tmp_path: Path) -> None:
     assert isinstance(ran.exception, DataError)
     assert ran.stdout == ""  # all are opened before the first is measured
 
-    ran = CliRunner().invoke(app, ["evaluate", boxes, *model, "--json", "--precision", "int8"])
-    assert json.loads(ran.stdout)["nodes"]["map"] == 1.0
-    ran = CliRunner().invoke(app, ["evaluate", boxes, *model, "--precision", "bf16"])
-    assert "the precision is fp32 or int8" in str(ran.exception)
+    for precision in ("int8", "bf16", "fp16"):
+        ran = CliRunner().invoke(app, ["evaluate", boxes, photos, *model, "--json", "--precision", precision])
+        detection, classification = map(json.loads, ran.stdout.splitlines())
+        assert (detection["nodes"]["map"], classification["whole"]["top1"]) == (1.0, 1.0)
+    ran = CliRunner().invoke(app, ["evaluate", boxes, *model, "--precision", "fp8"])
+    assert "the precision is one of fp32, bf16, fp16, int8" in str(ran.exception)
 
     ran = CliRunner().invoke(app, ["evaluate", boxes, "--model", "none.safetensors", "--device", "toaster"])
     assert "device 'toaster' cannot be used" in str(ran.exception)  # before the model is read or downloaded

@@ -17,13 +17,14 @@ from wordtree.tree import WordTree
 from yolo9000 import YOLO9000, Detections
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.decode import Decoder, Kept
-from yolo9000.engine import Engine, Precision
+from yolo9000.engine import Engine
 from yolo9000.errors import ConfigError, WeightsError
 from yolo9000.export.graph import GatedGraph
 from yolo9000.export.program import KeptWarning, program_tree
 from yolo9000.export.write import ExportOptions, export
 from yolo9000.model import load_any
 from yolo9000.network import Network
+from yolo9000.quantized import Precision
 from yolo9000.sources import demo_photos
 
 # Two priors with class rows of their own, a passthrough as in YOLOv2, an input that is not square.

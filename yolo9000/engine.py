@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +19,8 @@ from torch import Tensor
 from yolo9000.decode import Decoder, RawDetections, Walk
 from yolo9000.errors import ConfigError
 from yolo9000.network import Network
-from yolo9000.quantized import folded
+from yolo9000.quantized import DTYPES, Precision, folded
 
-Precision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
-
-# Of the feature maps between the layers.
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
 _SMALLEST_BUCKET = 16  # anchors; one photo with a few objects has fewer
 # Shapes compiled before torch gives up (its own limit is 8): a dozen input sizes, as many batch sizes.
 _MAX_SHAPES = 256
@@ -66,9 +62,8 @@ class Engine:
         self.network = folded(network, precision)
         head = self.network.head
         assert head is not None
-        self.precision, self.dtype = precision, _DTYPES[precision]
+        self.precision, self.dtype = precision, DTYPES[precision]
         self.compiled = compile
-        self.network.layers.to(self.dtype)
         self._layers: Callable[[Tensor], Tensor] = self.network.features
         if precision == "int8":
             self._layers = self._side_by_side

@@ -23,7 +23,7 @@ from wordtree.textfile import is_file
 from wordtree.tree import WordTree
 from yolo9000.checkpoint import RESERVED, load_darknet, load_model, save_model
 from yolo9000.decode import DecoderMode, RawDetections
-from yolo9000.engine import Engine, Precision, check_precision
+from yolo9000.engine import Engine, check_precision
 from yolo9000.errors import ConfigError, WeightsError
 from yolo9000.export.program import Program, is_program
 from yolo9000.hub import PUBLISHED, load_published
@@ -47,6 +47,7 @@ from yolo9000.labelling import (
     own_number,
 )
 from yolo9000.network import Network, check_size
+from yolo9000.quantized import Precision
 from yolo9000.results import Detections
 from yolo9000.settings import whole
 from yolo9000.sources import Frame

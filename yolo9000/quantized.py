@@ -8,7 +8,7 @@ one picture does not depend on others. 128 and not 256, because AVX2 adds produc
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,10 @@ from yolo9000.decode import check_finite
 from yolo9000.errors import ConfigError
 from yolo9000.network import Network
 
+Precision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
+
+# Of the feature maps between the layers.
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32}
 _STEPS = 127  # of feature maps, 7 bits
 _LARGEST = 127  # of a kernel's integers
 _TINY = torch.finfo(torch.float32).tiny
@@ -25,9 +29,10 @@ _FEWEST_CHANNELS = 16  # of the input: below, as in the first layer, integers ga
 
 
 def folded(network: Network, precision: str = "fp32") -> Network:
-    """A copy for inference, as `Network.fuse` makes it; with "int8" its convolutions are such in 8 bits.
+    """A copy for inference, as `Network.fuse` makes it, whose layers before the last compute in a precision.
 
-    The first layer, of three channels, gains nothing and stays, and so does the last one.
+    `features_of` runs it. With "int8" its convolutions are such in 8 bits, but for the first layer, of three
+    channels, which gains nothing.
 
     Raises:
         ConfigError: 8 bits on another device than a CPU, or one for which torch lacks the operators.
@@ -35,6 +40,7 @@ def folded(network: Network, precision: str = "fp32") -> Network:
     if precision == "int8" and any(tensor.device.type != "cpu" for tensor in network.parameters()):
         raise ConfigError("precision 'int8' is for CPUs; on a GPU give precision='bf16', or device='cpu'.")
     fused = network.fuse()
+    fused.layers[: fused.last].to(DTYPES[precision])
     if precision != "int8":
         return fused
     for index, layer in enumerate(fused.layers[: fused.last]):
@@ -47,6 +53,12 @@ def folded(network: Network, precision: str = "fp32") -> Network:
                     f"precision 'int8' needs torch with oneDNN on a processor with AVX2; give 'fp32': {error}"
                 ) from error
     return fused
+
+
+def features_of(network: Network, images: Tensor) -> Tensor:
+    """Features [B, D, S, S] in float32 of images [B, 3, H, W], by layers of any number format."""
+    dtype = next((values.dtype for values in network.layers[: network.last].parameters()), images.dtype)
+    return network.features(images.to(dtype)).float()
 
 
 class Int8Convolution(nn.Module):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from yolo9000.commands.options import MODEL, Cfg, Device, Model, Size, Split, Weights
+from yolo9000.commands.options import Cfg, Device, Model, Precision, Size, Split, Weights
 
 if TYPE_CHECKING:
     from yolo9000.evaluation.classification import ClassificationResult
@@ -61,7 +61,7 @@ def evaluate(
     limit: Annotated[int, typer.Option(min=0, help="Only so many pictures, evenly spread; 0: all.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="Pictures run together.")] = 16,
     device: Device = None,
-    precision: Annotated[str, typer.Option(help="fp32; int8 for CPUs.", rich_help_panel=MODEL)] = "fp32",
+    precision: Precision = "fp32",
     per_class: Annotated[bool, typer.Option(help="Show the table of classes.")] = True,
     json: Annotated[
         bool, typer.Option("--json", help="JSON Lines on standard output, one data set a line.")

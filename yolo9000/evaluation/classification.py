@@ -26,7 +26,7 @@ from yolo9000.evaluation.predict import Progress, chosen_images, input_size, loa
 from yolo9000.evaluation.result import Result
 from yolo9000.head import RegionHead
 from yolo9000.network import Network
-from yolo9000.quantized import folded
+from yolo9000.quantized import features_of, folded
 from yolo9000.tree_ops import TreeOps
 
 Ints = NDArray[np.int64]
@@ -152,7 +152,7 @@ def _run(
     device = next(network.parameters()).device
     with torch.inference_mode():
         for batch in load_batches(network, dataset, config, progress):
-            features = network.features(batch.images.to(device))
+            features = features_of(network, batch.images.to(device))
             whole.add(network.class_logits(features))
             if network.head is not None:
                 best.add(*best_anchor_logits(network.head, features))

@@ -47,7 +47,7 @@ from yolo9000.evaluation.scores import (
     score_cut,
 )
 from yolo9000.network import Network
-from yolo9000.quantized import folded
+from yolo9000.quantized import features_of, folded
 from yolo9000.suppress import suppress
 
 
@@ -189,7 +189,7 @@ def _run(
     device = head.anchors.device
     with torch.inference_mode():
         for batch in load_batches(network, dataset, config, progress):
-            features = network.features(batch.images.to(device))
+            features = features_of(network, batch.images.to(device))
             at_nodes.append(predictor(features, batch))
             found = decoder.decode(features, min(config.score, config.confident), config.hier_threshold)
             every.append(_labelled(found, batch, network.tree, config, config.score))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from yolo9000.errors import ConfigError, DataError
 from yolo9000.letterbox import LetterboxMode
+from yolo9000.quantized import Precision
 from yolo9000.settings import number, whole
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class EvaluateConfig:
     batch_size: int = 16  # pictures at a time
     threads: int = 2  # reading pictures while the network computes
     limit: int = 0  # only so many pictures, evenly spread over the data set; 0: all
-    precision: Literal["fp32", "int8"] = "fp32"  # see `yolo9000.quantized`
+    precision: Precision = "fp32"  # of the layers, see `yolo9000.engine.Engine`
     letterbox: LetterboxMode | None = None  # resampling; None: darknet's own for weights that it trained
     score: float = (
         0.001  # objectness x P(class) at or below is no prediction; low, for the far end of the curve
@@ -59,7 +60,7 @@ class EvaluateConfig:
             "per_image": self.per_image >= 1,
             **{name: 0 <= getattr(self, name) <= 1 for name in fractions},
             "iou above 0": self.iou > 0,
-            "precision": self.precision in ("fp32", "int8"),
+            "precision": self.precision in get_args(Precision),
             "rule": self.rule in ("auto", "voc", "imagenet"),
         }
         if bad := [
@@ -67,8 +68,8 @@ class EvaluateConfig:
         ]:
             raise ConfigError(
                 f"settings out of range: {', '.join(bad)}. Fractions lie in 0..1, the size is 0 or "
-                "more, batch size, threads and per_image are at least 1, the precision is fp32 or int8, "
-                "the rule auto, voc or imagenet."
+                "more, batch size, threads and per_image are at least 1, the precision is one of "
+                f"{', '.join(get_args(Precision))}, the rule auto, voc or imagenet."
             )
 
 
