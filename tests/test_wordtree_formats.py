@@ -250,6 +250,7 @@ def test_a_folder_is_no_tree(tmp_path: Path) -> None:
     [
         ("x.names", "A\n", None, "expected 2 names, one for each node of x.tree, got 1"),
         ("x.names", "A\n\nB\n", 2, "a blank line"),
+        ("x.names", "A\nB\tC\n", 2, "in 'B"),
         ("x.names", "", None, "empty file"),
         ("x.labels", "a\nc\n", 2, "the labels differ from the ids in x.tree, line 2"),
         ("x.labels", "a\nb\nc\n", 3, "the labels differ"),

@@ -15,7 +15,7 @@ from wordtree.errors import FormatError, TreeError
 Ints = NDArray[np.int32]
 
 # What no text format of ours can carry: line ends, controls, halves of surrogate pairs, non-characters.
-_UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 
 
 class NodeError(TreeError):
@@ -90,8 +90,8 @@ def check_texts(wnids: Sequence[str], names: Sequence[str]) -> None:
     """
     if len(names) != len(wnids):
         raise TreeError(f"expected {len(wnids):,} names, one for each id, got {len(names):,}.")
-    if len("\n".join(wnids).split()) != len(wnids) or _UNWRITABLE.search("".join(wnids)):
-        bad = next(i for i, w in enumerate(wnids) if w.split() != [w] or _UNWRITABLE.search(w))
+    if len("\n".join(wnids).split()) != len(wnids) or UNWRITABLE.search("".join(wnids)):
+        bad = next(i for i, w in enumerate(wnids) if w.split() != [w] or UNWRITABLE.search(w))
         raise NodeError(bad, f"node {bad} has the id {wnids[bad]!r}; expected one word of text.")
     if len(set(wnids)) != len(wnids):
         seen: dict[str, int] = {}
@@ -99,7 +99,7 @@ def check_texts(wnids: Sequence[str], names: Sequence[str]) -> None:
             if (first := seen.setdefault(wnid, i)) != i:
                 what = f"nodes {first} and {i} have the same id {wnid!r}; ids must be unique."
                 raise NodeError(i, what, first)
-    if not all(map(str.strip, names)) or _UNWRITABLE.search("".join(names)):
-        bad = next(i for i, n in enumerate(names) if not n.strip() or _UNWRITABLE.search(n))
+    if not all(map(str.strip, names)) or UNWRITABLE.search("".join(names)):
+        bad = next(i for i, n in enumerate(names) if not n.strip() or UNWRITABLE.search(n))
         what = f"node {bad} ({wnids[bad]!r}) has the name {names[bad]!r}"
         raise NodeError(bad, f"{what}; expected one line of text.")

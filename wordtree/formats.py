@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wordtree._checks import NodeError
+from wordtree._checks import UNWRITABLE, NodeError
 from wordtree._files import atomic_write, write_together
 from wordtree.errors import FormatError, TreeError
 from wordtree.textfile import MAX_BYTES, exists, lines_of, read_text
@@ -226,9 +226,15 @@ def read_lines(path: str | Path, kind: str = "a list") -> list[str]:
     """The lines of a `.names` or `.labels` file.
 
     Raises:
-        FormatError: The file is empty, no text, or has a blank line.
+        FormatError: The file is empty, no text, or has a blank line or a tab within one.
     """
     lines = [line.strip() for line in lines_of(read_text(path, f"a file of {kind}"))]
+    for number, line in enumerate(lines, 1):
+        if found := UNWRITABLE.search(line):
+            what = f"{found[0]!r} in {line[:80]!r}."
+            raise FormatError(
+                what, path=path, line=number, remedy="Expected one name and no control characters."
+            )
     if "" in lines:
         number = lines.index("") + 1
         raise FormatError(

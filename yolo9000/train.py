@@ -443,7 +443,9 @@ class Trainer:
             raise TrainingError(f"{path}: rng is not the state of a random generator; {RENEW}") from error
         self.step, self.seen = state["step"], state["seen"]
         self._to_draw = 0  # the first batches are those of the beginning
-        self.console.print(f"going on from step {self.step} of {self.total_steps}")
+        going_on = f"going on from step {self.step} of {self.total_steps}"
+        done = f"step {self.step} is done, of {self.total_steps}: nothing is left to train"
+        self.console.print(done if self.finished else going_on)
 
     def _check_data(self, path: Path, before: dict[str, str], now: dict[str, str]) -> None:
         """Refuse to go on with other data, or say that it is done."""

@@ -547,6 +547,14 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_data_are_opened(
         train_joint(settings(tmp_path / "file" / "run", data__detection=["coco:gone"]))
 
 
+def test_resume_of_a_run_that_is_done_says_so(settings: Settings, tmp_path: Path) -> None:
+    train_joint(settings(tmp_path / "run", max_steps=2))
+    shown = io.StringIO()
+    trainer = Trainer(settings(tmp_path / "run", max_steps=1), JointTask, Console(file=shown, width=200))
+    trainer.fit(resume=True)
+    assert "step 2 is done, of 1: nothing is left to train" in shown.getvalue()
+
+
 def test_resume_with_other_data_is_refused(settings: Settings, tmp_path: Path) -> None:
     train_joint(settings(tmp_path, max_steps=1))
     with pytest.raises(ConfigError, match="n_classification"):
