@@ -20,8 +20,11 @@ from _models import TREES, detector, joint_batch
 from _report import Report, added_peak, arguments, in_process, warm_up
 
 from yolo9000.benchmark import alternate, machine, ratio
+from yolo9000.config import OptimConfig
 from yolo9000.engine import Engine
 from yolo9000.loss import JointLoss
+from yolo9000.memory import keep_freed_memory
+from yolo9000.optim import build_optimizer
 
 DETECT_SIZE, TRAIN_SIZE = 544, 416  # pixels
 ANCHORS = 20
@@ -53,7 +56,7 @@ class Train:
         assert self.network.region is not None
         self.loss = JointLoss(self.network.head, self.network.region)
         self.batch = joint_batch(TRAIN_SIZE, batch, len(self.network.tree))
-        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=1e-5, momentum=0.9)
+        self.optimizer = build_optimizer(self.network, OptimConfig(lr=1e-5))
 
     def __call__(self) -> None:
         """Run once."""
@@ -143,6 +146,7 @@ def main() -> None:
         notes=["aims: " + ", ".join(f"{count:,} classes at most {aim}x" for count, aim in AIMS.items())],
     )  # fmt: skip
     others = rivals(options, report)
+    keep_freed_memory()  # as the commands do
     runs = {f"ours, {count}": (Train if options.train else Detect)(count) for count in TREES}
     times = alternate({**runs, **others}, options.rounds)
     peaks: dict[str, float | None] = {name: rival() for name, rival in others.items()}

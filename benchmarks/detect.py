@@ -56,7 +56,8 @@ def measure(
         ),
     }
     darknet = None
-    if precision != "bf16" and not options.no_darknet:
+    emulated = precision == "bf16" and report.machine["bf16 instructions"] == "no"  # slow: nothing to compare
+    if not emulated and not options.no_darknet:
         try:
             darknet = Darknet(network, pixels, folder)
             functions["darknet, -Ofast, OpenMP"] = darknet

@@ -104,7 +104,9 @@ def test_numbers_that_are_none_are_no_empty_picture(place: str, bad: float) -> N
             YOLO9000(network, device="cpu")
 
 
-@pytest.mark.parametrize("place", ["layers.4.conv.weight", "head.box_bias", "head.class_bias"])
+@pytest.mark.parametrize(
+    "place", ["layers.4.conv.weight", "head.box_bias", "head.class_bias", "head.class_weight"]
+)
 def test_output_that_is_no_number_is_no_empty_picture(place: str) -> None:
     for tree in (PETS, WordTree.flat(PETS.names)):
         model = YOLO9000(bright_finder(CFG, tree), device="cpu")

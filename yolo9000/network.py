@@ -239,7 +239,8 @@ class Network(nn.Module):
         Raises:
             WeightsError: See `check_values`.
         """
-        self.check_values()
+        # Class rows lie in the file until they are asked for, and what they give is checked then.
+        self.check_values(class_rows=False)
         # What is immutable is shared; so are kernels, which folding replaces.
         kept = (self.cfg, self.tree, self.plans, *([] if self.head is None else _tensors(self.head)))
         kernels = (layer.conv.weight for _, layer in self.convolutions() if isinstance(layer, Convolution))
@@ -249,13 +250,18 @@ class Network(nn.Module):
                 module.fuse()
         return fused.eval()
 
-    def check_values(self) -> None:
+    def check_values(self, *, class_rows: bool = True) -> None:
         """Make sure that all weights are numbers: a class of infinite bias is found everywhere or nowhere.
+
+        Args:
+            class_rows: A detector's class rows as well, most of what it holds.
 
         Raises:
             WeightsError: A value is NaN or infinity, or a variance below 0.
         """
         for name, values in self.state_dict().items():
+            if name == "head.class_weight" and not class_rows:
+                continue
             low, high = values.aminmax()
             if not (low.isfinite() and high.isfinite()) or (name.endswith("running_var") and low < 0):
                 raise WeightsError(
