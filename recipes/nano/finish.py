@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
+from mean import mean
 
 from yolo9000.calibrate import (
     DepthTemperature,
@@ -22,7 +22,7 @@ from yolo9000.calibrate import (
     fit_temperatures,
     join_steps,
 )
-from yolo9000.checkpoint import load_model, save_model
+from yolo9000.checkpoint import save_model
 from yolo9000.config import TrainConfig, load_config
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.datasets import open_dataset
@@ -38,7 +38,8 @@ Results = tuple[DetectionResult, DetectionResult, ClassificationResult]
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "yolo9000" / "weights" / "yolo9000-nano.safetensors"
-STAGES = ("classifier", "joint", "settle", "boxed")
+STAGES = ("classifier", "joint", "settle", "boxed", "teacher0", "student0", "further")
+SHIPPED = ("student1", "further", "mean")  # stages whose mean is the model
 SIZE = Cfg.load("yolo9000-nano").width
 CARD = ROOT / "docs" / "models" / "yolo9000-nano.md"
 
@@ -65,7 +66,7 @@ def main() -> None:
         help="sentence for the card: machine, precision, duration of the trainings",
     )
     arguments = parser.parse_args()
-    network = mean([load_model(arguments.runs / stage / "model.safetensors")[0] for stage in STAGES[1:]])
+    network = mean([arguments.runs / stage / "model.safetensors" for stage in SHIPPED])
     forgotten = forget(network, arguments.runs, arguments.minimum)
     config = EvaluateConfig(
         confident=arguments.threshold, hier_threshold=arguments.hier_threshold, cuts=("4", "8")
@@ -94,21 +95,6 @@ def main() -> None:
     )
     CARD.write_text(text, encoding="utf-8")
     print(MODEL, CARD, sep="\n")
-
-
-def mean(stages: Sequence[Network]) -> Network:
-    """The mean of the stages' weights, under the package's cfg: its input size was chosen after training."""
-    network, states = Network(Cfg.load("yolo9000-nano")), [stage.state_dict() for stage in stages]
-    network.load_state_dict(
-        {
-            name: torch.stack([state[name] for state in states]).mean(0)
-            if value.is_floating_point()
-            else value
-            for name, value in states[-1].items()
-        }
-    )
-    network.batchnorm, network.seen = stages[-1].batchnorm, max(stage.seen for stage in stages)
-    return network
 
 
 def forget(network: Network, runs: Path, minimum: int) -> str:
@@ -191,7 +177,7 @@ def card(
     """The model card as Markdown."""
     threshold, trained_on = arguments.threshold, arguments.trained_on
     voc, coco, imagenet = results
-    classifier, joint, settle, boxed = (
+    classifier, joint, settle, boxed, teacher, student, further = (
         load_config(arguments.runs / stage / "config.yaml") for stage in STAGES
     )
     parameters = sum(p.numel() for p in Network(Cfg.load("yolo9000-nano"), initialise=False).parameters())
@@ -230,7 +216,7 @@ The model that comes with the package: a small network of the YOLOv2 family over
 
 <!-- not run: needs data, trains for hours -->
 ```bash
-recipes/nano/train.sh DATA runs/nano          # four trainings; resumes after an interruption
+recipes/nano/train.sh DATA runs/nano          # eleven trainings; resumes after an interruption
 python recipes/nano/finish.py DATA runs/nano  # measures, writes the model file and this card
 ```
 
@@ -243,7 +229,13 @@ python recipes/nano/finish.py DATA runs/nano  # measures, writes the model file 
 3. `train-joint` again ([settings](../../recipes/nano/settle.yaml)): {settle.max_steps:,} steps of {settle.batch_size} images with a smaller rate, at {pixels(settle)} pixels; Tiny ImageNet's photos are among the
    labelled ones, and rare synsets are drawn more often.
 4. The second stage's model draws boxes on the labelled ImageNet photos (`recipes/nano/boxes.py`: three of four views of a photo must agree), and `train-joint` goes on from it with these as well, with the settings of stage 3: {boxed.max_steps:,} steps
-   of {boxed.batch_size}. The model is the mean of the weights of stages 2 to 4.
+   of {boxed.batch_size}.
+5. Two networks of twice the width ([settings](../../recipes/nano/teacher.yaml)) become teachers: classifiers as in stage 1, then {teacher.max_steps:,} steps of {teacher.batch_size} images on all photos named above, with boxes that the mean
+   of the weights of stages 2 to 4 drew on labelled photos.
+6. From that mean two trainings go on ([settings](../../recipes/nano/student.yaml)), {student.max_steps:,} steps of {student.batch_size} images at {pixels(student)} pixels, that learn from the labels and from the answers of both teachers and of the mean itself
+   ([how](../training.md#teachers)).
+7. From the mean of these two another training goes on, {further.max_steps:,} steps of {further.batch_size} with a smaller rate, for which the mean of the two and of what they began at is the third teacher. The model is the mean of the weights of this training,
+   of the second student and of stages 2 to 4.
 
 {trained_on} No photo of a val part was trained on.
 
