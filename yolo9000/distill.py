@@ -199,9 +199,15 @@ def _difference(teacher: Network, student: Network) -> str:
     if student.region is None:
         return ""
     if teacher.region is None:
-        return "is a classifier; a detector learns from detectors"
+        return "is a classifier; a detector learns from detectors, so train one from it first"
+    same = "their anchors answer for different boxes: give both cfgs the same"
     if teacher.region.anchors != student.region.anchors:
-        return f"has other anchors ({teacher.region.anchors}; the student has {student.region.anchors})"
+        found, wanted = (_listed(region.anchors) for region in (teacher.region, student.region))
+        return f"has the anchors {found}, the student {wanted}; {same}"
     if teacher.stride != student.stride:
-        return f"has a grid of {teacher.stride} pixels; the student's has {student.stride}"
+        return f"has cells of {teacher.stride} pixels, the student of {student.stride}; {same} stride"
     return ""
+
+
+def _listed(anchors: Sequence[Sequence[float]]) -> str:
+    return ", ".join(f"{width:g},{height:g}" for width, height in anchors)

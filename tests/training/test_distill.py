@@ -161,8 +161,8 @@ def test_teachers_of_another_kind_are_refused(tmp_path: Path) -> None:
     classifier = Network(Cfg.parse(input_size(32) + conv(4) + linear(len(PETS)) + CLASSIFIED), PETS)
     wrong = {
         "another tree": other(tree=BREEDS),
-        "other anchors": other("2,2"),
-        "a grid of 16 pixels": other(pools=4),
+        "the anchors 2,2, the student 1,1": other("2,2"),
+        "cells of 16 pixels": other(pools=4),
         "is a classifier": classifier,
     }
     for words, network in wrong.items():
