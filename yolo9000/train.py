@@ -205,8 +205,22 @@ class Trainer:
             KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and saved.
         """
         keep_freed_memory()
-        with sole_run(self.out) if self.fabric.is_global_zero else contextlib.nullcontext():
+        with self._sole_run():
             return self._fit(self.out / CHECKPOINT, resume)
+
+    @contextlib.contextmanager
+    def _sole_run(self) -> Iterator[None]:
+        """The first process keeps other runs out of the folder; where it cannot, all processes say why."""
+        with contextlib.ExitStack() as stack:
+            refused = ""
+            if self.fabric.is_global_zero:
+                try:
+                    stack.enter_context(sole_run(self.out))
+                except TrainingError as error:
+                    refused = str(error)
+            if refused := self.fabric.broadcast(refused):
+                raise TrainingError(refused)
+            yield
 
     def _fit(self, checkpoint: Path, resume: bool) -> Path:
         self._begin(checkpoint, resume)

@@ -23,6 +23,7 @@ from yolo9000.checkpoint import save_model
 from yolo9000.config import TrainConfig, to_yaml
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.network import Network
+from yolo9000.runlog import sole_run
 from yolo9000.train import train_joint
 
 Settings = Callable[..., TrainConfig]
@@ -111,10 +112,11 @@ train_joint(dataclasses.replace(cut, max_steps=2))
 train_joint(cut, resume=True)
 
 rank = torch.distributed.get_rank()
-try:
-    train_joint(dataclasses.replace(config, model=str(folder / "nan.safetensors"), out=str(folder / "nan")))
-except TrainingError as error:
-    (folder / f"error{rank}.txt").write_text(str(error))
+for run, model in (("nan", folder / "nan.safetensors"), ("taken", config.model)):
+    try:
+        train_joint(dataclasses.replace(config, model=str(model), out=str(folder / run)))
+    except TrainingError as error:
+        (folder / f"{run}{rank}.txt").write_text(str(error))
 
 case = torch.load(folder / "norm.pt")
 x = case["x"].split(case["parts"])[rank].clone().requires_grad_()
@@ -147,7 +149,8 @@ def pair(data: Path, settings: Settings, tmp_path_factory: pytest.TempPathFactor
     case = {"x": 3 + draw(5, 4, 3, 2), "grad": draw(5, 4, 3, 2), "weight": draw(4), "bias": draw(4)}
     torch.save(case | {"parts": [2, 3]}, folder / "norm.pt")
     (folder / "script.py").write_text(SCRIPT)
-    launch([str(folder / "script.py"), str(folder)])
+    with sole_run(folder / "taken"):
+        launch([str(folder / "script.py"), str(folder)])
     return folder
 
 
@@ -167,13 +170,19 @@ def test_two_processes_resume_exactly(pair: Path) -> None:
 
 def test_all_processes_stop_where_one_has_a_loss_that_is_not_finite(pair: Path) -> None:
     """The label with the broken row is in one process's images; the message names those of both."""
-    messages = [(pair / f"error{rank}.txt").read_text() for rank in (0, 1)]
+    messages = [(pair / f"nan{rank}.txt").read_text() for rank in (0, 1)]
     assert messages[0] == messages[1]
     assert "not finite at step" in messages[0]
     assert "image_class" in messages[0].split("(")[0]
     assert ".jpg" in messages[0]
     assert ".JPEG" in messages[0]
     assert not (pair / "nan" / "last.ckpt").exists()
+
+
+def test_all_processes_say_that_another_run_has_the_folder(pair: Path) -> None:
+    messages = [(pair / f"taken{rank}.txt").read_text() for rank in (0, 1)]
+    assert messages[0] == messages[1]
+    assert "taken: another run is writing into this folder" in messages[0]
 
 
 def test_batch_norm_over_two_processes_is_that_of_all_images(pair: Path) -> None:
