@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from yolo9000.decode import Decoder
 from yolo9000.errors import ConfigError
 from yolo9000.loss import JointLoss
 from yolo9000.model import load_any
@@ -54,19 +55,20 @@ class Teachers(nn.Module):
     Args:
         models: Model files, or names of models.
         student: The network that is to learn from them.
+        boxes: It learns to find objects, too, not only to name whole pictures.
 
     Raises:
-        ConfigError: A teacher's answers cannot be compared with the student's: another tree, other anchors,
-            another grid, a classifier for a detector.
+        ConfigError: A teacher's answers cannot be compared with the student's: another tree, classes that do
+            not exclude one another; for boxes other anchors, another grid, a classifier.
         WeightsError: A model cannot be had.
     """
 
-    def __init__(self, models: Sequence[str], student: Network) -> None:
+    def __init__(self, models: Sequence[str], student: Network, *, boxes: bool = True) -> None:
         super().__init__()
         self.networks = nn.ModuleList()
         for model in models:
             network, _ = load_any(model)
-            if problem := _difference(network, student):
+            if problem := _difference(network, student, boxes):
                 raise ConfigError(f"teachers: {model} {problem}")
             self.networks.append(network.fuse().requires_grad_(False))
 
@@ -189,14 +191,18 @@ def _answers(raw: Tensor) -> Tensor:
     return torch.cat((raw[:, :, :2].sigmoid(), raw[:, :, 2:4], raw[:, :, 4:].sigmoid()), 2)
 
 
-def _difference(teacher: Network, student: Network) -> str:
+def _difference(teacher: Network, student: Network, boxes: bool) -> str:
     """Why the student cannot learn from this teacher, or nothing."""
     if teacher.tree != student.tree:
         return (
             f"has another tree ({len(teacher.tree):,} nodes; the student's has {len(student.tree):,}): give "
             "both the same, for instance by `yolo9000 tree retree`"
         )
-    if student.region is None:
+    if teacher.head is not None and Decoder(teacher.head).independent:
+        return (
+            "has classes that do not exclude one another (its cfg says softmax=0), as those of teachers must"
+        )
+    if not boxes or student.region is None:
         return ""
     if teacher.region is None:
         return "is a classifier; a detector learns from detectors, so train one from it first"

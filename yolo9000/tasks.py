@@ -58,7 +58,7 @@ class ClassifierTask(nn.Module):
         super().__init__()
         self.network = network
         self.smoothing, self.cutmix = config.loss.smoothing, config.augment.cutmix
-        self.teachers = Teachers(config.teachers, network) if config.teachers else None
+        self.teachers = Teachers(config.teachers, network, boxes=False) if config.teachers else None
         self.weights = {"image_class": 1.0}  # of every loss term
         if self.teachers is not None:
             self.weights["teacher_class"] = config.loss.teacher_scale

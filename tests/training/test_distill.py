@@ -168,12 +168,17 @@ def test_teachers_of_another_kind_are_refused(tmp_path: Path) -> None:
     for words, network in wrong.items():
         with pytest.raises(ConfigError, match=rf"teachers: .*t\.safetensors .*{words}"):
             Teachers([save(network, tmp_path / "t.safetensors")], student)
-    assert Teachers([save(classifier, tmp_path / "t.safetensors")], classifier).networks
+    for network in (classifier, other("2,2"), other(pools=4)):  # who names whole pictures needs no boxes
+        model = save(network, tmp_path / "t.safetensors")
+        assert Teachers([model], student, boxes=False).classes(coloured(2)).isfinite().all()
+        assert Teachers([model], classifier).networks
     with pytest.raises(WeightsError, match="neither a model file nor a known name"):
         Teachers(["no-such-model"], student)
-    sigmoids = flat(softmax=0)
-    with pytest.raises(ConfigError, match=r"exclude one another.*softmax=0"):
-        imitation(sigmoids, save(sigmoids, tmp_path / "t.safetensors"))
+    sigmoids, softmax = flat(softmax=0), flat(softmax=1)
+    with pytest.raises(ConfigError, match=r"teachers need classes that exclude one another.*softmax=0"):
+        imitation(sigmoids, save(softmax, tmp_path / "t.safetensors"))
+    with pytest.raises(ConfigError, match=r"t\.safetensors has classes that .*softmax=0"):
+        imitation(softmax, save(sigmoids, tmp_path / "t.safetensors"))
 
 
 def test_a_run_with_teachers_logs_what_is_left_to_learn(settings: Settings, tmp_path: Path) -> None:
@@ -190,7 +195,9 @@ def test_a_classifier_learns_from_teachers_too(settings: Settings, tmp_path: Pat
     plain = {"data__detection": [], "augment__cutmix": 1.0}
     train_classifier(settings(tmp_path / "teacher", **plain))
     model = str(tmp_path / "teacher" / "model.safetensors")
-    train_classifier(settings(tmp_path / "run", teachers=[model], **plain))
+    alone = input_size(32) + conv(8) + linear(9418) + "[avgpool]\n[softmax]\ntree=9k.tree\n"
+    other = save(Network(Cfg.parse(alone)), tmp_path / "alone.safetensors")  # without a [region]
+    train_classifier(settings(tmp_path / "run", teachers=[model, other], **plain))
     assert (read_log(tmp_path / "run" / "metrics.csv")["teacher_class"] > 0).all()
 
 
