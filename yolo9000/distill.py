@@ -196,7 +196,7 @@ def _difference(teacher: Network, student: Network, boxes: bool) -> str:
     if teacher.tree != student.tree:
         return (
             f"has another tree ({len(teacher.tree):,} nodes; the student's has {len(student.tree):,}): give "
-            "both the same, for instance by `yolo9000 tree retree`"
+            "both the same, for instance by `yolo9000 retree`"
         )
     if teacher.head is not None and Decoder(teacher.head).independent:
         return (

@@ -206,5 +206,5 @@ def test_an_unsuitable_teacher_is_told_before_data_are_read(
 ) -> None:
     model = save(finder, tmp_path / "t.safetensors")
     config = settings(tmp_path / "run", teachers=[model], data__detection=["coco:nowhere"])
-    with pytest.raises(ConfigError, match=r"teachers: .* has another tree"):
+    with pytest.raises(ConfigError, match=r"teachers: .* has another tree .* by `yolo9000 retree`"):
         train_joint(config)
