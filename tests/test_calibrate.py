@@ -17,7 +17,7 @@ from yolo9000.checkpoint import load_model, save_model
 from yolo9000.cli import app
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.datasets import open_dataset
-from yolo9000.errors import ConfigError, DataError
+from yolo9000.errors import ConfigError, DataError, WeightsError
 from yolo9000.evaluation.options import EvaluateConfig
 from yolo9000.letterbox import letterbox
 from yolo9000.network import Network
@@ -166,6 +166,14 @@ def test_classes_that_do_not_compete_have_no_temperature(tmp_path: Path) -> None
     network = Network(Cfg.parse(DETECTOR.replace("softmax=1", "softmax=0")), flat)
     dataset = open_dataset(_dataset(tmp_path, [(5, 32.0, 32.0, 32.0, 32.0)]), flat, "val")
     with pytest.raises(ConfigError, match="a sigmoid of its own"):
+        collect_steps(network, dataset)
+
+
+def test_damaged_class_rows_are_not_calibrated(tmp_path: Path) -> None:
+    network = Network(Cfg.parse(DETECTOR), BREEDS)
+    network.state_dict()["head.class_weight"][0, 1] = torch.nan
+    dataset = open_dataset(_dataset(tmp_path, [(5, 32.0, 32.0, 32.0, 32.0)]), BREEDS, "val")
+    with pytest.raises(WeightsError, match="NaN"):
         collect_steps(network, dataset)
 
 

@@ -284,13 +284,23 @@ def test_given_classes_need_the_logits_only(eager: YOLO9000) -> None:
     ("suffix", "dense"), [("onnx", False), ("torchscript", False), ("torchscript", True)]
 )
 @pytest.mark.parametrize("place", ["layers.0.conv.weight", "head.class_bias"])
-def test_numbers_that_are_none(suffix: str, dense: bool, place: str, tmp_path: Path) -> None:
+def test_numbers_that_are_none(
+    suffix: str, dense: bool, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = random_detector()
     assert isinstance(model.engine, Engine)
     model.engine.network.state_dict()[place].fill_(torch.nan)
+    monkeypatch.setattr(Network, "check_values", lambda network: None)
     file = export(model, tmp_path / f"m.{suffix}", ExportOptions(dense=dense))
     with pytest.raises(WeightsError, match="NaN or infinity"):
         YOLO9000.load(file).detect(pictures()[0], threshold=0.1)
+
+
+def test_damaged_class_rows_are_not_exported(tmp_path: Path) -> None:
+    model = random_detector()
+    model.network.state_dict()["head.class_weight"][0, 1] = torch.nan
+    with pytest.raises(WeightsError, match=r"NaN.*in head\.class_weight"):
+        export(model, tmp_path / "m.onnx")
 
 
 @pytest.mark.parametrize("precision", ["int8", "bf16", "fp16"])

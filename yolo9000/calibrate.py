@@ -166,6 +166,7 @@ def collect_steps(
     Raises:
         ConfigError: Boxes for a classifier, data on another tree, or classes that do not compete.
         CfgError: The network's input has not three channels.
+        WeightsError: A weight is no number.
     """
     config = config or EvaluateConfig()
     check_suitable(network, dataset)
@@ -183,6 +184,7 @@ def collect_steps(
 def check_suitable(network: Network, dataset: SampleDataset) -> None:
     """Refuse at once what `collect_steps` would refuse; its arguments and errors."""
     network.check_colour()
+    network.check_values()
     if len(dataset.tree) != len(network.tree):
         raise ConfigError(
             f"expected data on the network's tree of {len(network.tree)} nodes, got a tree of "

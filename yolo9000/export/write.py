@@ -64,6 +64,7 @@ def export(model: YOLO9000, path: str | os.PathLike[str], options: ExportOptions
     Raises:
         ConfigError: An ending or setting that cannot be; a package is missing; a model in another
             precision than fp32.
+        WeightsError: A weight is no number.
     """
     path, options = Path(path), options or ExportOptions()
     write = _writer(path, options)
@@ -71,6 +72,7 @@ def export(model: YOLO9000, path: str | os.PathLike[str], options: ExportOptions
     assert isinstance(model.engine, Engine)
     if (precision := model.engine.precision) != "fp32":
         raise ConfigError(f"a model in {precision} cannot be exported: load it with precision='fp32'.")
+    original.check_values()
     network = model.engine.network
     kept = 0 if options.dense else _per_prior(network, options, size)
     graph: DenseGraph | GatedGraph
