@@ -264,6 +264,12 @@ def test_names_of_sources(tmp_path: Path, source: str, name: str) -> None:
     assert (tmp_path / "detections.csv").read_text().splitlines()[1].count("cat")
 
 
+def test_an_address_with_a_query_is_a_file_of_its_ending(tmp_path: Path) -> None:
+    write(tmp_path, ["pictures", "coco"], found([2], "https://example.org/my%20cat.JPG?size=1/2.5#top"))
+    assert (tmp_path / "my cat.jpg").read_bytes().startswith(b"\xff\xd8"), "JPEG for JPEG"
+    assert json.loads((tmp_path / "coco_images.json").read_text())["images"][0]["file_name"] == "my cat.JPG"
+
+
 def test_many_pictures_of_one_name_are_quick(tmp_path: Path) -> None:
     write(tmp_path, ["coco"], *[found([], f"{k}/image.jpg") for k in range(5_000)])
     images = json.loads((tmp_path / "coco_images.json").read_text())["images"]

@@ -32,7 +32,7 @@ from wordtree.tree import WordTree
 from yolo9000.adapters import COLUMNS, rows
 from yolo9000.draw import annotate
 from yolo9000.errors import ConfigError, ImageError, YOLO9000Error
-from yolo9000.naming import Names, OutputFolder, ending_of, folder_name, frame_name
+from yolo9000.naming import Names, OutputFolder, ending_of, file_of, folder_name, frame_name
 from yolo9000.results import Detections
 from yolo9000.video import VideoWriter
 
@@ -278,7 +278,7 @@ class _Coco:
 
     def write(self, name: str, image: Tensor | None, found: Detections) -> None:
         self._tree = found.tree
-        file = Path(found.source).name if found.source and found.frame is None else frame_name(name, found)
+        file = file_of(found.source).name if found.source and found.frame is None else frame_name(name, found)
         wanted = int(name) if re.fullmatch(r"\d{1,15}", name) and found.frame is None else 1
         number = wanted if wanted not in self._images else self._last + 1
         self._last = max(number, self._last)
