@@ -215,7 +215,10 @@ def _folder(path: Path) -> Iterator[str | ImageError]:
         yield ImageError(f"{unread_note(path, unread)}.")
     elif not found:
         endings = " ".join(sorted(PICTURES | VIDEOS))
-        yield ImageError(f"{path}: no pictures or videos in it (looked for {endings}).")
+        yield ImageError(
+            f"{path}: no pictures or videos in it (looked for {endings}). Folders in it are not searched: "
+            f"give a pattern, '{path}/**/*.jpg'."
+        )
     yield from map(str, found)
 
 
