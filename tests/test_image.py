@@ -386,9 +386,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     content = b""
 
     def do_GET(self) -> None:
-        if self.path == "/moved":
+        if self.path == "/rude":
+            self.wfile.write(b"hello\r\n")
+            return
+        if self.path in ("/moved", "/round"):
             self.send_response(302)
-            self.send_header("Location", "/dog.png")
+            self.send_header("Location", "/dog.png" if self.path == "/moved" else "/round")
             self.end_headers()
             return
         self.send_response(200 if self.path == "/dog.png" else 404)
@@ -413,6 +416,10 @@ def test_urls(server: str, photo: Image.Image, monkeypatch: pytest.MonkeyPatch) 
     assert worst(read_image(f"{server}/moved"), pixels(photo)) == 0
     with pytest.raises(ImageError, match=r"cat\.png: the server answered 404"):
         read_image(f"{server}/cat.png")
+    with pytest.raises(ImageError, match=r"/round: the server answered 302 .* infinite loop\.$"):
+        read_image(f"{server}/round")
+    with pytest.raises(ImageError, match=r"/rude: cannot be loaded: hello\.$"):
+        read_image(f"{server}/rude")
     monkeypatch.setattr(image_module, "MAX_DOWNLOAD", 100)
     with pytest.raises(ImageError, match="larger than"):
         read_image(f"{server}/dog.png")

@@ -56,7 +56,7 @@ def test_coco_is_read_by_pycocotools(tmp_path: Path, capsys: pytest.CaptureFixtu
     truth = COCO(str(tmp_path / "coco_images.json"))
     results = truth.loadRes(str(tmp_path / "coco.json"))
     assert [(key, image["file_name"]) for key, image in truth.imgs.items()] == [
-        (139, "000139.jpg"), (1, "empty.png"), (140, "empty.png"),
+        (139, "000139.jpg"), (140, "empty.png"), (141, "empty.png"),
     ]  # fmt: skip
     rows = results.loadAnns(results.getAnnIds(imgIds=139))
     assert [(row["category_id"], row["bbox"]) for row in rows] == [
@@ -262,6 +262,23 @@ def test_names_of_sources(tmp_path: Path, source: str, name: str) -> None:
     assert Detections.from_json(line, TREE).source == source
     assert json.loads((tmp_path / "coco_images.json").read_text())["images"][0]["file_name"]
     assert (tmp_path / "detections.csv").read_text().splitlines()[1].count("cat")
+
+
+def test_an_address_with_a_query_is_a_file_of_its_ending(tmp_path: Path) -> None:
+    write(tmp_path, ["pictures", "coco"], found([2], "https://example.org/my%20cat.JPG?size=1/2.5#top"))
+    assert (tmp_path / "my cat.jpg").read_bytes().startswith(b"\xff\xd8"), "JPEG for JPEG"
+    assert json.loads((tmp_path / "coco_images.json").read_text())["images"][0]["file_name"] == "my cat.JPG"
+
+
+def test_ids_of_coco_are_the_numbers_that_names_are(tmp_path: Path) -> None:
+    """Whatever comes before them; of two equal ones the first has it."""
+    names = ["cat.jpg", "000001.jpg", "1.jpg", "2.jpg"]
+    write(tmp_path, ["coco"], *[found([2], name) for name in names])
+    images = json.loads((tmp_path / "coco_images.json").read_text())["images"]
+    assert [(image["id"], image["file_name"]) for image in images] == list(
+        zip([3, 1, 4, 2], names, strict=True)
+    )
+    assert [result["image_id"] for result in json.loads((tmp_path / "coco.json").read_text())] == [3, 1, 4, 2]
 
 
 def test_many_pictures_of_one_name_are_quick(tmp_path: Path) -> None:

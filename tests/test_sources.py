@@ -256,7 +256,7 @@ def test_folders_that_cannot_be_read(home: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_folder_with_all_kinds_of_pictures(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Pillow opens is read; of other photos one error tells; what is hidden is nobody's."""
+    """What Pillow opens is read; of other photos one error tells; what is hidden or a folder is nobody's."""
     folder = home / "kinds"
     folder.mkdir()
     known = ["a.png", "b.jfif", "c.AVIF", "d.jpe", "e.pgm", "f.ppm", "g.tif"]
@@ -264,6 +264,8 @@ def test_a_folder_with_all_kinds_of_pictures(home: Path, monkeypatch: pytest.Mon
         (folder / name).write_bytes((home / "a.png").read_bytes())
     for name in ("x.heic", "y.HEIC", "z.jxl"):
         (folder / name).write_bytes(b"?")
+    for name in ("h.jpg", "i.mp4", "w.heic"):
+        (folder / name).mkdir()
     monkeypatch.setattr(Image, "registered_extensions", lambda: {".avif": "AVIF"})
     errors: list[YOLO9000Error] = []
     found = [Path(str(frame.source)).name for frame in frames("kinds", on_error=errors.append)]

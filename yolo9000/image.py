@@ -225,14 +225,20 @@ def _download(url: str) -> bytes:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             data: bytes = response.read(MAX_DOWNLOAD + 1)
     except urllib.error.HTTPError as error:
-        raise ImageError(f"{url}: the server answered {error.code} {error.reason}.") from error
+        raise ImageError(f"{url}: the server answered {error.code} {_first_line(error.reason)}.") from error
     except TimeoutError as error:
         raise ImageError(f"{url}: no answer within {TIMEOUT:g} s.") from error
     except (OSError, HTTPException, ValueError) as error:  # URLError is an OSError
-        raise ImageError(f"{url}: cannot be loaded: {getattr(error, 'reason', error)}.") from error
+        reason = _first_line(getattr(error, "reason", error))
+        raise ImageError(f"{url}: cannot be loaded: {reason}.") from error
     if len(data) > MAX_DOWNLOAD:
         raise ImageError(f"{url}: larger than {MAX_DOWNLOAD // 2**20} MiB; download it and pass the file.")
     return data
+
+
+def _first_line(reason: object) -> str:
+    """Of what urllib or a server says, without the stop at its end."""
+    return str(reason).strip().partition("\n")[0].rstrip(".")
 
 
 def _guarded(decode: Callable[[], Tensor], name: str) -> Tensor:

@@ -118,11 +118,7 @@ class Names:
         return name
 
     def _unused(self, source: str, *, video: bool) -> str:
-        path = Path(source)
-        if is_url(source) or is_stream(source):
-            last = re.sub(r"[?#].*", "", source).rstrip("/").rpartition("/")[2]
-            path = Path(re.sub(_FORBIDDEN, "_", unquote(last)))
-        name = stem = _shortened(path.stem) or "image"
+        name = stem = _shortened(file_of(source).stem) or "image"
         ending = ".mp4" if video else ending_of(source)
         while self._is_taken(name, video) or (self._drawn and self._folder.is_read(name + ending)):
             number = self._numbers[stem] = self._numbers.get(stem, 1) + 1
@@ -144,9 +140,17 @@ def _without_number(name: str) -> str:
     return re.sub(r"_\d{6,}$", "", name)
 
 
+def file_of(source: str) -> Path:
+    """The file that a source names: of an address the last part, as file systems take it."""
+    if not (is_url(source) or is_stream(source)):
+        return Path(source)
+    last = re.sub(r"[?#].*", "", source).rstrip("/").rpartition("/")[2]
+    return Path(re.sub(_FORBIDDEN, "_", unquote(last)))
+
+
 def ending_of(source: str) -> str:
     """That of the annotated picture."""
-    suffix = Path(source).suffix.lower()
+    suffix = file_of(source).suffix.lower()
     return suffix if suffix in JPEG else ".png"
 
 

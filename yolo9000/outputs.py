@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
 import warnings
@@ -32,7 +33,7 @@ from wordtree.tree import WordTree
 from yolo9000.adapters import COLUMNS, rows
 from yolo9000.draw import annotate
 from yolo9000.errors import ConfigError, ImageError, YOLO9000Error
-from yolo9000.naming import Names, OutputFolder, ending_of, folder_name, frame_name
+from yolo9000.naming import Names, OutputFolder, ending_of, file_of, folder_name, frame_name
 from yolo9000.results import Detections
 from yolo9000.video import VideoWriter
 
@@ -270,31 +271,35 @@ class _Coco:
 
     def __init__(self, folder: OutputFolder) -> None:
         self._files = folder.file("coco.json"), folder.file("coco_images.json")
-        self._images: dict[int, dict[str, object]] = {}
-        self._last = 0  # the highest id
+        self._images: list[dict[str, object]] = []  # without their ids, which are known at the end
+        self._numbers: dict[int, int] = {}  # names that are numbers, with the places of their images
         self._nodes: set[int] = set()
-        self._results: list[dict[str, object]] = []
+        self._results: list[tuple[int, dict[str, object]]] = []  # each with the place of its image
         self._tree: WordTree | None = None
 
     def write(self, name: str, image: Tensor | None, found: Detections) -> None:
         self._tree = found.tree
-        file = Path(found.source).name if found.source and found.frame is None else frame_name(name, found)
-        wanted = int(name) if re.fullmatch(r"\d{1,15}", name) and found.frame is None else 1
-        number = wanted if wanted not in self._images else self._last + 1
-        self._last = max(number, self._last)
+        file = file_of(found.source).name if found.source and found.frame is None else frame_name(name, found)
+        place = len(self._images)
+        if re.fullmatch(r"\d{1,15}", name) and found.frame is None:
+            self._numbers.setdefault(int(name), place)
         height, width = found.image_size
-        self._images[number] = {"id": number, "file_name": file, "width": width, "height": height}
+        self._images.append({"file_name": file, "width": width, "height": height})
         for node, score, box in zip(found.nodes.tolist(), found.scores, found.boxes.tolist(), strict=True):
             x1, y1, x2, y2 = box
             corner = [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)]
             self._nodes.add(node)
-            self._results.append(
-                {"image_id": number, "category_id": node, "bbox": corner, "score": round(float(score), 6)}
-            )
+            result = {"category_id": node, "bbox": corner, "score": round(float(score), 6)}
+            self._results.append((place, result))
 
     def close(self) -> None:
-        images = {"images": list(self._images.values()), "categories": self._categories(), "annotations": []}
-        for content, target in zip((self._results, images), self._files, strict=True):
+        named = {place: number for number, place in self._numbers.items()}
+        free = itertools.count(max(self._numbers, default=0) + 1)
+        ids = [named[place] if place in named else next(free) for place in range(len(self._images))]
+        results = [{"image_id": ids[place]} | result for place, result in self._results]
+        images = [{"id": number} | image for image, number in zip(self._images, ids, strict=True)]
+        about = {"images": images, "categories": self._categories(), "annotations": []}
+        for content, target in zip((results, about), self._files, strict=True):
             _save_text(json.dumps(content), target)
 
     def _categories(self) -> list[dict[str, object]]:

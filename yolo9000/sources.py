@@ -203,10 +203,11 @@ def _expand_one(source: str, *, listed: bool = False) -> Iterator[ImageSource | 
 
 def _folder(path: Path) -> Iterator[str | ImageError]:
     try:
-        names = sorted(file.name for file in path.iterdir() if not file.name.startswith("."))
+        files = [file for file in path.iterdir() if not file.name.startswith(".") and not _is_folder(file)]
     except OSError as error:
         yield ImageError(f"{path}: cannot be read: {error.strerror or error}.")
         return
+    names = sorted(file.name for file in files)
     unread = [name for name in names if is_unread(name)]
     found = [path / name for name in names if is_picture(name) or Path(name).suffix.lower() in VIDEOS]
     found = [file for file in found if not is_pipe(file)]  # nobody may be writing into it
@@ -214,7 +215,10 @@ def _folder(path: Path) -> Iterator[str | ImageError]:
         yield ImageError(f"{unread_note(path, unread)}.")
     elif not found:
         endings = " ".join(sorted(PICTURES | VIDEOS))
-        yield ImageError(f"{path}: no pictures or videos in it (looked for {endings}).")
+        yield ImageError(
+            f"{path}: no pictures or videos in it (looked for {endings}). Folders in it are not searched: "
+            f"give a pattern, '{path}/**/*.jpg'."
+        )
     yield from map(str, found)
 
 
