@@ -387,8 +387,19 @@ def test_relabel_of_other_things(run: Run, home: Path) -> None:
     PETS.save("toy.json")
     Path("out/detections.jsonl").write_text(Path("out/detections.jsonl").read_text().splitlines()[0])
     (home / "spot.png").unlink()
-    code, _, err = run("relabel", "out/detections.jsonl", "-m", "toy.json", "--leaves", "--save", "crops")
+    command = (
+        "relabel",
+        "out/detections.jsonl",
+        "-m",
+        "toy.json",
+        "--leaves",
+        "--save",
+        "crops,csv",
+        "--json",
+    )
+    code, printed, err = run(*command)
     assert (code, "spot.png: no such file" in err) == (1, True)
+    assert (printed.count("\n"), Path("out/detections.csv").read_text().count("\n")) == (1, 2)
 
 
 def test_a_video_from_the_command_line(run: Run, home: Path) -> None:

@@ -174,11 +174,13 @@ def run_relabel(path: str, tree: WordTree, show: Show, options: Mapping[str, Any
     with outputs, Counter(None, reporter.console) as counter:
         for found in stored(path, tree):
             found = found.relabel(**options) if options else found
+            frame = None
             try:
-                reporter.report(source.frame(found) if source else None, found)
-            except ImageError as error:
+                frame = source.frame(found) if source else None
+            except ImageError as error:  # what needs no picture is written all the same
                 failures += 1
                 complain(error)
+            reporter.report(frame, found)
             counter.step()
     return failures
 

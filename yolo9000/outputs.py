@@ -113,7 +113,7 @@ class Outputs:
         """Write one picture or frame.
 
         Args:
-            image: [3, H, W] uint8; None where only detections are known.
+            image: [3, H, W] uint8; None where only detections are known: pictures and crops are left out.
             found: Its detections.
 
         Returns:
@@ -122,6 +122,8 @@ class Outputs:
         name = self._names.name(found)
         drawn = None
         for kind, sink in self._sinks.items():
+            if image is None and kind in NEED_IMAGES:
+                continue
             path = sink.write(name, image, found)
             drawn = path if kind == "pictures" else drawn
         return drawn
