@@ -230,7 +230,7 @@ python recipes/nano/finish.py DATA runs/nano  # measures, writes the model file 
    labelled ones, and rare synsets are drawn more often.
 4. The second stage's model draws boxes on the labelled ImageNet photos (`recipes/nano/boxes.py`: three of four views of a photo must agree), and `train-joint` goes on from it with these as well, with the settings of stage 3: {boxed.max_steps:,} steps
    of {boxed.batch_size}.
-5. Two networks of twice the width ([settings](../../recipes/nano/teacher.yaml)) become teachers: classifiers as in stage 1, then {teacher.max_steps:,} steps of {teacher.batch_size} images on all photos named above, with boxes that the mean
+5. Two networks of twice the width become teachers: classifiers as in stage 1, then with the settings of stage 2, but that rare synsets are drawn more often, {teacher.max_steps:,} steps of {teacher.batch_size} images on all photos named above, with boxes that the mean
    of the weights of stages 2 to 4 drew on labelled photos.
 6. From that mean two trainings go on ([settings](../../recipes/nano/student.yaml)), {student.max_steps:,} steps of {student.batch_size} images at {pixels(student)} pixels, that learn from the labels and from the answers of both teachers and of the mean itself
    ([how](../training.md#teachers)).

@@ -56,7 +56,8 @@ wide=(--model "$runs/teacher.cfg")
 teachers=(--teacher "$model")
 for seed in 0 1; do
     stage "teacher$seed-classifier" classifier train-classifier "${classification[@]}" "${wide[@]}" --seed $seed --max-steps 2370
-    stage "teacher$seed" teacher "${all[@]}" "${wide[@]}" --seed $seed --weights "$runs/teacher$seed-classifier/model.safetensors"
+    stage "teacher$seed" joint "${all[@]}" "${wide[@]}" --seed $seed --weights "$runs/teacher$seed-classifier/model.safetensors" \
+        --max-steps 2370 --set ema=0.999 --set data.balance=true
     teachers+=(--teacher "$runs/teacher$seed/model.safetensors")
 done
 for seed in 0 1; do
