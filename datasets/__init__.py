@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,7 +120,8 @@ def read_records(spec: str, split: str = "train") -> Records:
             "such as coco:data/coco:val"
         )
     path, colon, tail = place.rpartition(":")
-    if colon and not Path(place).exists():
+    drive = re.search(r"[/\\]", tail)  # the colon is that of C:\photos
+    if colon and not drive and not Path(place).exists():
         return _READERS[name](path, tail or split)
     return _READERS[name](place, split)
 

@@ -6,6 +6,8 @@ Stores are picklable, and safe to share between processes.
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
@@ -16,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolo9000.errors import DataError
+
+_SEEKING = threading.Lock()
 
 
 def encoded(name: str) -> bytes:
@@ -67,6 +71,21 @@ class Strings(Sequence[str]):
             raise IndexError(index)
         index %= len(self)
         return os.fsdecode(self._data[self._ends[index] : self._ends[index + 1]])
+
+
+def read_at(descriptor: int, size: int, start: int) -> bytes:
+    """Read bytes of an open file from a place in it. Threads may share the file."""
+    if sys.platform == "win32":
+        return _seek_and_read(descriptor, size, start)
+    else:
+        return os.pread(descriptor, size, start)
+
+
+def _seek_and_read(descriptor: int, size: int, start: int) -> bytes:
+    """The same where the system has no call for both: one thread at a time."""
+    with _SEEKING:
+        os.lseek(descriptor, start, os.SEEK_SET)
+        return os.read(descriptor, size)
 
 
 class Store(Protocol):
@@ -178,8 +197,8 @@ class RangeStore:
         """
         try:
             if self._descriptor < 0:
-                self._descriptor = os.open(self.path, os.O_RDONLY)
-            data = os.pread(self._descriptor, int(self.sizes[index]), int(self.starts[index]))
+                self._descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            data = read_at(self._descriptor, int(self.sizes[index]), int(self.starts[index]))
         except OSError as error:
             raise _unreadable(self.name(index), error) from error
         if len(data) != self.sizes[index]:
@@ -256,7 +275,7 @@ class TarStore:
         """
         try:
             with open(self.file(index), "rb", buffering=0) as stream:  # noqa: PTH123
-                data = os.pread(stream.fileno(), int(self.sizes[index]), int(self.starts[index]))
+                data = read_at(stream.fileno(), int(self.sizes[index]), int(self.starts[index]))
         except OSError as error:
             raise _unreadable(self.name(index), error) from error
         if len(data) != self.sizes[index]:

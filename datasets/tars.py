@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Mapping, Set
 from pathlib import Path, PurePosixPath
 
+from yolo9000.datasets.store import read_at
 from yolo9000.errors import DataError
 
 _BLOCK = 512  # bytes of a header; a member's data are filled up to a multiple of it
@@ -133,7 +134,7 @@ def _plain_members(descriptor: int, start: int, end: int) -> list[Member] | None
     members: list[Member] = []
     place = start
     while place < end:
-        header = os.pread(descriptor, _BLOCK, place)
+        header = read_at(descriptor, _BLOCK, place)
         if header == bytes(_BLOCK):
             break
         if len(header) < _BLOCK or header[156:157] not in (b"0", b"\0", b"5"):

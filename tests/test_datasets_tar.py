@@ -8,6 +8,7 @@ import re
 import resource
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from wordtree import WordTree
 from yolo9000.datasets import Records, data_check, imagenet_tar, open_dataset, pack, read_records
-from yolo9000.datasets.store import TarStore
+from yolo9000.datasets.store import TarStore, _seek_and_read, read_at
 from yolo9000.datasets.tars import tar_members
 from yolo9000.errors import DataError
 
@@ -367,3 +368,13 @@ def test_hidden_files_beside_the_tars(tmp_path: Path) -> None:
     files = [(path.name, path.read_bytes()) for path in sorted(folder.iterdir())]
     whole = read_records(f"imagenet-tar:{write_tar(tmp_path / 'whole.tar', files)}")
     assert whole.label_ids.tolist() == expected.label_ids.tolist()
+
+
+def test_threads_read_parts_of_one_file(tmp_path: Path) -> None:
+    """Also where the system cannot read from a place in one call (Windows)."""
+    file = tmp_path / "bytes"
+    file.write_bytes(bytes(range(256)))
+    with file.open("rb") as stream, ThreadPoolExecutor(8) as pool:
+        for read in (read_at, _seek_and_read):
+            parts = pool.map(lambda start, read=read: read(stream.fileno(), 3, start), range(250))
+            assert all(part == bytes(range(i, i + 3)) for i, part in enumerate(parts))

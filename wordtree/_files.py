@@ -46,7 +46,7 @@ def atomic_write(path: str | Path, *, text: bool = False) -> Iterator[IO[Any]]:
         # mkstemp makes files for the owner alone; give the result the mode any new file would have.
         mask = os.umask(0)
         os.umask(mask)
-        os.fchmod(descriptor, 0o666 & ~mask)
+        temporary.chmod(0o666 & ~mask)
         if text:
             with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
                 yield stream

@@ -180,7 +180,7 @@ class TrainConfig:
     # file of class names, one a line, for a cfg without a tree; None: those of VOC, COCO or ImageNet-1k, by
     # the number of classes
     names: str | None = None
-    weights: str | None = None  # darknet weights (also partial) or a model file that initialises what fits
+    weights: str | None = None  # what initialises layers: darknet weights (also partial), model file or name
     # model files or names: trained networks whose answers, everywhere in every picture, are learnt as well as
     # the labels (distillation, arXiv 1503.02531); of several their mean
     teachers: tuple[str, ...] = ()

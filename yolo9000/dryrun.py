@@ -5,7 +5,6 @@ Nothing is written. Data, network, sampler and processes are those of the run it
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from dataclasses import dataclass
@@ -14,6 +13,9 @@ import torch
 
 from yolo9000.datasets.transforms import Size, sides
 from yolo9000.train import Trainer
+
+if sys.platform != "win32":
+    import resource
 
 _STEPS = 3  # timed at each of two sizes, after one that warms up
 _GIB = 2**30
@@ -42,13 +44,13 @@ class DryRun:
         lines: Name and text of every finding.
         timings: At the smallest and the largest size.
         seconds: Of the whole schedule, extrapolated.
-        memory: Largest memory in bytes: of the GPU, or of this process.
+        memory: Largest memory in bytes: of the GPU, or of this process; None where the system does not tell.
     """
 
     lines: tuple[tuple[str, str], ...]
     timings: tuple[Timing, ...]
     seconds: float
-    memory: int
+    memory: int | None
 
     def __str__(self) -> str:
         width = max(len(name) for name, _ in self.lines) + 2
@@ -106,11 +108,14 @@ def _wait(trainer: Trainer) -> None:
         torch.cuda.synchronize(trainer.fabric.device)
 
 
-def _memory(trainer: Trainer) -> int:
+def _memory(trainer: Trainer) -> int | None:
     if trainer.fabric.device.type == "cuda":
         return int(torch.cuda.max_memory_reserved(trainer.fabric.device))
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    if sys.platform == "win32":
+        return None
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes there, KiB elsewhere
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _pixels(size: Size) -> int:
@@ -172,9 +177,10 @@ def _state_size(trainer: Trainer) -> int:
     return parameters * (1 + kept + (trainer.average is not None))
 
 
-def _memory_text(trainer: Trainer, memory: int, size: Size) -> str:
+def _memory_text(trainer: Trainer, memory: int | None, size: Size) -> str:
     place = "of the GPU" if trainer.fabric.device.type == "cuda" else "of this process"
-    return f"{memory / _GIB:.2f} GiB {place} at {_shown(size)} pixels"
+    amount = "not told by this system," if memory is None else f"{memory / _GIB:.2f} GiB"
+    return f"{amount} {place} at {_shown(size)} pixels"
 
 
 def _reading_text(trainer: Trainer, read: float, step: float) -> str:

@@ -386,9 +386,14 @@ def load_any(
     Raises:
         CfgError, WeightsError: The model is wrong or cannot be had.
     """
-    if str(source) in PUBLISHED and not is_file(str(source)):
+    if str(source) in PUBLISHED and is_known_name(source):
         return load_published(str(source), offline=offline, mirror=mirror), {}
     return load_model(model_path(source))
+
+
+def is_known_name(source: str | os.PathLike[str]) -> bool:
+    """Whether it names a packaged model or published weights, and no file."""
+    return (str(source) in PUBLISHED or str(source) in packaged_models()) and not is_file(str(source))
 
 
 def packaged_models() -> dict[str, Path]:

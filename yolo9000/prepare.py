@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import inspect
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,7 @@ from yolo9000.datasets import (
 )
 from yolo9000.datasets.transforms import Size
 from yolo9000.errors import ConfigError, DataError, FormatError, TrainingError
+from yolo9000.model import is_known_name, load_any
 from yolo9000.network import Network, check_size
 from yolo9000.report import print_left_out
 from yolo9000.runlog import CHECKPOINT
@@ -107,8 +110,8 @@ def build_network(config: TrainConfig, console: Console) -> Network:
         network = Network(Cfg.load(config.model), tree)
     network.check_colour()
     if config.weights is not None and not (Path(config.out) / CHECKPOINT).exists():
-        if is_model_file(config.weights):
-            report = f"{config.weights}: {network.load_backbone(load_model(config.weights)[0])}"
+        if is_model_file(config.weights) or is_known_name(config.weights):
+            report = f"{config.weights}: {network.load_backbone(load_any(config.weights)[0])}"
         else:
             report = str(load_weights(network, config.weights, partial=True))
         console.print(report, markup=False)
@@ -265,7 +268,10 @@ def loader_errors() -> Iterator[None]:
 
 def _leave_group(worker: int) -> None:
     """Keep Ctrl-C, which a terminal sends to the whole group, from a loader's process: the run ends it."""
-    os.setpgid(0, 0)
+    if sys.platform == "win32":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    else:
+        os.setpgid(0, 0)
 
 
 def build_transform(config: AugmentConfig) -> TrainTransform:

@@ -5,20 +5,25 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
-import fcntl
 import io
 import pickle
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import torch
 
 from wordtree._files import atomic_write, make_folder
 from yolo9000.errors import ConfigError, TrainingError
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 CHECKPOINT = "last.ckpt"  # its name in the folder of a run
 FORMAT = 1  # version of the checkpoint's content
@@ -164,9 +169,7 @@ def sole_run(folder: Path) -> Iterator[None]:
     make_folder(folder)
     with (folder / ".lock").open("w") as stream:
         try:
-            fcntl.lockf(
-                stream, fcntl.LOCK_EX | fcntl.LOCK_NB
-            )  # which, unlike flock, no loader process inherits
+            _lock(stream)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):  # else it is a file system without locks
                 raise TrainingError(
@@ -174,6 +177,13 @@ def sole_run(folder: Path) -> Iterator[None]:
                     "folder (--out)"
                 ) from error
         yield
+
+
+def _lock(stream: IO[str]) -> None:
+    if sys.platform == "win32":
+        msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which, unlike flock, no loader process inherits
 
 
 def remove_leftovers(folder: Path) -> None:

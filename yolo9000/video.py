@@ -90,15 +90,16 @@ def _camera(source: str) -> tuple[str, dict[str, str]]:
     number = int(source.removeprefix("/dev/video"))
     if sys.platform == "darwin":
         return str(number), {"format": "avfoundation"}
-    if not sys.platform.startswith("linux"):
+    elif sys.platform == "linux":
+        device = Path(f"/dev/video{number}")
+        if not device.exists():
+            there = ", ".join(path.name for path in sorted(Path("/dev").glob("video*"))) or "none"
+            raise ImageError(f"camera {number}: there is no {device} (cameras found: {there}).")
+        return str(device), {"format": "v4l2"}
+    else:
         raise ImageError(
             f"camera {number}: cameras are read on Linux and macOS; on {sys.platform}, give a stream."
         )
-    device = Path(f"/dev/video{number}")
-    if not device.exists():
-        there = ", ".join(path.name for path in sorted(Path("/dev").glob("video*"))) or "none"
-        raise ImageError(f"camera {number}: there is no {device} (cameras found: {there}).")
-    return str(device), {"format": "v4l2"}
 
 
 def _upright(frame: Any) -> Any:

@@ -20,6 +20,7 @@ from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.weights import save_weights
 from yolo9000.dryrun import Timing, _interpolate, dry_run
 from yolo9000.errors import ConfigError, YOLO9000Error
+from yolo9000.model import load_any
 from yolo9000.network import Network
 from yolo9000.train import detector_trainer, joint_trainer, train_classifier, train_detector, train_joint
 
@@ -109,6 +110,14 @@ def test_a_names_file_says_what_the_classes_are(settings: Settings, cfgs: Path, 
         detector_trainer(settings(tmp_path / "run", names=str(names), **flat))
     with pytest.raises(YOLO9000Error, match=r"none\.names: no such file"):
         detector_trainer(settings(tmp_path / "run", names=str(tmp_path / "none.names"), **flat))
+
+
+def test_a_model_by_name_starts_a_training(settings: Settings, tmp_path: Path) -> None:
+    trainer = joint_trainer(settings(tmp_path / "run", model="yolo9000-nano", weights="yolo9000-nano"))
+    start, _ = load_any("yolo9000-nano")
+    torch.testing.assert_close(trainer.network.state_dict(), start.state_dict())
+    with pytest.raises(YOLO9000Error, match="no-such-model: cannot be read"):
+        joint_trainer(settings(tmp_path / "other", weights="no-such-model"))
 
 
 def test_a_plain_model_starts_a_joint_training(settings: Settings, cfgs: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ _OPTIONS: dict[str, tuple[Any, str | None]] = {
             typer.Option(
                 "--weights",
                 "-w",
-                help="What to start from: darknet weights (whole or .conv.N) or a model file.",
+                help="What to start from: darknet weights (whole or .conv.N), a model file, or a model by name.",
             ),
         ],
         "weights",
