@@ -294,10 +294,11 @@ class TableDataset:
         self._nodes = mapping.nodes[records.label_ids] if records.labels else np.zeros(0, np.int64)
         if len(self._nodes) and self._nodes.max() < 0:
             names = ", ".join(label.name for label in records.labels[:5])
+            names += ", ..." if len(records.labels) > 5 else ""
             raise DataError(
-                f"{records.root}: none of its {len(records.labels)} labels ({names}, …) is in the tree of "
+                f"{records.root}: none of its {len(records.labels)} labels ({names}) is in the tree of "
                 f"{len(tree)} nodes ({next(iter(self.reasons.values()))}); give a map file (line i: node of "
-                "class i), or another tree"
+                "class i), another tree, or to `yolo9000 train` the names of these classes (--names)"
             )
         self._images = np.arange(len(records.store))
         if self.kind == "classification":

@@ -84,6 +84,18 @@ def _load(path: Path) -> Mapping[str, Any]:
     return content
 
 
+def yolo_names(path: Path) -> list[str]:
+    """The class names that a `data.yaml` gives.
+
+    Raises:
+        FormatError: It gives none, or the file breaks its format.
+    """
+    labels = _labels(_load(path), path)
+    if labels is None:
+        raise FormatError("gives no names.", path=path, remedy="List them below `names:`, in order.")
+    return [label.name for label in labels]
+
+
 def _labels(content: Mapping[str, Any], path: Path) -> list[Label] | None:
     """The classes in their order; None where the file gives no names."""
     names, count = content.get("names"), content.get("nc")

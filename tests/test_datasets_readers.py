@@ -448,7 +448,7 @@ def test_tiny_imagenet_errors(tmp_path: Path, tree: WordTree) -> None:
         open_dataset(f"tiny-imagenet:{as_tar(base, tmp_path / 't.tar.gz', 'w:gz')}", tree)
     with pytest.raises(DataError, match="no such folder or tar file"):
         open_dataset(f"tiny-imagenet:{tmp_path / 'nowhere'}", tree)
-    with pytest.raises(DataError, match="^C:/nowhere: no such"):  # the second colon is no split's
+    with pytest.raises(DataError, match=r"^C:/nowhere: no such"):  # the second colon is no split's
         open_dataset("tiny-imagenet:C:/nowhere", tree)
     (tmp_path / "other").mkdir()
     with pytest.raises(DataError, match="expected Tiny ImageNet's train/"):

@@ -15,7 +15,7 @@ from yolo9000.darknet.layers import DarknetBatchNorm
 from yolo9000.darknet.weights import write_weights
 from yolo9000.errors import ConfigError
 from yolo9000.export.program import is_program
-from yolo9000.network import LABELLED, Network
+from yolo9000.network import LABELLED, Network, plan_network
 
 _DARKNET_EPS = 1e-6  # darknet divides by sqrt(variance) + this (blas.c, normalize_cpu)
 
@@ -80,6 +80,22 @@ def darknet_cfg(cfg: Cfg) -> str:
     last = max(number for number, layer in enumerate(cfg.layers) if layer.name == "convolutional")
     text = set_option(cfg.text, last, "filters", str(region.num * (region.coords + 1 + region.classes)))
     return set_option(text, len(cfg.layers) - 1, "tied", None)
+
+
+def with_classes(cfg: Cfg, classes: int) -> Cfg:
+    """The same network for another number of classes: `classes` of its region, filters before that.
+
+    Raises:
+        CfgError: The cfg describes no network of this family.
+    """
+    _, last, _ = plan_network(cfg)
+    region, text, filters = cfg.region, cfg.text, classes
+    if region is not None:
+        copies = 1 if region.tied else region.num
+        filters = region.num * (region.coords + 1) + copies * classes
+        text = set_option(text, len(cfg.layers) - 1, "classes", str(classes))
+        text = set_option(text, len(cfg.layers) - 1, "map", None)  # darknet's map belongs to one tree
+    return Cfg.parse(set_option(text, last, "filters", str(filters)), cfg.path)
 
 
 def set_option(text: str, layer: int, key: str, value: str | None) -> str:

@@ -26,6 +26,7 @@ from wordtree.formats import read_lines
 from wordtree.tree import WordTree
 from yolo9000.checkpoint import is_model_file, load_model
 from yolo9000.config import AugmentConfig, DataConfig, TrainConfig
+from yolo9000.convert import with_classes
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import DarknetBatchNorm
 from yolo9000.darknet.weights import load_weights
@@ -41,9 +42,10 @@ from yolo9000.datasets import (
     repeat_weights,
 )
 from yolo9000.datasets.transforms import Size
+from yolo9000.datasets.yolo import yolo_names
 from yolo9000.errors import ConfigError, DataError, FormatError, TrainingError
 from yolo9000.model import is_known_name, load_any
-from yolo9000.network import Network, check_size
+from yolo9000.network import Network, check_size, plan_network
 from yolo9000.report import print_left_out
 from yolo9000.runlog import CHECKPOINT
 
@@ -107,7 +109,12 @@ def build_network(config: TrainConfig, console: Console) -> Network:
             raise ConfigError(f"{config.model} brings its own class names; leave out names (--names)")
         network, _ = load_model(config.model)
     else:
-        network = Network(Cfg.load(config.model), tree)
+        cfg = Cfg.load(config.model)
+        if tree is not None and (classes := plan_network(cfg)[2]) != len(tree):
+            cfg = with_classes(cfg, len(tree))
+            made = f"{config.model}: made for the {len(tree)} classes of {config.names}, not {classes:,}"
+            console.print(made, markup=False)
+        network = Network(cfg, tree)
     network.check_colour()
     if config.weights is not None and not (Path(config.out) / CHECKPOINT).exists():
         if is_model_file(config.weights) or is_known_name(config.weights):
@@ -131,13 +138,18 @@ def build_network(config: TrainConfig, console: Console) -> Network:
 
 
 def _class_names(path: str) -> list[str]:
-    """The lines of a list of classes to train, each of them once: which of two would a label mean?"""
-    names = read_lines(path, "class names")
+    """The lines of a list of classes to train, each of them once: which of two would a label mean?
+
+    Of a YOLO data set's `data.yaml` its `names`.
+    """
+    listed = Path(path).suffix.lower() not in (".yaml", ".yml")
+    names = read_lines(path, "class names") if listed else yolo_names(Path(path))
     first: dict[str, int] = {}
     for line, name in enumerate(names, 1):
         if first.setdefault(name, line) != line:
-            again = f"{name!r} stands in line {first[name]} already."
-            raise FormatError(again, path=path, line=line, remedy="Give every class a name of its own.")
+            again = f"{name!r} stands in line {first[name]} already." if listed else f"{name!r} stands twice."
+            remedy = "Give every class a name of its own."
+            raise FormatError(again, path=path, line=line if listed else None, remedy=remedy)
     return names
 
 

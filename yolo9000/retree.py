@@ -12,8 +12,7 @@ from torch import Tensor
 
 from wordtree.tree import WordTree
 from yolo9000.checkpoint import check_target, save_model
-from yolo9000.convert import set_option
-from yolo9000.darknet.cfg import Cfg
+from yolo9000.convert import with_classes
 from yolo9000.model import load_any
 from yolo9000.network import Network
 
@@ -70,7 +69,7 @@ def retree(network: Network, tree: WordTree) -> tuple[Network, Change]:
     Raises:
         CfgError: So many nodes are above the limits of a network.
     """
-    result = Network(Cfg.parse(_cfg(network, len(tree))), tree)
+    result = Network(with_classes(network.cfg, len(tree)), tree)
     old, nodes = network.tree, [network.tree.node_of(wnid) for wnid in tree.wnids]
     rows = torch.tensor([-1 if node is None else node for node in nodes])
     by_class = _class_tensors(network)
@@ -99,21 +98,6 @@ def retree_file(
     kept = {key: value for key, value in metadata.items() if key in _STILL_TRUE}
     save_model(result, target, half=half, metadata=kept)
     return change
-
-
-def _cfg(network: Network, classes: int) -> str:
-    """The network's description with another number of classes."""
-    cfg, text = network.cfg, network.cfg.text
-    last = max(number for number, layer in enumerate(cfg.layers) if layer.name == "convolutional")
-    region, filters = cfg.region, classes
-    if region is not None:
-        per_anchor = region.coords + 1
-        filters = region.num * (per_anchor + (0 if region.tied else classes)) + (
-            classes if region.tied else 0
-        )
-        text = set_option(text, len(cfg.layers) - 1, "classes", str(classes))
-        text = set_option(text, len(cfg.layers) - 1, "map", None)  # darknet's map belongs to one tree
-    return set_option(text, last, "filters", str(filters))
 
 
 def _class_tensors(network: Network) -> dict[str, int]:

@@ -96,12 +96,9 @@ def test_a_names_file_says_what_the_classes_are(settings: Settings, cfgs: Path, 
     assert list(trainer.network.tree.names) == SIX
     with pytest.raises(YOLO9000Error, match="none of its 6 labels"):
         detector_trainer(settings(tmp_path / "run", **flat))
-    names.write_text("dog\ncat\n")
-    with pytest.raises(YOLO9000Error, match=r"describes 6 classes, but the tree has 2"):
-        detector_trainer(settings(tmp_path / "run", names=str(names), **flat))
-    names.write_bytes(b"\xef\xbb\xbfdog\r\ncat\r\n")  # as Windows writes it
-    with pytest.raises(YOLO9000Error, match=r"describes 6 classes, but the tree has 2"):
-        detector_trainer(settings(tmp_path / "run", names=str(names), **flat))
+    names.write_bytes(b"\xef\xbb\xbfdog\r\nbird\r\n")  # as Windows writes it
+    trainer = detector_trainer(settings(tmp_path / "other", names=str(names), **flat))
+    assert list(trainer.network.tree.names) == ["dog", "bird"]
     names.write_text("dog\n\ncat\n")
     with pytest.raises(YOLO9000Error, match=r"six\.names:2: a blank line"):
         detector_trainer(settings(tmp_path / "run", names=str(names), **flat))
@@ -110,6 +107,30 @@ def test_a_names_file_says_what_the_classes_are(settings: Settings, cfgs: Path, 
         detector_trainer(settings(tmp_path / "run", names=str(names), **flat))
     with pytest.raises(YOLO9000Error, match=r"none\.names: no such file"):
         detector_trainer(settings(tmp_path / "run", names=str(tmp_path / "none.names"), **flat))
+
+
+@pytest.mark.parametrize("model", ["flat80.cfg", "small.cfg"])
+def test_a_network_is_fitted_to_the_names(
+    model: str, settings: Settings, cfgs: Path, data: Path, tmp_path: Path
+) -> None:
+    """To fewer classes than it has, with own rows an anchor or tied ones."""
+    (tmp_path / "data.yaml").write_text("train: images\nnames: {0: dog, 1: bird}\n")
+    cfg = (data if model == "small.cfg" else cfgs) / model
+    console = Console(record=True, width=300)
+    changes = {"names": str(tmp_path / "data.yaml"), "data__classification": [], "max_steps": 1}
+    trained = train_detector(settings(tmp_path / "run", model=str(cfg), **changes), console=console)
+    network, _ = load_model(trained)
+    assert list(network.tree.names) == ["dog", "bird"]
+    assert network.region is not None
+    assert network.region.classes == 2
+    assert network.region.tied == (model == "small.cfg")
+    assert "made for the 2 classes of" in console.export_text()
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [dog, dog]\n")
+    with pytest.raises(YOLO9000Error, match="'dog' stands twice"):
+        detector_trainer(settings(tmp_path / "other", model=str(cfg), **changes))
+    (tmp_path / "data.yaml").write_text("train: images\n")
+    with pytest.raises(YOLO9000Error, match="gives no names"):
+        detector_trainer(settings(tmp_path / "other", model=str(cfg), **changes))
 
 
 def test_a_model_by_name_starts_a_training(settings: Settings, tmp_path: Path) -> None:

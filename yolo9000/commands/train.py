@@ -61,7 +61,7 @@ _OPTIONS: dict[str, tuple[Any, str | None]] = {
             typer.Option(
                 "--weights",
                 "-w",
-                help="What to start from: darknet weights (whole or .conv.N), a model file, or a model by name.",
+                help="What to start from: darknet weights (whole or .conv.N), model file or name.",
             ),
         ],
         "weights",
@@ -79,7 +79,9 @@ _OPTIONS: dict[str, tuple[Any, str | None]] = {
     "names": (
         Annotated[
             str | None,
-            typer.Option("--names", help="File of class names, one a line.", show_default="VOC, COCO"),
+            typer.Option(
+                "--names", help="Your classes, one a line, or a data.yaml.", show_default="VOC, COCO"
+            ),
         ],
         "names",
     ),
