@@ -12,7 +12,7 @@ from yolo9000.config import TrainConfig
 from yolo9000.datasets import Batch
 from yolo9000.distill import Imitation, Teachers, tree_divergence
 from yolo9000.errors import ConfigError
-from yolo9000.loss import JointLoss, weighted_sum
+from yolo9000.loss import JointLoss
 from yolo9000.network import Network
 
 
@@ -45,10 +45,6 @@ class JointTask(nn.Module):
         if self.imitation is not None:
             terms |= self.imitation(batch.images, features)
         return terms
-
-    def total(self, terms: dict[str, Tensor]) -> Tensor:
-        """The weighted sum."""
-        return weighted_sum(terms, self.weights)
 
 
 class ClassifierTask(nn.Module):
@@ -84,10 +80,6 @@ class ClassifierTask(nn.Module):
             logits = network.class_logits(features)
             return network.ops.path_nll(logits, nodes, self.smoothing).mean()
         return network.head.whole_nll(features, nodes, self.smoothing).mean()
-
-    def total(self, terms: dict[str, Tensor]) -> Tensor:
-        """The weighted sum."""
-        return weighted_sum(terms, self.weights)
 
 
 def cut_and_mix(images: Tensor) -> tuple[Tensor, float]:

@@ -27,6 +27,7 @@ from yolo9000.checkpoint import save_model
 from yolo9000.config import TrainConfig, save_config
 from yolo9000.datasets import Batch, Plan
 from yolo9000.errors import ConfigError, TrainingError
+from yolo9000.loss import weighted_sum
 from yolo9000.memory import keep_freed_memory
 from yolo9000.network import Network
 from yolo9000.optim import build_optimizer, expected_state, learning_rate, weight_average
@@ -320,7 +321,7 @@ class Trainer:
             others = (world - 1) * len(batch)  # images that are trained on at the same time
             with self.fabric.no_backward_sync(self.task, enabled=index + 1 < len(batches)):
                 terms = self.task(batch, self.seen + others)
-                total = self.plain.total(terms)
+                total = weighted_sum(terms, weights)
                 self.fabric.backward(total / len(batches))
             absent = torch.zeros_like(total)
             values += torch.stack([*(terms.get(name, absent) for name in weights), total]).detach()
