@@ -239,6 +239,7 @@ def test_weights_to_model_to_weights(
     assert first.batchnorm == second.batchnorm == "darknet"
 
 
+@pytest.mark.filterwarnings("ignore:many.cfg. does not name")
 def test_names_of_a_plain_class_list(home: Path) -> None:
     """They stand beside the cfg; a known list keeps its ids; those of another cfg are refused."""
     (home / "own.cfg").write_text(CFG)
