@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
@@ -58,6 +59,7 @@ MAX_PIXELS = 178_956_970  # width × height; where Pillow, too, takes a picture 
 MAX_BYTES = 512 * 2**20  # of one file; no photo comes near it
 MAX_DOWNLOAD = 64 * 2**20  # bytes from a URL
 TIMEOUT = 20.0  # seconds without an answer before a URL is given up
+LONGEST = 120.0  # seconds for a whole picture from a URL, however steadily it comes
 STDIN = "-"  # the name of standard input
 PATIENCE = 5.0  # seconds without a word before a pipe is said to give nothing
 
@@ -220,6 +222,23 @@ def waiting_for(source: str | Path) -> Iterator[None]:
 
 
 def _download(url: str) -> bytes:
+    loaded: Future[bytes] = Future()
+
+    def load() -> None:
+        try:
+            loaded.set_result(_load(url))
+        except BaseException as error:
+            loaded.set_exception(error)
+
+    # Only a thread of its own can be given up in time: `TIMEOUT` begins anew with every byte that comes.
+    threading.Thread(target=load, daemon=True).start()
+    try:
+        return loaded.result(LONGEST)
+    except TimeoutError as error:
+        raise ImageError(f"{url}: not loaded within {LONGEST:g} s; download it and pass the file.") from error
+
+
+def _load(url: str) -> bytes:
     try:
         request = urllib.request.Request(quoted(url), headers={"User-Agent": f"yolo9000/{__version__}"})
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
