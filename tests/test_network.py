@@ -325,6 +325,10 @@ def test_network_without_starting_values_draws_none() -> None:
         ),
         (BACKBONE + conv(20, 1, "linear", 1) + REGION, "line 23: .*Set size=1, stride=1, activation=linear"),
         (BACKBONE + linear(5), r"line 23: .*expected \[region\] .* or \[avgpool\] and \[softmax\]"),
+        (
+            BACKBONE + linear(5) + "[softmax]\n",
+            r"line 23: .*where its output is one cell, found 16 x 16",
+        ),
         (DETECTOR + REGION, r"line 29: \[region\]: expected as the last layer; only one"),
         (
             BACKBONE + linear(20) + "[maxpool]\nsize=2\n" + REGION,

@@ -376,8 +376,12 @@ def _last_convolution(cfg: Cfg, plans: tuple[LayerPlan, ...]) -> int:
     for plan, after in pairwise(tail):
         if plan.type == "softmax" and after.type != "cost":
             after.section.fail("cannot follow [softmax]; only [cost] can.")
-    if not any(plan.type == "avgpool" for plan in plans):
-        last.section.fail("expected [region] (detector) or [avgpool] and [softmax] (classifier) after it.")
+    one_cell = last.output[1:] == (1, 1) and any(plan.type == "softmax" for plan in tail)
+    if not one_cell and not any(plan.type == "avgpool" for plan in plans):
+        last.section.fail(
+            "expected [region] (detector) or [avgpool] and [softmax] (classifier) after it; [softmax] alone "
+            f"where its output is one cell, found {last.output[2]} x {last.output[1]}."
+        )
     return last.index
 
 
