@@ -89,6 +89,9 @@ def test_a_picture_on_standard_input(home: Path, monkeypatch: pytest.MonkeyPatch
     Image.new("RGB", (40, 30), (60, 60, 60)).save(data, kind)
     type_in(monkeypatch, data.getvalue())
     assert greys(frames("-")) == pytest.approx([60], abs=1)
+    type_in(monkeypatch, data.getvalue()[:35])
+    with pytest.raises(ImageError, match=r"^standard input: "):
+        list(frames("-"))
 
 
 @pytest.mark.parametrize("header", ["P6 6 2 255\n", "P6\n# by GIMP\n6 2\n#\n255\n", "P3\n# 1\n6\n2 255\n"])

@@ -75,7 +75,7 @@ _UNSURE = (".avif", ".heic", ".heif", ".jxl", ".jp2", ".j2k", ".dng", ".cr2", ".
 PICTURES = JPEG | set(".png .apng .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm".split()) | set(_UNSURE)
 
 
-def read_image(source: ImageSource) -> Tensor:
+def read_image(source: ImageSource, name: str | None = None) -> Tensor:
     """Read one picture as RGB.
 
     Pillow decodes (torchvision's decoders are deprecated since 0.29, and some damaged PNG files end their
@@ -85,6 +85,7 @@ def read_image(source: ImageSource) -> Tensor:
         source: A path, an http(s) URL, an encoded file's bytes or the file itself, open for reading bytes, a
             PIL image, a NumPy array [H, W, 3] (also [H, W], [H, W, 1 or 4]) or a torch tensor [3, H, W] (also
             [1 or 4, H, W]). Arrays and tensors are RGB, not BGR, uint8 0..255 or floating point 0..1.
+        name: What errors call it; by default its `source_name`.
 
     Returns:
         Tensor [3, H, W] uint8, on the CPU or, for a tensor, where that tensor is.
@@ -93,7 +94,7 @@ def read_image(source: ImageSource) -> Tensor:
         ImageError: Nothing there, no picture, damaged, cut off, without pixels, or too large; names the
             source.
     """
-    name = source_name(source) or "image"
+    name = name or source_name(source) or "image"
     if isinstance(source, Tensor):
         return _from_array(source, "CHW", name)
     if isinstance(source, np.ndarray):

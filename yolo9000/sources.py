@@ -308,12 +308,17 @@ def _piped(stream: BinaryIO | None, path: str | None = None) -> Iterator[ImageSo
         head = buffered.peek(io.DEFAULT_BUFFER_SIZE)
     if not head:
         yield ImageError(f"{name}: empty; expected a picture, or one source a line.")
-    elif not _is_text(head):
-        yield buffered if path else buffered.read()
-    else:
+    elif _is_text(head):
         for line in buffered:
             if listed := _listed_name(line):
                 yield from _expand_one(listed, listed=True)
+    elif path:
+        yield buffered
+    else:
+        try:
+            yield read_image(buffered, name)
+        except ImageError as error:
+            yield error
 
 
 def _listed_name(line: bytes) -> str:
