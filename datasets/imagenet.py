@@ -12,7 +12,7 @@ from yolo9000.datasets.folders import check_link, is_visible, walk
 from yolo9000.datasets.labels import Label
 from yolo9000.datasets.records import Records, RecordsBuilder, classification_records
 from yolo9000.datasets.store import FolderStore, RangeStore, Store
-from yolo9000.datasets.tars import tar_members
+from yolo9000.datasets.tars import end_note, lacks_end, tar_members
 from yolo9000.errors import DataError
 from yolo9000.image import is_picture, is_unread, unread_note
 
@@ -80,6 +80,8 @@ class _Files:
     def __init__(self, root: Path) -> None:
         self.root = root
         members = tar_members(root) if root.is_file() else []
+        unended = root.is_file() and lacks_end(members, root)
+        self.notes = [end_note(root.parent, [root.name])] if unended else []
         self._ranges = {str(PurePosixPath(name)): (start, size) for name, start, size in members}
         paths: Iterable[str] = self._ranges
         if not root.is_file():
@@ -127,9 +129,9 @@ def read_tiny_imagenet(root: str | Path, split: str = "train", *, boxes: bool = 
     labels = [Label(wnid, wnid) for wnid in wnids]
     ids = np.asarray([position[wnid] for _, wnid in found], dtype=np.int32)
     if not boxes:
-        return classification_records(Path(root), store, labels, ids)
+        return classification_records(Path(root), store, labels, ids, files.notes)
     table = _boxes(files, split)
-    builder = RecordsBuilder(Path(root), "detection", rules="voc")
+    builder = RecordsBuilder(Path(root), "detection", rules="voc", issues=files.notes)
     for (path, _), label in zip(found, ids, strict=True):
         builder.image()
         for box, where in table.get(PurePosixPath(path).name, ()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import zipfile
 from collections.abc import Sequence
@@ -19,12 +20,13 @@ from yolo9000.datasets.folders import has_suffix, visible_files
 from yolo9000.datasets.labels import WNID, Label
 from yolo9000.datasets.records import Records, classification_records
 from yolo9000.datasets.store import Strings, TarStore
-from yolo9000.datasets.tars import Member, tar_members
+from yolo9000.datasets.tars import Member, end_note, lacks_end, tar_members
 from yolo9000.errors import DataError
 from yolo9000.image import is_picture, is_unread, unread_note
 
 _READERS = 8  # threads that read headers: the wait is for the disk, or for the network behind it
-_INDEX = "yolo9000-tar-index-3"  # 2: with the links in tar files; 3: with all kinds of pictures
+_Part = tuple[Path, int, int | None]  # where a tar file lies: see `tar_members`
+_INDEX = "yolo9000-tar-index-4"  # 2: with the links in tar files; 3: all kinds of pictures; 4: `unended`
 
 
 def read_imagenet_tar(root: str | Path, split: str = "train") -> Records:
@@ -65,6 +67,8 @@ def read_imagenet_tar(root: str | Path, split: str = "train") -> Records:
             f"{place}: {len(empty):,} of its {len(names):,} tar files hold no images that are read, such as "
             f"{empty[0]}: left out; was a download interrupted?"
         )
+    if len(index.unended):
+        notes.append(end_note(place, list(index.unended)))
     store = TarStore(place, names, index.counts, index.names, index.starts, index.sizes)
     labels = [Label(name, name if WNID.fullmatch(name) else "") for name in index.labels]
     return classification_records(place, store, labels, index.label_ids, notes)
@@ -92,22 +96,23 @@ class _Index:
     labels: Strings  # L
     label_ids: NDArray[np.int32]  # [R]
     unread: Strings  # pictures of kinds that are not read here, as TAR:member
+    unended: Strings  # tar files that `lacks_end`
 
 
-_TEXTS = ("tars", "names", "labels", "unread")  # fields, by how they are kept
+_TEXTS = ("tars", "names", "labels", "unread", "unended")  # fields, by how they are kept
 _ARRAYS = ("counts", "starts", "sizes", "label_ids")
 
 
 def _scan(place: Path, tars: Sequence[str]) -> _Index:
+    parts: list[_Part] = [(place, 0, None)] if place.is_file() else [(place / tar, 0, None) for tar in tars]
     with ThreadPoolExecutor(_READERS) as pool:
-        if place.is_dir():
-            found = list(pool.map(lambda tar: tar_members(place / tar), tars))
-        else:
-            found = [tar_members(place)]
-            inner = [member for member in found[0] if has_suffix(_last(member[0]), ".tar")]
-            if inner:
-                tars = [name for name, _, _ in inner]
-                found = list(pool.map(lambda member: tar_members(place, *member[1:]), inner))
+        found = list(pool.map(lambda part: tar_members(*part), parts))
+        inner = [member for member in found[0] if has_suffix(_last(member[0]), ".tar")]
+        unended = _unended(pool, tars, found, parts)
+        if inner and place.is_file():
+            tars, parts = [name for name, _, _ in inner], [(place, *member[1:]) for member in inner]
+            found = list(pool.map(lambda part: tar_members(*part), parts))
+            unended += _unended(pool, tars, found, parts)
     images = [[member for member in members if is_picture(_last(member[0]))] for members in found]
     unread = [
         f"{tar}:{name}"
@@ -129,7 +134,15 @@ def _scan(place: Path, tars: Sequence[str]) -> _Index:
         Strings(map(str, labels)),
         ids.astype(np.int32),
         Strings(unread),
+        Strings(unended),
     )
+
+
+def _unended(
+    pool: ThreadPoolExecutor, tars: Sequence[str], found: Sequence[list[Member]], parts: Sequence[_Part]
+) -> list[str]:
+    unended = pool.map(lambda members, part: lacks_end(members, *part), found, parts)
+    return list(itertools.compress(tars, unended))
 
 
 def _last(name: str) -> str:

@@ -82,7 +82,7 @@ def map_labels(labels: Sequence[Label], tree: WordTree, map_file: str | Path | N
     nodes = np.full(len(labels), -1, dtype=np.int64)
     result = LabelMap(nodes)
     for i, label in enumerate(labels):
-        is_id = WNID.fullmatch(label.name) or (label.name in by_wnid and not _is_shared(label.name, tree))
+        is_id = WNID.fullmatch(label.name) or (label.name in by_wnid and not tree.is_shared(label.name))
         wnid = label.wnid or (label.name if is_id else _known_wnids().get(_plain(label.name), ""))
         found = by_wnid[wnid] if wnid in by_wnid else _by_name(label, wnid, tree)
         if isinstance(found, str):
@@ -93,11 +93,6 @@ def map_labels(labels: Sequence[Label], tree: WordTree, map_file: str | Path | N
                 result.fallbacks[label.name] = found
         nodes[i] = found
     return result
-
-
-def _is_shared(wnid: str, tree: WordTree) -> bool:
-    """Whether an id was made of a name that several nodes have (`jaguar`, `jaguar-2`): it says no more."""
-    return sum("_".join(tree.names[node].split()) == wnid for node in tree.named(wnid)) > 1
 
 
 def _by_name(label: Label, wnid: str, tree: WordTree) -> int | str:

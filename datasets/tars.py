@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import tarfile
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 
 from yolo9000.datasets.store import read_at
@@ -52,6 +52,27 @@ def tar_members(path: Path, start: int = 0, length: int | None = None) -> list[M
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
     return members
+
+
+def lacks_end(members: Sequence[Member], path: Path, start: int = 0, length: int | None = None) -> bool:
+    """Whether a tar file, given as to `tar_members`, which found these, lacks the empty block at its end.
+
+    It may then be cut off between two files, which nothing else shows.
+    """
+    with path.open("rb") as stream:
+        end = os.fstat(stream.fileno()).st_size if length is None else start + length
+        last = read_at(stream.fileno(), _BLOCK, max(start, end - _BLOCK))
+    # The empty block that is last may be that of a tar file in it.
+    used = max((place + _filled(size) for _, place, size in members), default=start)
+    return start < end and (last != bytes(_BLOCK) or used >= end)
+
+
+def end_note(place: Path, names: Sequence[str]) -> str:
+    """What to say of the tar files in a place that `lacks_end`, at least one."""
+    return (
+        f"{place}: the empty blocks at a tar file's end are missing in {len(names):,}, such as {names[0]}: "
+        "was it cut off in copying, between two of its files? Copy it again"
+    )
 
 
 def _all_members(archive: tarfile.TarFile, end: int, path: Path) -> list[Member]:

@@ -128,6 +128,7 @@ def test_extensions_of_forks_are_not_passed_over(section: str, key: str, neutral
     with pytest.raises(CfgError, match=rf"\] {name}: is an extension of a fork of darknet"):
         plan_layers(Cfg.parse(NET + section + key))
     same, plain = plan_layers(Cfg.parse(NET + section + neutral)), plan_layers(Cfg.parse(NET + section))
+    assert not Cfg.parse(NET + section + neutral).unknown, "it is not misspelled"
     assert [plan.output for plan in same] == [plan.output for plan in plain]
 
 

@@ -492,7 +492,7 @@ def test_darknet_cfg_and_weights(run: Run, home: Path, name: str) -> None:
     assert run("detect", "spot.png", "-m", "toy.SafeTensors", "--json")[1] == out
     code, out, err = run("train", "-m", "toy.SafeTensors", "-w", name, "-d", "voc:none", "-o", "run")
     assert (code, out) == (1, "")
-    assert err.startswith(f"{name}: 2 of 2 convolutions (101 values)")
+    assert f"{name}: 2 of 2 convolutions (101 values)" in err  # after what Lightning says of bf16
 
 
 @pytest.mark.parametrize(

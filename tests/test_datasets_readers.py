@@ -442,6 +442,16 @@ def test_imagenet_det_with_hidden_files_and_capitals(tmp_path: Path) -> None:
     assert records.boxes.tolist() == [[1, 2, 4, 5], [5, 6, 8, 9]]
 
 
+@pytest.mark.parametrize("name", ["tiny-imagenet", "tiny-imagenet-boxes"])
+def test_a_tar_of_tiny_imagenet_without_its_end(tmp_path: Path, name: str) -> None:
+    path = as_tar(write_tiny(tmp_path / "data"), tmp_path / "t.tar")
+    assert not read_records(f"{name}:{path}").issues
+    path.write_bytes(path.read_bytes().rstrip(b"\0"))
+    path.write_bytes(path.read_bytes() + bytes(-path.stat().st_size % 512))
+    (note,) = read_records(f"{name}:{path}").issues
+    assert note.startswith(f"{tmp_path}: the empty blocks at a tar file's end are missing in 1, such as t.t")
+
+
 def test_tiny_imagenet_errors(tmp_path: Path, tree: WordTree) -> None:
     base = write_tiny(tmp_path)
     with pytest.raises(DataError, match=r"not an uncompressed tar file.*tar cf"):

@@ -7,7 +7,7 @@ import pickle
 import re
 import resource
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -226,6 +226,20 @@ def test_cut_off_tars(tmp_path: Path, share: float) -> None:
         place = path if "whole" in str(path) else path.parent
         with pytest.raises(DataError, match=r"\.tar: the tar file is cut off; copy it again"):
             read_records(f"imagenet-tar:{place}")
+
+
+@pytest.mark.parametrize("make", [synset_tars, whole_tar, folder_tar])
+def test_a_tar_cut_off_between_two_files_is_told(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    place = make(tmp_path / "tars")
+    path = place / "n02121620.tar" if place.is_dir() else place
+    with tarfile.open(path) as archive:
+        end = archive.getmembers()[-2 if place.is_dir() else -1].offset
+    path.write_bytes(path.read_bytes()[:end])
+    for _ in range(2):  # also out of the cache
+        records = read_records(f"imagenet-tar:{place}")
+        (note,) = records.issues
+        assert f"at a tar file's end are missing in 1, such as {path.name}: was it cut off" in note
+    assert len(records.store) < 8
 
 
 def test_a_tar_that_shrinks_later(tmp_path: Path) -> None:

@@ -614,8 +614,10 @@ def test_command_line(network: Network, tmp_path: Path) -> None:
     assert f"{boxes}: left out by the reader: 1, first {path}: annotation 1: box (0, 0, 0, 64)" in ran.stderr
     assert len(ran.stdout.splitlines()) == 1
 
-    ran = CliRunner().invoke(app, ["evaluate", boxes, f"imagenet:{tmp_path / 'none'}", *model, "--json"])
+    lost = ["evaluate", boxes, f"imagenet:{tmp_path / 'none'}", *model, "--out", str(tmp_path / "lost")]
+    ran = CliRunner().invoke(app, [*lost, "--json"])
     assert isinstance(ran.exception, DataError)
+    assert not (tmp_path / "lost").exists()
     assert ran.stdout == ""  # all are opened before the first is measured
 
     for precision in ("int8", "bf16", "fp16"):

@@ -384,10 +384,16 @@ def test_names(photo: Image.Image, tmp_path: Path) -> None:
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     content = b""
+    ended: threading.Event
 
     def do_GET(self) -> None:
         if self.path == "/rude":
             self.wfile.write(b"hello\r\n")
+            return
+        if self.path == "/drip":
+            self.wfile.write(b"HTTP/1.0 200 OK\r\n")
+            while not self.ended.wait(0.05):
+                self.wfile.write(b"x")
             return
         if self.path in ("/moved", "/round"):
             self.send_response(302)
@@ -404,10 +410,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(photo: Image.Image) -> Iterator[str]:
-    _Handler.content = encoded(photo, "PNG")
+    _Handler.content, _Handler.ended = encoded(photo, "PNG"), threading.Event()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{running.server_port}"
+        _Handler.ended.set()
         running.shutdown()
 
 
@@ -428,6 +435,12 @@ def test_urls(server: str, photo: Image.Image, monkeypatch: pytest.MonkeyPatch) 
     for bad in ("http://", "http://[x", "http://a b/c"):
         with pytest.raises(ImageError, match="cannot be loaded"):
             read_image(bad)
+
+
+def test_a_server_that_never_ends(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_module, "LONGEST", 0.3)
+    with pytest.raises(ImageError, match=r"/drip: not loaded within 0\.3 s; download it"):
+        read_image(f"{server}/drip")
 
 
 def test_silent_server(monkeypatch: pytest.MonkeyPatch) -> None:

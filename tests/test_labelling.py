@@ -276,6 +276,18 @@ def test_rules_that_do_not_fit_the_tree() -> None:
         Labelling(not_under=tuple(TREE.names)).for_tree(TREE)
 
 
+def test_rules_name_one_of_several_nodes_of_a_name_by_its_number() -> None:
+    tree = WordTree(
+        [-1, -1, 0, 1], ["animal", "car", "jaguar", "jaguar-2"], ["animal", "car", *2 * ["jaguar"]]
+    )
+    for rule in ({"under": "jaguar"}, {"not_under": "jaguar"}, {"threshold": {"jaguar": 0.1}}):
+        with pytest.raises(TreeError, match="2 nodes are called 'jaguar'"):
+            Labelling(**rule).for_tree(tree)  # type: ignore[arg-type]
+    rule = Labelling(under=("2",), threshold={"2": 0.1, "jaguar-2": 0.2}).for_tree(tree)
+    assert Labelling(**rule.to_dict()).for_tree(tree) == rule, "as stored results have it"
+    assert (rule.under, rule.threshold) == (("2",), {"2": 0.1, "jaguar-2": 0.2})
+
+
 def test_threshold_can_only_be_raised(model: YOLO9000, picture: torch.Tensor) -> None:
     found = model.detect(picture, threshold=0.3)
     with pytest.raises(

@@ -187,6 +187,14 @@ def test_iterables_stream(model: YOLO9000) -> None:
     assert list(model.detect([])) == []
 
 
+@pytest.mark.parametrize("batch", [1, 2, 3, 8])
+def test_what_comes_before_an_unreadable_picture_is_given(model: YOLO9000, batch: int) -> None:
+    given = []
+    with pytest.raises(ImageError, match=r"gone\.jpg: no such file"):
+        given.extend(model.detect([WHITE, WHITE, "gone.jpg", WHITE], batch=batch))
+    assert len(given) == 2
+
+
 def test_nothing_found(model: YOLO9000) -> None:
     found = model.detect(np.zeros((10, 10, 3), np.uint8))
     assert len(found) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import Convolution, DarknetBatchNorm, MaxPool, Reorg
 from yolo9000.darknet.plan import plan_layers
 from yolo9000.decode import Decoder
-from yolo9000.errors import CfgError, ImageError
+from yolo9000.errors import CfgError, CfgWarning, ImageError
 from yolo9000.network import Network
 
 NET = input_size(64)
@@ -324,6 +325,10 @@ def test_network_without_starting_values_draws_none() -> None:
         ),
         (BACKBONE + conv(20, 1, "linear", 1) + REGION, "line 23: .*Set size=1, stride=1, activation=linear"),
         (BACKBONE + linear(5), r"line 23: .*expected \[region\] .* or \[avgpool\] and \[softmax\]"),
+        (
+            BACKBONE + linear(5) + "[softmax]\n",
+            r"line 23: .*where its output is one cell, found 16 x 16",
+        ),
         (DETECTOR + REGION, r"line 29: \[region\]: expected as the last layer; only one"),
         (
             BACKBONE + linear(20) + "[maxpool]\nsize=2\n" + REGION,
@@ -406,6 +411,23 @@ def test_a_builtin_cfg_takes_nothing_of_the_current_folder(home: Path) -> None:
     assert len(Network(Cfg.load("yolo9000"), initialise=False).tree) == 9418
 
 
+@pytest.mark.parametrize(("classes", "theirs"), [(20, "yolov2-voc"), (80, "yolov2"), (1000, "tiny")])
+def test_names_that_are_guessed_are_told(home: Path, classes: int, theirs: str) -> None:
+    """By their number, where a cfg has no names; darknet's own cfgs mean those that they get."""
+    text = DETECTOR.replace("filters=20", f"filters={2 * (5 + classes)}")
+    for name in ("own", theirs):
+        (home / f"{name}.cfg").write_text(text.replace("classes=5", f"classes={classes}"))
+    message = rf"own\.cfg: does not name its {classes:,} classes.*others, write theirs into .*own\.names,"
+    with pytest.warns(CfgWarning, match=message):
+        guessed = Network(Cfg.load(home / "own.cfg")).tree
+    WordTree.flat(guessed.names).save(home / "own.tree")  # with own.names
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("own", theirs):
+            assert Network(Cfg.load(home / f"{name}.cfg")).tree == guessed
+
+
+@pytest.mark.filterwarnings("ignore:the cfg. does not name")
 def test_trees_known_without_a_file() -> None:
     text = DETECTOR.replace("filters=20", "filters={}").replace("classes=5", "classes={}")
     assert Network(Cfg.parse(text.format(50, 20))).tree.names[:2] == ("aeroplane", "bicycle")

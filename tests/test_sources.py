@@ -89,6 +89,9 @@ def test_a_picture_on_standard_input(home: Path, monkeypatch: pytest.MonkeyPatch
     Image.new("RGB", (40, 30), (60, 60, 60)).save(data, kind)
     type_in(monkeypatch, data.getvalue())
     assert greys(frames("-")) == pytest.approx([60], abs=1)
+    type_in(monkeypatch, data.getvalue()[:35])
+    with pytest.raises(ImageError, match=r"^standard input: "):
+        list(frames("-"))
 
 
 @pytest.mark.parametrize("header", ["P6 6 2 255\n", "P6\n# by GIMP\n6 2\n#\n255\n", "P3\n# 1\n6\n2 255\n"])
@@ -195,7 +198,7 @@ def test_the_next_pictures_are_read_while_one_is_worked_on() -> None:
     assert next(found) == 0
     while len(taken) < 3:  # in a thread; the test's time limit ends this
         pass
-    assert {name for _, name in taken} == {"ahead_0"}
+    assert {name for _, name in taken} == {"ahead"}
     assert next(found) == 1
     assert len(taken) <= 4, "two ahead, no more"
     assert list(found) == [2, 3, 4, 5]
@@ -219,6 +222,24 @@ def test_reading_ahead_ends_with_its_reader() -> None:
     assert next(found) == 0
     found.close()  # type: ignore[attr-defined]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
+
+
+def test_reading_ahead_ends_although_an_item_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that Ctrl-C need not wait for a download."""
+    monkeypatch.setattr("yolo9000.sources._PATIENCE", 0.01)
+    never = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 0
+        never.wait()
+
+    found = ahead(items())
+    assert next(found) == 0
+    found.close()  # type: ignore[attr-defined]
+    waiting = [thread for thread in threading.enumerate() if thread.name == "ahead"]
+    never.set()
+    assert waiting
+    assert all(thread.daemon for thread in waiting), "the process can end without it"
 
 
 def test_names_that_no_file_can_have(home: Path) -> None:

@@ -135,6 +135,22 @@ def test_index_errors_help(toy: WordTree) -> None:
     assert "d  machine > Crane" in str(caught.value)
 
 
+def test_an_id_made_of_a_name_that_two_nodes_have_finds_neither() -> None:
+    tree = WordTree(
+        [-1, -1, 0, 1], ["animal", "car", "jaguar", "jaguar-2"], ["animal", "car", *2 * ["jaguar"]]
+    )
+    for key in ("jaguar", "Jaguar"):
+        with pytest.raises(TreeError) as caught:
+            tree.path(key)
+        assert str(caught.value) == (
+            f"2 nodes are called {key!r}; say which by its id or number:\n"
+            "  2  animal > jaguar\n  jaguar-2  car > jaguar"
+        )
+    assert [tree.index(tree.key(node)) for node in range(4)] == [0, 1, 2, 3]
+    assert tree.node_of("jaguar") == 2
+    assert WordTree.flat(["Polish", "polish"]).index("polish") == 1, "told apart by their letters"
+
+
 @pytest.mark.parametrize("key", [None, 0.0, b"dog", ["dog"]])
 def test_keys_of_wrong_types(toy: WordTree, key: object) -> None:
     with pytest.raises(TreeError, match="expected the id, name or index of a node, found"):

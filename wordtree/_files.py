@@ -77,6 +77,21 @@ def make_folder(path: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, f"{file} is a file, expected a folder") from error
 
 
+def try_folder(path: Path) -> None:
+    """Make sure that a folder can be written, or made; nothing stays behind, not even the folder.
+
+    Raises:
+        OSError: It cannot; as `make_folder`, or its `filename` is the folder.
+    """
+    there = next(place for place in (path, *path.parents) if place.exists())
+    make_folder(there)  # refuses a file
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def write_together(contents: Mapping[Path, str | Callable[[IO[bytes]], object]]) -> None:
     """Write files that belong together: all or none.
 

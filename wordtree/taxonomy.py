@@ -191,9 +191,9 @@ def _wnid(base: WordTree, node: int | None) -> str | None:
 
 
 def _top(base: WordTree, wnid: str, name: str) -> int | None:
-    if (node := base.node_of(wnid)) is not None:
-        return node
-    return base.index(name) if base.named(name) else None  # index: refuses names that are not unique
+    key = name if base.node_of(wnid) is None else wnid
+    found = base.node_of(key) is not None or base.named(key)
+    return base.index(key) if found else None  # index: refuses names that are not unique
 
 
 def _below(base: WordTree, parent: int | None, wnid: str, name: str) -> int | None:

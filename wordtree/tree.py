@@ -262,22 +262,32 @@ class WordTree:
         """All nodes of that name (case and `_`/space ignored), ascending; empty when there is none."""
         return tuple(self._by_name.get(_fold(name), ()))
 
+    def is_shared(self, wnid: str) -> bool:
+        """Whether an id is made of a name that several nodes have (`jaguar`, `jaguar-2`): says no more."""
+        return sum("_".join(self.names[node].split()) == wnid for node in self.named(wnid)) > 1
+
+    def key(self, node: int) -> str:
+        """The text by which `index` finds a node: its id, or its index where the id is shared."""
+        wnid = self.wnids[node]
+        return str(node) if self.is_shared(wnid) else wnid
+
     def index(self, key: int | str) -> int:
         """Find one node.
 
         Args:
             key: An index, a wnid, a name (case ignored, `_` the same as a space), or an index as text.
+                A wnid that is also the name of several nodes counts as their name.
 
         Raises:
-            TreeError: No such node (with suggestions), or several of that name (with their ids and paths), or
-                a key of another type.
+            TreeError: No such node (with suggestions), or several of that name (with their keys and paths),
+                or a key of another type.
         """
         if not isinstance(key, str):
             try:
                 return self._checked(operator.index(key))
             except TypeError:
                 raise TreeError(f"expected the id, name or index of a node, found {key!r}.") from None
-        if (node := self.node_of(key)) is not None:
+        if (node := self.node_of(key)) is not None and not self.is_shared(key):
             return node
         nodes = self.named(key)
         if len(nodes) == 1:
@@ -296,10 +306,11 @@ class WordTree:
     def _ambiguous(self, key: str, nodes: Sequence[int]) -> str:
         lines = []
         for node in nodes[:_MOST_CANDIDATES]:
-            lines.append(f"  {self.wnids[node]}  {' > '.join(self.names[i] for i in self.path(node))}")
+            lines.append(f"  {self.key(node)}  {' > '.join(self.names[i] for i in self.path(node))}")
         if len(nodes) > _MOST_CANDIDATES:
             lines.append(f"  and {len(nodes) - _MOST_CANDIDATES} more")
-        return f"{len(nodes)} nodes are called {key!r}; say which by its id:\n" + "\n".join(lines)
+        handle = "id or number" if any(self.is_shared(self.wnids[node]) for node in nodes) else "id"
+        return f"{len(nodes)} nodes are called {key!r}; say which by its {handle}:\n" + "\n".join(lines)
 
     def _unknown(self, key: str) -> str:
         from wordtree.lookup import suggestions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from yolo9000.checkpoint import is_model_file, load_darknet, load_model, save_mo
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import DarknetBatchNorm
 from yolo9000.darknet.weights import write_weights
-from yolo9000.errors import ConfigError
+from yolo9000.errors import ConfigError, WeightsError
 from yolo9000.export.program import is_program
 from yolo9000.network import LABELLED, Network, plan_network
 
@@ -36,20 +37,34 @@ def convert(source: Path, target: Path, *, cfg: str | None = None, half: bool = 
     Raises:
         ConfigError: Endings that name no conversion, a missing or needless cfg.
         WeightsError: Files that do not fit each other.
+
+    Warns:
+        UserWarning: Weights that are no numbers; they are converted as they are.
     """
     from_model, to_model = is_model_file(source), is_model_file(target)
     if to_model and not from_model and not is_program(source):
         if cfg is None:
             raise ConfigError(f"{source}: darknet weights do not say what network they belong to: add --cfg.")
-        save_model(load_darknet(cfg, source), target, half=half)
+        network = load_darknet(cfg, source)
+        _tell_damage(network, source)
+        save_model(network, target, half=half)
         return [target]
     if from_model and target.suffix.lower() == ".weights":
         if cfg is not None or half:
             raise ConfigError("--cfg and --half are for writing a model file; its cfg is in it already.")
-        return _to_darknet(load_model(source)[0], target)
+        network, _ = load_model(source)
+        _tell_damage(network, source)
+        return _to_darknet(network, target)
     raise ConfigError(
         f"cannot convert {source.name} to {target.name}: expected *.weights to *.safetensors, or the reverse."
     )
+
+
+def _tell_damage(network: Network, source: Path) -> None:
+    try:
+        network.check_values()
+    except WeightsError as error:
+        warnings.warn(f"{source}: converted as it is, but {error}", stacklevel=3)
 
 
 def _to_darknet(network: Network, target: Path) -> list[Path]:

@@ -58,8 +58,8 @@ class Teachers(nn.Module):
         boxes: It learns to find objects, too, not only to name whole pictures.
 
     Raises:
-        ConfigError: A teacher's answers cannot be compared with the student's: another tree, classes that do
-            not exclude one another; for boxes other anchors, another grid, a classifier.
+        ConfigError: A teacher's answers cannot be compared with the student's: other channels, another tree,
+            classes that do not exclude one another; for boxes other anchors, another grid, a classifier.
         WeightsError: A model cannot be had.
     """
 
@@ -193,6 +193,8 @@ def _answers(raw: Tensor) -> Tensor:
 
 def _difference(teacher: Network, student: Network, boxes: bool) -> str:
     """Why the student cannot learn from this teacher, or nothing."""
+    if teacher.cfg.channels != student.cfg.channels:
+        return f"reads pictures of {teacher.cfg.channels} channels, the student of {student.cfg.channels}"
     if teacher.tree != student.tree:
         return (
             f"has another tree ({len(teacher.tree):,} nodes; the student's has {len(student.tree):,}): give "

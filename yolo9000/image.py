@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
@@ -58,6 +59,7 @@ MAX_PIXELS = 178_956_970  # width × height; where Pillow, too, takes a picture 
 MAX_BYTES = 512 * 2**20  # of one file; no photo comes near it
 MAX_DOWNLOAD = 64 * 2**20  # bytes from a URL
 TIMEOUT = 20.0  # seconds without an answer before a URL is given up
+LONGEST = 120.0  # seconds for a whole picture from a URL, however steadily it comes
 STDIN = "-"  # the name of standard input
 PATIENCE = 5.0  # seconds without a word before a pipe is said to give nothing
 
@@ -73,7 +75,7 @@ _UNSURE = (".avif", ".heic", ".heif", ".jxl", ".jp2", ".j2k", ".dng", ".cr2", ".
 PICTURES = JPEG | set(".png .apng .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm".split()) | set(_UNSURE)
 
 
-def read_image(source: ImageSource) -> Tensor:
+def read_image(source: ImageSource, name: str | None = None) -> Tensor:
     """Read one picture as RGB.
 
     Pillow decodes (torchvision's decoders are deprecated since 0.29, and some damaged PNG files end their
@@ -83,6 +85,7 @@ def read_image(source: ImageSource) -> Tensor:
         source: A path, an http(s) URL, an encoded file's bytes or the file itself, open for reading bytes, a
             PIL image, a NumPy array [H, W, 3] (also [H, W], [H, W, 1 or 4]) or a torch tensor [3, H, W] (also
             [1 or 4, H, W]). Arrays and tensors are RGB, not BGR, uint8 0..255 or floating point 0..1.
+        name: What errors call it; by default its `source_name`.
 
     Returns:
         Tensor [3, H, W] uint8, on the CPU or, for a tensor, where that tensor is.
@@ -91,7 +94,7 @@ def read_image(source: ImageSource) -> Tensor:
         ImageError: Nothing there, no picture, damaged, cut off, without pixels, or too large; names the
             source.
     """
-    name = source_name(source) or "image"
+    name = name or source_name(source) or "image"
     if isinstance(source, Tensor):
         return _from_array(source, "CHW", name)
     if isinstance(source, np.ndarray):
@@ -220,6 +223,23 @@ def waiting_for(source: str | Path) -> Iterator[None]:
 
 
 def _download(url: str) -> bytes:
+    loaded: Future[bytes] = Future()
+
+    def load() -> None:
+        try:
+            loaded.set_result(_load(url))
+        except BaseException as error:
+            loaded.set_exception(error)
+
+    # Only a thread of its own can be given up in time: `TIMEOUT` begins anew with every byte that comes.
+    threading.Thread(target=load, daemon=True).start()
+    try:
+        return loaded.result(LONGEST)
+    except TimeoutError as error:
+        raise ImageError(f"{url}: not loaded within {LONGEST:g} s; download it and pass the file.") from error
+
+
+def _load(url: str) -> bytes:
     try:
         request = urllib.request.Request(quoted(url), headers={"User-Agent": f"yolo9000/{__version__}"})
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:

@@ -129,7 +129,7 @@ class Labelling:
         return self if self.depth is None and not self.leaves else replace(self, depth=None, leaves=False)
 
     def for_tree(self, tree: WordTree) -> Labelling:
-        """The same rules with nodes named by their ids.
+        """The same rules with nodes named by their keys (see `WordTree.key`).
 
         Raises:
             TreeError: A node that the tree does not have, or a name that several nodes have.
@@ -148,10 +148,10 @@ class Labelling:
             )
         return replace(
             self,
-            threshold=_by_id(self.threshold, tree),
-            hier_threshold=None if self.hier_threshold is None else _by_id(self.hier_threshold, tree),
-            under=tuple(tree.wnids[tree.index(node)] for node in self.under),
-            not_under=tuple(tree.wnids[tree.index(node)] for node in self.not_under),
+            threshold=_by_key(self.threshold, tree),
+            hier_threshold=None if self.hier_threshold is None else _by_key(self.hier_threshold, tree),
+            under=tuple(tree.key(tree.index(node)) for node in self.under),
+            not_under=tuple(tree.key(tree.index(node)) for node in self.not_under),
         )
 
     def changed(
@@ -304,11 +304,11 @@ def _allowed(rule: Labelling, tree: WordTree) -> NDArray[np.bool_]:
     return allowed
 
 
-def _by_id(threshold: Threshold, tree: WordTree) -> Threshold:
+def _by_key(threshold: Threshold, tree: WordTree) -> Threshold:
     if not isinstance(threshold, Mapping):
         return threshold
     return {
-        key if key == EVERYWHERE else tree.wnids[tree.index(key)]: value for key, value in threshold.items()
+        key if key == EVERYWHERE else tree.key(tree.index(key)): value for key, value in threshold.items()
     }
 
 

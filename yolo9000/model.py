@@ -286,7 +286,9 @@ class YOLO9000:
             batch: Pictures of an iterable that are run together; 1 for a live source.
 
         Returns:
-            `Detections`, or for an iterable an iterator of them in its order, which reads as it goes.
+            `Detections`, or for an iterable an iterator of them in its order, which reads as it goes. It ends
+            with the first picture that cannot be read, after all before it; `yolo9000.sources.frames` with
+            `on_error` leaves such pictures out.
 
         Raises:
             ConfigError: A setting out of range or of a wrong type; the size is no multiple of the stride.
@@ -319,9 +321,19 @@ class YOLO9000:
         return self._stream(source, settings, batch)
 
     def _stream(self, sources: Iterable[Any], settings: _Settings, batch: int) -> Iterator[Detections]:
-        iterator = iter(sources)
-        while chunk := list(islice(iterator, batch)):
-            yield from self._run([_frame(source) for source in chunk], settings)
+        iterator = map(_frame, sources)
+        failure: Exception | None = None
+        while failure is None:
+            frames: list[Frame] = []
+            try:
+                frames.extend(islice(iterator, batch))  # keeps what comes before an error
+            except Exception as error:
+                failure = error
+            if frames:
+                yield from self._run(frames, settings)
+            elif failure is None:
+                return
+        raise failure
 
     def input_size(self, size: Size | None) -> tuple[int, int]:
         """Height and width of the network input that `detect` uses for `size`, pixels.

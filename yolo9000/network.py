@@ -35,8 +35,12 @@ from yolo9000.head import RegionHead
 from yolo9000.tree_ops import TreeOps
 
 MAX_SIDE = 4096  # pixels of the network input; larger ones exhaust memory before they find more
-# Class lists that a cfg without a tree is known to mean by their length alone.
-_KNOWN_LISTS = {20: "voc", 80: "coco", 1000: "ilsvrc1k"}
+# Class lists that a cfg without a tree is taken to mean by their length, and darknet's own cfgs, which do.
+_KNOWN_LISTS = {
+    20: ("voc", "yolov2-voc yolov2-tiny-voc yolo-voc tiny-yolo-voc"),
+    80: ("coco", "yolov2 yolov2-tiny yolo tiny-yolo"),
+    1000: ("ilsvrc1k", "darknet darknet19 darknet19_448 densenet201 extraction tiny"),
+}
 LABELLED = ("region", "softmax")  # layers that can name a tree
 _LAST = ("softmax", "cost")  # layers that no other follows: their modules pass their input through
 _TAIL = ("avgpool", "dropout", *_LAST)  # what may follow a classifier's last convolution
@@ -73,7 +77,7 @@ class Network(nn.Module):
         CfgError: The cfg describes no network of this family, or one above the limits of `check_limits`.
 
     Warns:
-        CfgWarning: Keys of the cfg that nothing reads.
+        CfgWarning: Keys of the cfg that nothing reads; names of classes that their number alone suggests.
     """
 
     def __init__(self, cfg: Cfg, tree: WordTree | None = None, *, initialise: bool = True) -> None:
@@ -372,8 +376,12 @@ def _last_convolution(cfg: Cfg, plans: tuple[LayerPlan, ...]) -> int:
     for plan, after in pairwise(tail):
         if plan.type == "softmax" and after.type != "cost":
             after.section.fail("cannot follow [softmax]; only [cost] can.")
-    if not any(plan.type == "avgpool" for plan in plans):
-        last.section.fail("expected [region] (detector) or [avgpool] and [softmax] (classifier) after it.")
+    one_cell = last.output[1:] == (1, 1) and any(plan.type == "softmax" for plan in tail)
+    if not one_cell and not any(plan.type == "avgpool" for plan in plans):
+        last.section.fail(
+            "expected [region] (detector) or [avgpool] and [softmax] (classifier) after it; [softmax] alone "
+            f"where its output is one cell, found {last.output[2]} x {last.output[1]}."
+        )
     return last.index
 
 
@@ -385,6 +393,7 @@ def _resolve_tree(cfg: Cfg, classes: int) -> WordTree:
     known = _known_list(classes)
     file = None if cfg.path is None else _find(cfg, cfg.path.with_suffix(".names").name)
     if file is None:
+        _tell_guess(cfg, classes)
         return known
     names = read_lines(file, "names")
     if len(names) != classes:
@@ -403,10 +412,25 @@ def _known_list(classes: int) -> WordTree:
         return WordTree.flat([f"class {number}" for number in range(classes)])
     from wordtree.classes import class_list
 
-    entries = class_list(_KNOWN_LISTS[classes])
+    entries = class_list(_KNOWN_LISTS[classes][0])
     if classes == 1000:  # labelled images come in folders named by the WordNet ids
         return WordTree([-1] * classes, [e.wnid for e in entries], [e.name for e in entries])
     return WordTree.flat([entry.name for entry in entries])
+
+
+def _tell_guess(cfg: Cfg, classes: int) -> None:
+    """Warn where a cfg that is none of darknet's own gets the names of a known list."""
+    name, own = _KNOWN_LISTS.get(classes, ("", ""))
+    if not name or (cfg.path is not None and cfg.path.stem in own.split()):
+        return
+    remedy = "give the network its tree"
+    if cfg.path is not None:
+        remedy = f"write theirs into {cfg.path.with_suffix('.names')}, one a line"
+    message = (
+        f"{cfg.path or 'the cfg'}: does not name its {classes:,} classes; those of {name} are taken, by "
+        f"their number alone. If they are others, {remedy}."
+    )
+    warnings.warn(message, CfgWarning, stacklevel=2)
 
 
 def _load_tree(cfg: Cfg, section: Section) -> WordTree:

@@ -16,12 +16,14 @@ import codecs
 import io
 import re
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from queue import SimpleQueue
 from typing import BinaryIO, TypeVar, cast
 
 from torch import Tensor
@@ -45,6 +47,7 @@ T = TypeVar("T")
 
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts"})
 LISTS = frozenset({".txt", ".list"})
+_PATIENCE = 1.0  # seconds for what is being read when nobody wants it any more
 _STREAMS = ("rtsp://", "rtmp://", "rtp://", "udp://", "srt://")
 _TEXT = re.compile(rb"[^\x00-\x08\x0e-\x1f\x7f]*")  # no control characters but white space
 
@@ -121,11 +124,35 @@ def ahead(items: Iterable[T], count: int = 2) -> Iterator[T]:
         count: How many are taken before they are asked for, and held in memory.
     """
     iterator, end = iter(items), object()
-    with ThreadPoolExecutor(1, "ahead") as pool:
-        taken = deque(pool.submit(next, iterator, end) for _ in range(count))
+    wanted: SimpleQueue[Future[T | object] | None] = SimpleQueue()
+    taken: deque[Future[T | object]] = deque()
+
+    def take() -> None:
+        while (future := wanted.get()) is not None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(next(iterator, end))
+                except BaseException as error:
+                    future.set_exception(error)
+
+    def ask() -> None:
+        taken.append(Future())
+        wanted.put(taken[-1])
+
+    # No ThreadPoolExecutor: that waits for its thread, and an item may take for ever.
+    thread = threading.Thread(target=take, name="ahead", daemon=True)
+    thread.start()
+    try:
+        for _ in range(count):
+            ask()
         while (item := taken.popleft().result()) is not end:
-            taken.append(pool.submit(next, iterator, end))
+            ask()
             yield cast(T, item)
+    finally:
+        for future in taken:
+            future.cancel()
+        wanted.put(None)
+        thread.join(_PATIENCE)
 
 
 def expand(sources: Iterable[ImageSource]) -> Iterator[ImageSource | ImageError]:
@@ -281,12 +308,17 @@ def _piped(stream: BinaryIO | None, path: str | None = None) -> Iterator[ImageSo
         head = buffered.peek(io.DEFAULT_BUFFER_SIZE)
     if not head:
         yield ImageError(f"{name}: empty; expected a picture, or one source a line.")
-    elif not _is_text(head):
-        yield buffered if path else buffered.read()
-    else:
+    elif _is_text(head):
         for line in buffered:
             if listed := _listed_name(line):
                 yield from _expand_one(listed, listed=True)
+    elif path:
+        yield buffered
+    else:
+        try:
+            yield read_image(buffered, name)
+        except ImageError as error:
+            yield error
 
 
 def _listed_name(line: bytes) -> str:

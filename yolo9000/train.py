@@ -13,7 +13,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from wordtree._files import make_folder
+from wordtree._files import try_folder
 from yolo9000.checkpoint import save_model
 from yolo9000.config import TrainConfig, save_config
 from yolo9000.datasets import Batch, Plan
@@ -98,9 +97,7 @@ def check_folder(config: TrainConfig, resume: bool) -> None:
     """
     checkpoint = Path(config.out) / CHECKPOINT
     check_checkpoint(checkpoint, resume, checkpoint.exists())
-    make_folder(checkpoint.parent)
-    with TemporaryFile(dir=checkpoint.parent):
-        pass
+    try_folder(checkpoint.parent)
 
 
 def joint_trainer(config: TrainConfig, console: Console | None = None) -> Trainer:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from toys import POOL, conv, input_size
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.weights import load_weights, save_weights
 from yolo9000.matching import all_boxes
@@ -277,6 +278,21 @@ def test_classifiers_whose_last_convolution_is_not_linear(name: str, twins: Twin
     with twins(name, 9, batch=2) as (network, net), torch.no_grad():
         net.predict(images.numpy())
         _assert_close(network(images), net.output(network.last + 1)[:, :, 0, 0])
+
+
+def test_classifiers_whose_last_convolution_takes_the_whole_map(
+    libdarknet: Any, randomise: Callable[[Network, int], Network], tmp_path: Path
+) -> None:
+    """Fully convolutional: a kernel of the map's size in the place of [avgpool]."""
+    path = tmp_path / "whole.cfg"
+    path.write_text(input_size(16) + POOL + conv(6) + POOL + conv(5, 4, "linear", 0, pad=0) + "[softmax]\n")
+    network = randomise(Network(Cfg.load(path)), 2)
+    save_weights(network, tmp_path / "w")
+    images = torch.rand((1, 3, 16, 16), generator=torch.Generator().manual_seed(3))
+    with libdarknet.load(path, tmp_path / "w") as net, torch.no_grad():
+        probabilities = net.predict(images.numpy())
+        _assert_close(network(images), net.output(network.last)[:, :, 0, 0])
+        _assert_close(network.probabilities(network(images)), probabilities)
 
 
 @pytest.mark.parametrize("version", [(0, 1, 0), (0, 2, 0), (0, 2, 5), (1, 0, 0)])

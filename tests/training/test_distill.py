@@ -154,12 +154,18 @@ def flat(**options: object) -> Network:
 def test_teachers_of_another_kind_are_refused(tmp_path: Path) -> None:
     student = colour_finder(PETS, ("cat", "pug", "vehicle"))
 
-    def other(cells: str = "1,1", pools: int = 5, tree: WordTree = PETS) -> Network:
-        body = input_size(128) + POOL * pools + linear(5 + len(tree)) + region(len(tree), cells, softmax=1)
+    def other(cells: str = "1,1", pools: int = 5, tree: WordTree = PETS, channels: int = 3) -> Network:
+        body = (
+            input_size(128, channels=channels)
+            + POOL * pools
+            + linear(5 + len(tree))
+            + region(len(tree), cells, softmax=1)
+        )
         return Network(Cfg.parse(body), tree)
 
     classifier = Network(Cfg.parse(input_size(32) + conv(4) + linear(len(PETS)) + CLASSIFIED), PETS)
     wrong = {
+        "reads pictures of 1 channels, the student of 3": other(channels=1),
         "another tree": other(tree=BREEDS),
         "the anchors 2,2, the student 1,1": other("2,2"),
         "cells of 16 pixels": other(pools=4),

@@ -545,6 +545,14 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_data_are_opened(
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="is a file, expected a folder"):
         train_joint(settings(tmp_path / "file" / "run", data__detection=["coco:gone"]))
+    with pytest.raises(OSError, match="/proc/runs/1"):
+        train_joint(settings(Path("/proc/runs/1"), data__detection=["coco:gone"]))
+
+
+def test_a_refused_run_leaves_no_folder(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="gone"):
+        train_joint(settings(tmp_path / "runs" / "1", data__detection=["coco:gone"]))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_resume_of_a_run_that_is_done_says_so(settings: Settings, tmp_path: Path) -> None:

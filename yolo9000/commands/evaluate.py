@@ -86,7 +86,7 @@ def evaluate(
 
     from rich.console import Console
 
-    from wordtree._files import make_folder
+    from wordtree._files import try_folder
     from yolo9000.datasets import open_dataset
     from yolo9000.errors import ConfigError
     from yolo9000.evaluate import check_opened, evaluate_opened
@@ -109,7 +109,7 @@ def evaluate(
         boxes=None if boxes is None else tuple(boxes),
     )
     if out is not None:
-        make_folder(out)  # before hours of measuring, not after
+        try_folder(out)  # before hours of measuring, not after
     network, metadata = _load(model, weights, cfg, device)
     if confident is None:
         confident = own_number(metadata, "threshold", config.confident)

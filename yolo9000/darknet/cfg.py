@@ -56,10 +56,26 @@ _KEYS = {
     "dropout": "probability",
     "cost": "type scale ratio noobj thresh",
 }
-# Those of them that change darknet's training and not ours, and the values that change nothing.
+# Keys with which forks of darknet compute something else, and the value that changes nothing ("": the layer's
+# own stride). Passing over them would build another network than was trained.
+FORK_KEYS: Mapping[str, Mapping[str, str]] = {
+    "convolutional": {
+        "dilation": "1",
+        "stride_x": "",
+        "stride_y": "",
+        "antialiasing": "0",
+        "assisted_excitation": "0",
+        "coordconv": "0",
+        "share_index": "-1000000000",  # none, in that fork
+    },
+    "maxpool": {"stride_x": "", "stride_y": "", "antialiasing": "0", "maxpool_depth": "0"},
+    "route": {"groups": "1", "group_id": "0"},
+}
+# Those of darknet's that change its training and not ours, and the values that change nothing.
 _UNTRAINED = {"onlyforward": 0, "learning_rate": 1, "smooth": 0, "truth": 0, "clip": 0}
 KNOWN_KEYS: Mapping[str, frozenset[str]] = {
-    name: frozenset(f"{keys} clip {_LAYER_KEYS}".split()) for name, keys in _KEYS.items()
+    name: frozenset(f"{keys} clip {_LAYER_KEYS}".split()).union(FORK_KEYS.get(name, ()))
+    for name, keys in _KEYS.items()
 }
 
 

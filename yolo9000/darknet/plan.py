@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from fractions import Fraction
 
-from yolo9000.darknet.cfg import Cfg, RegionConfig, Section
+from yolo9000.darknet.cfg import FORK_KEYS, Cfg, RegionConfig, Section
 from yolo9000.errors import CfgError, ConfigError
 
 Shape = tuple[int, int, int]
@@ -23,22 +23,6 @@ MAX_ACTIVATIONS = 500_000_000  # values per image, 2 GB in float32; YOLOv2 at 60
 _LIMITS = {"YOLO9000_MAX_PARAMETERS": MAX_PARAMETERS, "YOLO9000_MAX_ACTIVATIONS": MAX_ACTIVATIONS}
 
 ACTIVATIONS = ("leaky", "linear", "logistic", "relu")
-
-# Keys with which forks of darknet compute something else, and the value that changes nothing ("": the layer's
-# own stride). Passing over them would build another network than was trained.
-_FORK_KEYS = {
-    "convolutional": {
-        "dilation": "1",
-        "stride_x": "",
-        "stride_y": "",
-        "antialiasing": "0",
-        "assisted_excitation": "0",
-        "coordconv": "0",
-        "share_index": "-1000000000",  # none, in that fork
-    },
-    "maxpool": {"stride_x": "", "stride_y": "", "antialiasing": "0", "maxpool_depth": "0"},
-    "route": {"groups": "1", "group_id": "0"},
-}
 
 
 @dataclass(frozen=True)
@@ -131,7 +115,7 @@ def grid_cells(cfg: Cfg, height: int, width: int) -> int:
 
 
 def _refuse_fork_keys(section: Section) -> None:
-    for key, neutral in _FORK_KEYS.get(section.name, {}).items():
+    for key, neutral in FORK_KEYS.get(section.name, {}).items():
         allowed = neutral or section.options.get("stride", "1")
         if section.options.get(key, allowed) != allowed:
             section.fail(
