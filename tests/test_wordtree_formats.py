@@ -296,12 +296,17 @@ def test_files_beside_a_tree(
     assert (caught.value.path, caught.value.line) == (tmp_path / beside, line)
 
 
+def test_a_damaged_tree_is_told_before_its_names(tmp_path: Path) -> None:
+    (tmp_path / "x.tree").write_text("a -1\nb 0 0\nc 0\n")
+    (tmp_path / "x.names").write_text("A\nB\n")
+    with pytest.raises(FormatError, match=r"x\.tree:2: expected 2 columns"):
+        load_tree(tmp_path / "x.tree")
+
+
 def test_parse_without_a_file() -> None:
-    assert parse_darknet_tree("a -1\r\nb 0\r\n".replace("\r", ""), ["A", "B"]).names == ("A", "B")
+    assert parse_darknet_tree("a -1\r\nb 0\r\n".replace("\r", "")).parent.tolist() == [-1, 0]
     with pytest.raises(FormatError, match=r"^line 2: expected 2 columns"):
         parse_darknet_tree("a -1\nb\n")
-    with pytest.raises(FormatError, match="2 lines and there are 1 names"):
-        parse_darknet_tree("a -1\nb 0\n", ["A"])
 
 
 def test_maps(pets: WordTree, tmp_path: Path) -> None:

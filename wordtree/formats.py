@@ -118,25 +118,18 @@ def darknet_text(tree: WordTree) -> str:
     return "".join(f"{wnid} {parent}\n" for wnid, parent in pairs)
 
 
-def parse_darknet_tree(
-    text: str, names: Sequence[str] | None = None, *, path: str | Path | None = None
-) -> WordTree:
-    """A tree from the content of a darknet `.tree` file.
+def parse_darknet_tree(text: str, path: str | Path | None = None) -> WordTree:
+    """A tree from the content of a darknet `.tree` file; names are the ids.
 
     Args:
         text: `<id> <parent>` a line.
-        names: Names of the nodes; the ids when left out.
         path: The file, for messages.
 
     Raises:
         FormatError: A line that breaks the format, or lines that are no tree.
     """
-    lines = lines_of(text)
-    if names is not None and len(names) != len(lines):
-        what = f"the tree has {len(lines):,} lines and there are {len(names):,} names."
-        raise FormatError(what, path=path, remedy="Both must list the same nodes, one a line.")
     wnids, parents = [], []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines_of(text), 1):
         fields = line.split()
         if len(fields) != 2:
             what = f"expected 2 columns, an id and a parent's line index, got {len(fields)}: {line[:80]!r}."
@@ -144,9 +137,9 @@ def parse_darknet_tree(
         wnids.append(fields[0])
         parents.append(_parent_index(fields[1], number, path))
     try:
-        return WordTree(parents, wnids, names)
+        return WordTree(parents, wnids)
     except NodeError as error:
-        raise error.in_file(path, range(1, len(lines) + 1)) from None
+        raise error.in_file(path, range(1, len(wnids) + 1)) from None
 
 
 def _parent_index(field: str, line: int, path: str | Path | None) -> int:
@@ -164,13 +157,14 @@ def read_darknet_tree(path: str | Path) -> WordTree:
         FormatError: One of the files breaks its format, or they do not belong together.
     """
     file = Path(path)
-    text = read_text(file, "a darknet tree")
+    tree = parse_darknet_tree(read_text(file, "a darknet tree"), file)
     names_file, labels_file = file.with_suffix(".names"), file.with_suffix(".labels")
-    names = read_lines(names_file, "names") if names_file.exists() else None
-    if names is not None and len(names) != (count := len(lines_of(text))):
-        what = f"expected {count:,} names, one for each node of {file.name}, got {len(names):,}."
-        raise FormatError(what, path=names_file, remedy="Use the names written with this tree, or none.")
-    tree = parse_darknet_tree(text, names, path=file)
+    if names_file.exists():
+        names = read_lines(names_file, "names")
+        if len(names) != len(tree):
+            what = f"expected {len(tree):,} names, one for each node of {file.name}, got {len(names):,}."
+            raise FormatError(what, path=names_file, remedy="Use the names written with this tree, or none.")
+        tree = WordTree(tree.parent, tree.wnids, names)
     if labels_file.exists():
         _check_labels(tree, labels_file, file)
     return tree
