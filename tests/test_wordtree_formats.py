@@ -144,6 +144,8 @@ def test_a_failed_write_leaves_the_old_file(pets: WordTree, tmp_path: Path) -> N
     with pytest.raises(OSError, match=r"pets\.json"):
         pets.save(folder)
     assert list(tmp_path.iterdir()) == [folder]
+    with pytest.raises(IsADirectoryError):
+        save_tree(pets, "/", ".tree")
 
 
 def test_a_write_replaces_what_a_link_leads_to(tmp_path: Path) -> None:

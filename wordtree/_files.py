@@ -35,7 +35,7 @@ def atomic_write(path: str | Path, *, text: bool = False) -> Iterator[IO[Any]]:
     Raises:
         OSError: It cannot be written, is write-protected or no file; its `filename` is `path`.
     """
-    _check_replaceable(Path(path))  # now, not after it was written
+    check_replaceable(Path(path))  # now, not after it was written
     target = Path(os.path.realpath(path))
     temporary: Path | None = None
     try:
@@ -64,7 +64,7 @@ def atomic_write(path: str | Path, *, text: bool = False) -> Iterator[IO[Any]]:
         raise
 
 
-def _check_replaceable(path: Path) -> None:
+def check_replaceable(path: Path) -> None:
     """Refuse what a rename would replace although it is no file, or one that may not be written.
 
     Raises:

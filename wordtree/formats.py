@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from wordtree._checks import UNWRITABLE, NodeError
-from wordtree._files import atomic_write, write_together
+from wordtree._files import atomic_write, check_replaceable, write_together
 from wordtree.errors import FormatError, TreeError
 from wordtree.textfile import MAX_BYTES, exists, lines_of, read_text
 from wordtree.tree import WordTree
@@ -92,7 +92,9 @@ def check_suffix(path: str | Path, suffix: str | None = None) -> str:
 
     Raises:
         FormatError: The ending names no format.
+        OSError: The file cannot be replaced.
     """
+    check_replaceable(Path(path))
     chosen = Path(path).suffix.lower() if suffix is None else suffix
     if chosen not in SUFFIXES:
         remedy = f"Use one of the endings {', '.join(SUFFIXES)}."
