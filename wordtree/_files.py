@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import string
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -141,6 +142,7 @@ def known_kind(start: bytes) -> str | None:
     """What a file is that people take for another, by its first `KIND_BYTES`; None: nothing known."""
     if start[8:10] == b'{"':
         return SAFETENSORS
+    text = "a text" if start and set(start) <= set(string.printable.encode()) else None
     return next(
-        (kind for magic, kind in _KINDS.items() if start[: len(magic)].lower() == magic.lower()), None
+        (kind for magic, kind in _KINDS.items() if start[: len(magic)].lower() == magic.lower()), text
     )
