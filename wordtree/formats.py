@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wordtree._checks import UNWRITABLE, NodeError
+from wordtree._checks import NodeError, check_line
 from wordtree._files import atomic_write, check_replaceable, write_together
 from wordtree.errors import FormatError, TreeError
 from wordtree.textfile import MAX_BYTES, exists, lines_of, read_text
@@ -226,11 +226,7 @@ def read_lines(path: str | Path, kind: str = "a list") -> list[str]:
     """
     lines = [line.strip() for line in lines_of(read_text(path, f"a file of {kind}"))]
     for number, line in enumerate(lines, 1):
-        if found := UNWRITABLE.search(line):
-            what = f"{found[0]!r} in {line[:80]!r}."
-            raise FormatError(
-                what, path=path, line=number, remedy="Expected one name and no control characters."
-            )
+        check_line(line, path, number)
     if "" in lines:
         number = lines.index("") + 1
         raise FormatError(
