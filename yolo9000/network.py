@@ -79,10 +79,6 @@ class Network(nn.Module):
     def __init__(self, cfg: Cfg, tree: WordTree | None = None, *, initialise: bool = True) -> None:
         super().__init__()
         self.cfg = cfg
-        if cfg.unknown:
-            where = "" if cfg.path is None else f"{cfg.path}: "
-            message = f"{where}keys that nothing reads (misspelled?): {'; '.join(cfg.unknown)}"
-            warnings.warn(message, CfgWarning, stacklevel=2)
         self.plans, self.last, classes = plan_network(cfg)
         self.region: RegionConfig | None = cfg.region
         last = self.plans[self.last]
@@ -330,7 +326,15 @@ def plan_network(cfg: Cfg) -> tuple[tuple[LayerPlan, ...], int, int]:
 
     Raises:
         CfgError: See `Network`.
+
+    Warns:
+        CfgWarning: Keys of the cfg that nothing reads, before what is wrong without them.
     """
+    if cfg.unknown:
+        where = "" if cfg.path is None else f"{cfg.path}: "
+        message = f"{where}keys that nothing reads (misspelled?): {'; '.join(cfg.unknown)}"
+        # One place in the code, so that Python shows it once where a network is planned and then built.
+        warnings.warn(message, CfgWarning, stacklevel=1)
     plans = plan_layers(cfg)
     check_limits(cfg, plans)
     index = _last_convolution(cfg, plans)
