@@ -376,7 +376,9 @@ def _last_convolution(cfg: Cfg, plans: tuple[LayerPlan, ...]) -> int:
     for plan, after in pairwise(tail):
         if plan.type == "softmax" and after.type != "cost":
             after.section.fail("cannot follow [softmax]; only [cost] can.")
-    if not any(plan.type == "avgpool" for plan in plans):
+    # One that stands before can have averaged all that there is: a single cell is left.
+    averaging = tail if max(last.output[1:]) > 1 else plans
+    if not any(plan.type == "avgpool" for plan in averaging):
         last.section.fail("expected [region] (detector) or [avgpool] and [softmax] (classifier) after it.")
     return last.index
 
