@@ -36,8 +36,10 @@ def atomic_write(path: str | Path, *, text: bool = False) -> Iterator[IO[Any]]:
     Raises:
         OSError: It cannot be written, is write-protected or no file; its `filename` is `path`.
     """
-    check_replaceable(Path(path))  # now, not after it was written
-    target = Path(os.path.realpath(path))
+    target = Path(path)
+    check_replaceable(target)  # now, not after it was written
+    if target.is_symlink():
+        target = Path(os.path.realpath(target))  # unlike `resolve`, no error of links in a circle
     temporary: Path | None = None
     try:
         make_folder(target.parent)
