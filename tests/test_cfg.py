@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from yolo9000.checkpoint import load_darknet
 from yolo9000.darknet.cfg import KNOWN_KEYS, MAX_BYTES, Cfg, builtin_cfgs
 from yolo9000.darknet.plan import MAX_PARAMETERS, LayerPlan, check_limits, plan_layers
 from yolo9000.errors import CfgError, CfgWarning, ConfigError
@@ -98,6 +99,13 @@ def test_unknown_keys_warn_when_a_network_is_built() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Network(Cfg.load("darknet19"))
+
+
+def test_unknown_keys_warn_before_what_is_wrong_without_them(tmp_path: Path) -> None:
+    path = tmp_path / "x.cfg"
+    path.write_text(NET + LAST + REGION.replace("classes", "Classes"))
+    with pytest.warns(CfgWarning, match=r"\[region\] Classes"), pytest.raises(CfgError, match="classes=20"):
+        load_darknet(path, tmp_path / "x.weights")
 
 
 def test_keys_that_change_darknets_training_alone() -> None:

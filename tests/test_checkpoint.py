@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -178,6 +180,17 @@ def test_a_header_that_claims_too_much(saved: Path) -> None:
 def test_wrong_content(saved: Path, change: dict[str, str], drop: str | None, message: str) -> None:
     rewrite(saved, change, drop)
     with pytest.raises(WeightsError, match=message):
+        load_model(saved)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> NoReturn:  # root may read everything
+        raise PermissionError(errno.EACCES, "Permission denied", str(saved))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(WeightsError, match=r"cannot be read \(Permission denied\)\.$"):
         load_model(saved)
 
 

@@ -334,6 +334,10 @@ def test_network_without_starting_values_draws_none() -> None:
             BACKBONE + linear(20) + "[maxpool]\nsize=2\n" + REGION,
             r"line 29: \[maxpool\]: expected \[region\] directly after",
         ),
+        (
+            BACKBONE + "[avgpool]\n[route]\nlayers=-2\n" + linear(5) + "[softmax]\n",
+            r"expected \[region\] .* or",
+        ),
         (BACKBONE + linear(5) + POOL + "[avgpool]", r"line 29: \[maxpool\]: cannot follow"),
         (BACKBONE + linear(5) + "[softmax]\n[avgpool]\n", r"line 30: \[avgpool\]: cannot follow \[softmax\]"),
         (BACKBONE + linear(5) + CLASSIFIED * 2, r"line 31: \[avgpool\]: cannot follow \[softmax\]; only"),

@@ -279,6 +279,7 @@ def test_a_file_of_ids_and_names(tmp_path: Path) -> None:
         (b"# nothing\n", None, "only comments"),
         (b"pug.n.01\nd\xffg\n", 2, "no UTF-8 text"),
         (b"pug\0\n", 1, "no UTF-8 text"),
+        (b"n02110958\rn02121620\r", 1, "no control characters"),
     ],
 )
 def test_bad_class_file(tmp_path: Path, text: bytes, line: int | None, message: str) -> None:
@@ -287,6 +288,12 @@ def test_bad_class_file(tmp_path: Path, text: bytes, line: int | None, message: 
     with pytest.raises(FormatError, match=f"(?s){message}") as caught:
         class_list(path)
     assert (caught.value.line, caught.value.path) == (line, path)
+
+
+def test_a_tree_is_no_class_list(tmp_path: Path) -> None:
+    build_tree("voc").tree.save(tmp_path / "voc.tree")
+    with pytest.raises(FormatError, match="expected a class list, got a tree"):
+        class_list(tmp_path / "voc.tree")
 
 
 def test_neither_list_nor_file() -> None:

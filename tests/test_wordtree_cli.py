@@ -177,6 +177,15 @@ def test_build_tree_refuses_before_it_works(tmp_path: Path) -> None:
     assert "add --output" in run("build-tree", "--from", tmp_path / "own.yaml", "-f", "json", code=2)
 
 
+@pytest.mark.parametrize("ending", [".names", ".labels"])
+def test_a_tree_does_not_replace_the_list_it_is_made_of(tmp_path: Path, ending: str) -> None:
+    classes = tmp_path / f"mine{ending}"
+    classes.write_text("n02958343\nn02084071\n")
+    assert "replace the list" in run("build-tree", "-c", classes, "-o", tmp_path / "mine.tree", code=2)
+    run("build-tree", "-c", classes, "-o", tmp_path / "mine.json")
+    assert classes.read_text() == "n02958343\nn02084071\n"
+
+
 def test_tree_show_find_path_stats(tmp_path: Path, toy: WordTree) -> None:
     toy.save(tmp_path / "toy.json")
     source = ("--tree", str(tmp_path / "toy.json"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 from pathlib import Path
 from typing import IO
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from wordtree import FormatError, TreeError, WordTree, load_map, load_tree, save_map, save_tree
 from wordtree._files import write_together
-from wordtree.formats import parse_darknet_tree
+from wordtree.formats import parse_darknet_tree, write_lines
 
 SUFFIXES = (".tree", ".json", ".csv", ".graphml")
 
@@ -143,6 +144,36 @@ def test_a_failed_write_leaves_the_old_file(pets: WordTree, tmp_path: Path) -> N
     with pytest.raises(OSError, match=r"pets\.json"):
         pets.save(folder)
     assert list(tmp_path.iterdir()) == [folder]
+    with pytest.raises(IsADirectoryError):
+        save_tree(pets, "/", ".tree")
+
+
+def test_a_write_replaces_what_a_link_leads_to(tmp_path: Path) -> None:
+    link, file = tmp_path / "latest.csv", tmp_path / "elsewhere" / "1.csv"
+    link.symlink_to("elsewhere/1.csv")
+    for lines in (["first"], ["second"]):  # the file is not there at first
+        write_lines(link, lines)
+        assert link.readlink() == Path("elsewhere/1.csv")
+        assert file.read_text() == f"{lines[0]}\n"
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_what_is_no_file_or_protected_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe, link, file = tmp_path / "pipe", tmp_path / "stdout", tmp_path / "file"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link):
+        with pytest.raises(OSError, match="is a device or pipe, expected the name of a file"):
+            write_lines(path, ["new"])
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    file.write_text("old")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everything
+    with pytest.raises(PermissionError, match="is write-protected"):
+        write_lines(file, ["new"])
+    assert file.read_text() == "old"
 
 
 NODE = '{"id": "a", "name": "A", "parent": null}'
@@ -267,12 +298,17 @@ def test_files_beside_a_tree(
     assert (caught.value.path, caught.value.line) == (tmp_path / beside, line)
 
 
+def test_a_damaged_tree_is_told_before_its_names(tmp_path: Path) -> None:
+    (tmp_path / "x.tree").write_text("a -1\nb 0 0\nc 0\n")
+    (tmp_path / "x.names").write_text("A\nB\n")
+    with pytest.raises(FormatError, match=r"x\.tree:2: expected 2 columns"):
+        load_tree(tmp_path / "x.tree")
+
+
 def test_parse_without_a_file() -> None:
-    assert parse_darknet_tree("a -1\r\nb 0\r\n".replace("\r", ""), ["A", "B"]).names == ("A", "B")
+    assert parse_darknet_tree("a -1\r\nb 0\r\n".replace("\r", "")).parent.tolist() == [-1, 0]
     with pytest.raises(FormatError, match=r"^line 2: expected 2 columns"):
         parse_darknet_tree("a -1\nb\n")
-    with pytest.raises(FormatError, match="2 lines and there are 1 names"):
-        parse_darknet_tree("a -1\nb 0\n", ["A"])
 
 
 def test_maps(pets: WordTree, tmp_path: Path) -> None:

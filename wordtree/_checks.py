@@ -41,6 +41,17 @@ class NodeError(TreeError):
         return FormatError(str(self), path=path, line=lines[self.node], remedy=remedy)
 
 
+def check_line(text: str, path: str | Path, line: int) -> None:
+    """Refuse control characters in a line of a list.
+
+    Raises:
+        FormatError: There are some: tabs, or line ends of another kind than the file's.
+    """
+    if found := UNWRITABLE.search(text):
+        what = f"{found[0]!r} in {text[:80]!r}."
+        raise FormatError(what, path=path, line=line, remedy="Expected one name and no control characters.")
+
+
 def check_parent(parent: ArrayLike, wnids: Sequence[str]) -> Ints:
     """The parent array of a tree, checked: parents before children, siblings side by side.
 

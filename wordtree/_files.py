@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import string
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -22,7 +23,8 @@ def atomic_write(path: str | Path, *, text: bool = False) -> Iterator[IO[Any]]:
     r"""Open a file that replaces `path` only when the block ends without an exception.
 
     The content goes to a temporary file in the same folder, is flushed to disk, and is renamed over `path`;
-    an interrupted write leaves the old file as it was. Missing folders are created.
+    an interrupted write leaves the old file as it was. Missing folders are created. Of a link, the file that
+    it leads to is replaced.
 
     Args:
         path: The file to write.
@@ -32,12 +34,13 @@ def atomic_write(path: str | Path, *, text: bool = False) -> Iterator[IO[Any]]:
         The open file.
 
     Raises:
-        OSError: It cannot be written; its `filename` is `path`.
+        OSError: It cannot be written, is write-protected or no file; its `filename` is `path`.
     """
     target = Path(path)
+    check_replaceable(target)  # now, not after it was written
+    if target.is_symlink():
+        target = Path(os.path.realpath(target))  # unlike `resolve`, no error of links in a circle
     temporary: Path | None = None
-    if target.is_dir():  # now, not after it was written
-        raise IsADirectoryError(errno.EISDIR, "is a folder, expected the name of a file", str(target))
     try:
         make_folder(target.parent)
         start = target.name[:_START]
@@ -60,8 +63,22 @@ def atomic_write(path: str | Path, *, text: bool = False) -> Iterator[IO[Any]]:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno and _about(error, temporary):
-            raise OSError(error.errno, error.strerror, str(target)) from error
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse what a rename would replace although it is no file, or one that may not be written.
+
+    Raises:
+        OSError: It is a folder, a device or a pipe, or write-protected.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, expected the name of a file", str(path))
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is a device or pipe, expected the name of a file", str(path))
+    if path.exists() and not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, "is write-protected", str(path))
 
 
 def make_folder(path: Path) -> None:
@@ -142,6 +159,7 @@ def known_kind(start: bytes) -> str | None:
     """What a file is that people take for another, by its first `KIND_BYTES`; None: nothing known."""
     if start[8:10] == b'{"':
         return SAFETENSORS
+    text = "a text" if start and set(start) <= set(string.printable.encode()) else None
     return next(
-        (kind for magic, kind in _KINDS.items() if start[: len(magic)].lower() == magic.lower()), None
+        (kind for magic, kind in _KINDS.items() if start[: len(magic)].lower() == magic.lower()), text
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wordtree._checks import check_line
 from wordtree.errors import FormatError, TreeError
 from wordtree.textfile import exists, lines_of, read_text
 
@@ -75,6 +76,9 @@ def class_list(source: str | Path, wordnet: WordNet | None = None) -> list[Class
     if not exists(source):
         remedy = f"Built in are {', '.join(CLASS_LISTS)}."
         raise FormatError(f"no class list {name!r}: neither built in nor a file.", remedy=remedy)
+    if Path(source).suffix.lower() == ".tree":  # its parents would be taken for names
+        remedy = "Give a list of ids or names; build-tree takes a tree as --from."
+        raise FormatError("expected a class list, got a tree.", path=source, remedy=remedy)
     return _read(Path(source), wordnet)
 
 
@@ -97,6 +101,7 @@ def _read(path: Path, wordnet: WordNet | None, stop: int | None = None) -> list[
         if built_in and tail:
             entry = ClassEntry(tail, head)
         else:
+            check_line(text.replace("\t", " "), path, number)
             nouns = nouns or _wordnet(wordnet)
             entry = _resolve(text, nouns, path, number)
         if not built_in and (first := lines.setdefault(entry.wnid, number)) != number:

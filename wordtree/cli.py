@@ -99,7 +99,9 @@ def build_tree(
         raise typer.BadParameter("--format is that of the file to write; add --output.")
     suffix = None if format is None else _SUFFIX[format]
     if output is not None:
-        formats.check_suffix(output, suffix)
+        suffix = formats.check_suffix(output, suffix)
+        if suffix == ".tree" and classes is not None:
+            _keep(Path(classes), output)
     own = None if source is None else formats.load_tree(source)
     console = Console(highlight=False)
     if own is None or classes is not None:
@@ -117,6 +119,13 @@ def build_tree(
     if output is not None:
         files = formats.save_tree(tree, output, suffix)
         console.print(f"wrote {', '.join(map(str, files))}", markup=False, soft_wrap=True)
+
+
+def _keep(classes: Path, output: Path) -> None:
+    """Refuse a tree beside which its names or labels would replace the list that it is made of."""
+    if classes.resolve() in [output.with_suffix(ending).resolve() for ending in (".names", ".labels")]:
+        problem = f"{output} gets .names and .labels beside it, which would replace the list {classes}"
+        raise typer.BadParameter(f"{problem}; name it otherwise.", param_hint="--output")
 
 
 _SUFFIX = {

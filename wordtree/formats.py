@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wordtree._checks import UNWRITABLE, NodeError
-from wordtree._files import atomic_write, write_together
+from wordtree._checks import NodeError, check_line
+from wordtree._files import atomic_write, check_replaceable, write_together
 from wordtree.errors import FormatError, TreeError
 from wordtree.textfile import MAX_BYTES, exists, lines_of, read_text
 from wordtree.tree import WordTree
@@ -92,7 +92,9 @@ def check_suffix(path: str | Path, suffix: str | None = None) -> str:
 
     Raises:
         FormatError: The ending names no format.
+        OSError: The file cannot be replaced.
     """
+    check_replaceable(Path(path))
     chosen = Path(path).suffix.lower() if suffix is None else suffix
     if chosen not in SUFFIXES:
         remedy = f"Use one of the endings {', '.join(SUFFIXES)}."
@@ -118,25 +120,18 @@ def darknet_text(tree: WordTree) -> str:
     return "".join(f"{wnid} {parent}\n" for wnid, parent in pairs)
 
 
-def parse_darknet_tree(
-    text: str, names: Sequence[str] | None = None, *, path: str | Path | None = None
-) -> WordTree:
-    """A tree from the content of a darknet `.tree` file.
+def parse_darknet_tree(text: str, path: str | Path | None = None) -> WordTree:
+    """A tree from the content of a darknet `.tree` file; names are the ids.
 
     Args:
         text: `<id> <parent>` a line.
-        names: Names of the nodes; the ids when left out.
         path: The file, for messages.
 
     Raises:
         FormatError: A line that breaks the format, or lines that are no tree.
     """
-    lines = lines_of(text)
-    if names is not None and len(names) != len(lines):
-        what = f"the tree has {len(lines):,} lines and there are {len(names):,} names."
-        raise FormatError(what, path=path, remedy="Both must list the same nodes, one a line.")
     wnids, parents = [], []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines_of(text), 1):
         fields = line.split()
         if len(fields) != 2:
             what = f"expected 2 columns, an id and a parent's line index, got {len(fields)}: {line[:80]!r}."
@@ -144,9 +139,9 @@ def parse_darknet_tree(
         wnids.append(fields[0])
         parents.append(_parent_index(fields[1], number, path))
     try:
-        return WordTree(parents, wnids, names)
+        return WordTree(parents, wnids)
     except NodeError as error:
-        raise error.in_file(path, range(1, len(lines) + 1)) from None
+        raise error.in_file(path, range(1, len(wnids) + 1)) from None
 
 
 def _parent_index(field: str, line: int, path: str | Path | None) -> int:
@@ -164,13 +159,14 @@ def read_darknet_tree(path: str | Path) -> WordTree:
         FormatError: One of the files breaks its format, or they do not belong together.
     """
     file = Path(path)
-    text = read_text(file, "a darknet tree")
+    tree = parse_darknet_tree(read_text(file, "a darknet tree"), file)
     names_file, labels_file = file.with_suffix(".names"), file.with_suffix(".labels")
-    names = read_lines(names_file, "names") if names_file.exists() else None
-    if names is not None and len(names) != (count := len(lines_of(text))):
-        what = f"expected {count:,} names, one for each node of {file.name}, got {len(names):,}."
-        raise FormatError(what, path=names_file, remedy="Use the names written with this tree, or none.")
-    tree = parse_darknet_tree(text, names, path=file)
+    if names_file.exists():
+        names = read_lines(names_file, "names")
+        if len(names) != len(tree):
+            what = f"expected {len(tree):,} names, one for each node of {file.name}, got {len(names):,}."
+            raise FormatError(what, path=names_file, remedy="Use the names written with this tree, or none.")
+        tree = WordTree(tree.parent, tree.wnids, names)
     if labels_file.exists():
         _check_labels(tree, labels_file, file)
     return tree
@@ -230,11 +226,7 @@ def read_lines(path: str | Path, kind: str = "a list") -> list[str]:
     """
     lines = [line.strip() for line in lines_of(read_text(path, f"a file of {kind}"))]
     for number, line in enumerate(lines, 1):
-        if found := UNWRITABLE.search(line):
-            what = f"{found[0]!r} in {line[:80]!r}."
-            raise FormatError(
-                what, path=path, line=number, remedy="Expected one name and no control characters."
-            )
+        check_line(line, path, number)
     if "" in lines:
         number = lines.index("") + 1
         raise FormatError(

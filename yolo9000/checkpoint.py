@@ -222,7 +222,9 @@ def _read(path: Path, *, tensors: bool) -> tuple[dict[str, str], dict[str, Tenso
             metadata: dict[str, str] = file.metadata() or {}
             _check_format(path, metadata)
             return metadata, {name: file.get_tensor(name) for name in file.keys()} if tensors else {}  # noqa: SIM118
-    except (SafetensorError, OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    except (SafetensorError, UnicodeDecodeError) as error:
         raise WeightsError(
             f"{path}: expected a model file (safetensors), but it cannot be read: {error}. It is damaged, "
             f"cut off or of another kind; darknet weights need their cfg as well."

@@ -83,10 +83,6 @@ class Network(nn.Module):
     def __init__(self, cfg: Cfg, tree: WordTree | None = None, *, initialise: bool = True) -> None:
         super().__init__()
         self.cfg = cfg
-        if cfg.unknown:
-            where = "" if cfg.path is None else f"{cfg.path}: "
-            message = f"{where}keys that nothing reads (misspelled?): {'; '.join(cfg.unknown)}"
-            warnings.warn(message, CfgWarning, stacklevel=2)
         self.plans, self.last, classes = plan_network(cfg)
         self.region: RegionConfig | None = cfg.region
         last = self.plans[self.last]
@@ -334,7 +330,15 @@ def plan_network(cfg: Cfg) -> tuple[tuple[LayerPlan, ...], int, int]:
 
     Raises:
         CfgError: See `Network`.
+
+    Warns:
+        CfgWarning: Keys of the cfg that nothing reads, before what is wrong without them.
     """
+    if cfg.unknown:
+        where = "" if cfg.path is None else f"{cfg.path}: "
+        message = f"{where}keys that nothing reads (misspelled?): {'; '.join(cfg.unknown)}"
+        # One place in the code, so that Python shows it once where a network is planned and then built.
+        warnings.warn(message, CfgWarning, stacklevel=1)
     plans = plan_layers(cfg)
     check_limits(cfg, plans)
     index = _last_convolution(cfg, plans)
@@ -376,8 +380,10 @@ def _last_convolution(cfg: Cfg, plans: tuple[LayerPlan, ...]) -> int:
     for plan, after in pairwise(tail):
         if plan.type == "softmax" and after.type != "cost":
             after.section.fail("cannot follow [softmax]; only [cost] can.")
-    one_cell = last.output[1:] == (1, 1) and any(plan.type == "softmax" for plan in tail)
-    if not one_cell and not any(plan.type == "avgpool" for plan in plans):
+    # Where a single cell is left, an average that stands before has averaged all there is, or none is needed.
+    one_cell = max(last.output[1:]) == 1
+    ends = {plan.type for plan in (plans if one_cell else tail)}
+    if "avgpool" not in ends and not (one_cell and "softmax" in ends):
         last.section.fail(
             "expected [region] (detector) or [avgpool] and [softmax] (classifier) after it; [softmax] alone "
             f"where its output is one cell, found {last.output[2]} x {last.output[1]}."
