@@ -549,6 +549,11 @@ def test_settings_are_checked_at_once() -> None:
         EvaluateConfig(size="64")  # type: ignore[arg-type]
 
 
+def test_one_cut_or_class_list_may_be_a_text() -> None:
+    config = EvaluateConfig(cuts="10", boxes="coco")  # type: ignore[arg-type]
+    assert (config.cuts, config.boxes) == (("10",), ("coco",))
+
+
 def test_sizes_fit_the_stride(network: Network, tmp_path: Path) -> None:
     """As in detection; known before a picture is read or a run begins. A classifier's own size may be any."""
     data = coco(tmp_path, [({(0, 0): RED}, [("husky", 0, 0)])])

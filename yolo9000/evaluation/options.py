@@ -52,6 +52,9 @@ class EvaluateConfig:
         fractions = ("score", "nms", "iou", "confident", "hier_threshold")
         for name in fractions:
             object.__setattr__(self, name, number(name, getattr(self, name)))
+        for name in ("cuts", "boxes"):
+            if isinstance(text := getattr(self, name), str):  # one of them, not its letters
+                object.__setattr__(self, name, (text,))
         checks = {
             "size": self.size >= 0,
             "batch_size": self.batch_size >= 1,
