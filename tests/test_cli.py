@@ -607,6 +607,14 @@ def test_version_and_help(run: Run) -> None:
     assert run("tree", "--help")[0] == 0
 
 
+def test_help_is_true(run: Run) -> None:
+    from yolo9000.datasets import _READERS
+
+    words = " ".join(re.findall(r"[\w:]+", run("relabel", "--help")[1]))
+    assert words.count("of relabel: as detected") == 3  # those of detect are not its own
+    assert set(_READERS) <= set(re.findall(r"[\w-]+", run("data", "check", "--help")[1]))
+
+
 HEAVY = (
     "torch",
     "torchvision",
