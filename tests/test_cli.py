@@ -595,6 +595,8 @@ def test_models(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert re.search(r"input\s+64 × 64 pixels", out)
     assert re.search(r"voc map50\s+0\.12", out)
     assert read_metadata(home / "m.safetensors")["voc_map50"] == "0.12"
+    monkeypatch.setenv("COLUMNS", "40")
+    assert {"yolov2", "yolov2-voc", "yolov2-tiny"} <= set(run("models")[1].split())
 
 
 def test_version_and_help(run: Run) -> None:

@@ -77,6 +77,7 @@ def test_drawing_a_path(toy: WordTree) -> None:
         ["└─", "pug", "x5", "3"],
     ]
     assert lines[3].startswith("   └─ pug")
+    assert "among" in drawn(path_table(WordTree.load("yolo9000"), "Siberian husky"), width=80)[0]
 
 
 def test_drawing_what_was_found(toy: WordTree) -> None:

@@ -244,7 +244,7 @@ def _wordnet_gloss(wnid: str) -> str:
 def _table(*headers: str) -> Table:
     table = Table(box=None, header_style=_FAINT, pad_edge=False, padding=(0, 2, 0, 0))
     for header in headers:
-        table.add_column(header, no_wrap=header in ("", "node", "id"))
+        table.add_column(header, no_wrap=header in ("", "node", "id", "among"))
     return table
 
 
