@@ -590,7 +590,7 @@ def test_command_line(network: Network, tmp_path: Path) -> None:
 
     save_model(network, tmp_path / "toy.safetensors", metadata={"threshold": "0.95"})
     scene = {(0, 0): RED, (2, 2): DARK_RED}  # scores 0.98 and 0.91
-    root = tmp_path / "[/x]" / "boxes"  # which is no markup for the terminal
+    root = tmp_path / "[/x] :dog:" / "boxes"  # no markup for the terminal, nor a picture of a dog
     boxes = coco(root, [(scene, [("husky", 0, 0), ("husky", 2, 2)])])
     photos = folders(tmp_path / "photos", [("husky", {(1, 1): RED})])
     model = ["--model", str(tmp_path / "toy.safetensors"), "--device", "cpu"]
@@ -599,7 +599,7 @@ def test_command_line(network: Network, tmp_path: Path) -> None:
         app, ["evaluate", boxes, photos, *model, "--cut", "dog", "--out", str(tmp_path / "out")]
     )
     assert ran.exit_code == 0, ran.output
-    assert "/[/x]/boxes" in "".join(ran.stdout.split())
+    assert "/[/x]:dog:/boxes" in "".join(ran.stdout.split())
     assert "1 picture, 2 objects" in " ".join(ran.stdout.split())
     detection = json.loads((tmp_path / "out" / "01-coco-boxes.json").read_text())
     assert (detection["nodes"]["map"], detection["cuts"][0]["map"]) == (1.0, 1.0)

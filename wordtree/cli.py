@@ -101,7 +101,7 @@ def build_tree(
     if output is not None:
         formats.check_suffix(output, suffix)
     own = None if source is None else formats.load_tree(source)
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     if own is None or classes is not None:
         nouns = None if wordnet is None else WordNet.from_folder(wordnet)
         build = builder.build_tree(
