@@ -554,6 +554,26 @@ def test_one_cut_or_class_list_may_be_a_text() -> None:
     assert (config.cuts, config.boxes) == (("10",), ("coco",))
 
 
+def test_numbers_are_of_the_settings_precision(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in detection: not of an autocast around the call."""
+    boxes = coco(tmp_path, [({(0, 0): RED}, [("husky", 0, 0)])])
+    photos = folders(tmp_path / "photos", [("husky", {(1, 1): RED})])
+    seen, conv2d = set(), torch.nn.functional.conv2d
+
+    def spied(*args: torch.Tensor) -> torch.Tensor:
+        outputs = conv2d(*args)
+        seen.add(outputs.dtype)
+        return outputs
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", spied)
+    with torch.autocast("cpu", torch.bfloat16):
+        for data in (boxes, photos):
+            evaluate(network, data)
+    assert seen == {torch.float32}
+
+
 def test_sizes_fit_the_stride(network: Network, tmp_path: Path) -> None:
     """As in detection; known before a picture is read or a run begins. A classifier's own size may be any."""
     data = coco(tmp_path, [({(0, 0): RED}, [("husky", 0, 0)])])
