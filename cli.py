@@ -94,7 +94,7 @@ def models() -> None:
     from yolo9000.model import packaged_models
     from yolo9000.report import print_models, print_published
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     print_models(console, {name: (path, read_metadata(path)) for name, path in packaged_models().items()})
     print_published(console)
 

@@ -295,10 +295,13 @@ class TableDataset:
         if len(self._nodes) and self._nodes.max() < 0:
             names = ", ".join(label.name for label in records.labels[:5])
             names += ", ..." if len(records.labels) > 5 else ""
+            map_file, command = "", "train-classifier"
+            if self.kind == "detection":
+                map_file, command = "a map file (line i: node of class i), ", "train"
             raise DataError(
                 f"{records.root}: none of its {len(records.labels)} labels ({names}) is in the tree of "
-                f"{len(tree)} nodes ({next(iter(self.reasons.values()))}); give a map file (line i: node of "
-                "class i), another tree, or to `yolo9000 train` the names of these classes (--names)"
+                f"{len(tree)} nodes ({next(iter(self.reasons.values()))}); give {map_file}another tree, or "
+                f"to `yolo9000 {command}` the names of these classes (--names)"
             )
         self._images = np.arange(len(records.store))
         if self.kind == "classification":

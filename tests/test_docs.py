@@ -9,7 +9,9 @@ cannot run here says why, in a comment directly above the block: `<!-- not run: 
 from __future__ import annotations
 
 import doctest
+import json
 import os
+import pkgutil
 import re
 import runpy
 import shlex
@@ -28,6 +30,8 @@ from typer.core import TyperGroup
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
+import wordtree
+import yolo9000
 from yolo9000 import YOLO9000
 from yolo9000.cli import app
 from yolo9000.model import DEFAULT_MODEL, packaged_models
@@ -45,6 +49,7 @@ TEXTS = {
     "chairs.yaml": "chair:\n  - Aeron\n  - stool: [bar stool, step stool]\n",
 }
 PHOTOS = ("photo.jpg", "park.jpg")  # beside those that come with the package
+NO_API = {"yolo9000.json", "yolo9000.__version__"}  # a file in exported models, a text
 # Blocks with these need the model that comes with the package.
 NEEDS_MODEL = re.compile(
     r"yolo9000 (detect|relabel|export|retree)|YOLO9000\.load\(|\bmodel\.|\bfound\b|nano\.onnx"
@@ -220,6 +225,22 @@ def test_every_page_is_in_the_navigation() -> None:
     assert listed == pages, "list the pages in mkdocs.yml"
 
 
+def test_names_that_people_use_are_on_the_pages_of_the_api() -> None:
+    """All of the packages' `__all__`, and what pages and the notebook import or speak of."""
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    notebook = json.loads((ROOT / "notebooks" / "tour.ipynb").read_text(encoding="utf-8"))
+    texts += ["".join(cell["source"]) for cell in notebook["cells"]]
+    found = re.findall(r"^from ((?:yolo9000|wordtree)[\w.]*) import (.+)$", "\n".join(texts), re.M)
+    used = {f"{module}.{name}" for module, names in found for name in names.split(", ")}
+    used |= {name for text in texts for name in re.findall(r"`((?:yolo9000|wordtree)\.\w+(?:\.\w+)*)`", text)}
+    used |= {f"{package.__name__}.{name}" for package in (yolo9000, wordtree) for name in package.__all__}
+    documented = re.findall(r"^::: (\S+)$", "\n".join(texts), re.M)
+    for name in sorted(used - NO_API):
+        thing = pkgutil.resolve_name(name)
+        home = f"{thing.__module__}.{thing.__qualname__}" if hasattr(thing, "__qualname__") else name
+        assert any(f"{home}.".startswith(f"{page}.") for page in documented), f"{name}: list it in docs/api"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the page is of a machine without a GPU")
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="names /proc as a folder that cannot be written")
@@ -236,5 +257,6 @@ def test_site_builds_without_a_warning(tmp_path: Path) -> None:
         cwd=ROOT, capture_output=True, text=True, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    page = (tmp_path / "site" / "api" / "detection" / "index.html").read_text()
-    assert "hier_threshold" in page
+    pages = [page.read_text() for page in (tmp_path / "site" / "api").glob("*/index.html")]
+    assert any("hier_threshold" in page for page in pages)
+    assert not any("<blockquote>" in page for page in pages), "an example is no code: say Examples"

@@ -549,6 +549,31 @@ def test_settings_are_checked_at_once() -> None:
         EvaluateConfig(size="64")  # type: ignore[arg-type]
 
 
+def test_one_cut_or_class_list_may_be_a_text() -> None:
+    config = EvaluateConfig(cuts="10", boxes="coco")  # type: ignore[arg-type]
+    assert (config.cuts, config.boxes) == (("10",), ("coco",))
+
+
+def test_numbers_are_of_the_settings_precision(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in detection: not of an autocast around the call."""
+    boxes = coco(tmp_path, [({(0, 0): RED}, [("husky", 0, 0)])])
+    photos = folders(tmp_path / "photos", [("husky", {(1, 1): RED})])
+    seen, conv2d = set(), torch.nn.functional.conv2d
+
+    def spied(*args: torch.Tensor) -> torch.Tensor:
+        outputs = conv2d(*args)
+        seen.add(outputs.dtype)
+        return outputs
+
+    monkeypatch.setattr(torch.nn.functional, "conv2d", spied)
+    with torch.autocast("cpu", torch.bfloat16):
+        for data in (boxes, photos):
+            evaluate(network, data)
+    assert seen == {torch.float32}
+
+
 def test_sizes_fit_the_stride(network: Network, tmp_path: Path) -> None:
     """As in detection; known before a picture is read or a run begins. A classifier's own size may be any."""
     data = coco(tmp_path, [({(0, 0): RED}, [("husky", 0, 0)])])
@@ -585,7 +610,7 @@ def test_command_line(network: Network, tmp_path: Path) -> None:
 
     save_model(network, tmp_path / "toy.safetensors", metadata={"threshold": "0.95"})
     scene = {(0, 0): RED, (2, 2): DARK_RED}  # scores 0.98 and 0.91
-    root = tmp_path / "[/x]" / "boxes"  # which is no markup for the terminal
+    root = tmp_path / "[/x] :dog:" / "boxes"  # no markup for the terminal, nor a picture of a dog
     boxes = coco(root, [(scene, [("husky", 0, 0), ("husky", 2, 2)])])
     photos = folders(tmp_path / "photos", [("husky", {(1, 1): RED})])
     model = ["--model", str(tmp_path / "toy.safetensors"), "--device", "cpu"]
@@ -594,7 +619,7 @@ def test_command_line(network: Network, tmp_path: Path) -> None:
         app, ["evaluate", boxes, photos, *model, "--cut", "dog", "--out", str(tmp_path / "out")]
     )
     assert ran.exit_code == 0, ran.output
-    assert "/[/x]/boxes" in "".join(ran.stdout.split())
+    assert "/[/x]:dog:/boxes" in "".join(ran.stdout.split())
     assert "1 picture, 2 objects" in " ".join(ran.stdout.split())
     detection = json.loads((tmp_path / "out" / "01-coco-boxes.json").read_text())
     assert (detection["nodes"]["map"], detection["cuts"][0]["map"]) == (1.0, 1.0)

@@ -70,7 +70,7 @@ def test_coco_is_read_by_pycocotools(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_yolo_labels(tmp_path: Path) -> None:
-    with Outputs(str(tmp_path), ["yolo"]) as outputs:
+    with Outputs(str(tmp_path), "yolo") as outputs:
         for page in PAGES:
             outputs.write(GREY, page)
     lines = (tmp_path / "labels" / "000139.txt").read_text().splitlines()

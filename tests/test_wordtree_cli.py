@@ -71,12 +71,13 @@ def test_drawing_below_a_node_cuts_depth_and_width(toy: WordTree) -> None:
 def test_drawing_a_path(toy: WordTree) -> None:
     lines = drawn(path_table(toy, "pug"))
     assert [line.split() for line in lines] == [
-        ["id", "among", "gloss"],
-        ["animal", "x0", "2"],
-        ["└─", "dog", "x3", "2"],
-        ["└─", "pug", "x5", "3"],
+        ["depth", "id", "among", "gloss"],
+        ["0", "animal", "x0", "2"],
+        ["1", "└─", "dog", "x3", "2"],
+        ["2", "└─", "pug", "x5", "3"],
     ]
-    assert lines[3].startswith("   └─ pug")
+    assert lines[3].startswith("    2    └─ pug")
+    assert "among" in drawn(path_table(WordTree.load("yolo9000"), "Siberian husky"), width=80)[0]
 
 
 def test_drawing_what_was_found(toy: WordTree) -> None:

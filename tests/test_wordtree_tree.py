@@ -255,6 +255,10 @@ def test_no_forest(graph: nx.DiGraph, message: str) -> None:
         ([-1, -1], ["a", "b"], ["x", " "], "node 1 .* has the name ''"),
         ([-1, -1], ["a", "b"], ["x", "y\nz"], "one line of text"),
         ([-1, -1], ["a", "b"], ["x", "y\ud800"], "one line of text"),
+        ([-1, 0.7], ["a", "b"], None, "whole numbers, −1 for a top node, got float64"),
+        ([float("nan"), 0], ["a", "b"], None, "whole numbers"),
+        ([-1, -1], ["a", 2], None, "node 1 has the id 2; expected text"),
+        ([-1, -1], ["a", "b"], ["x", None], "node 1 has the name None; expected text"),
     ],
 )
 def test_arrays_that_are_no_tree(parent: list, ids: list[str], names: list[str] | None, message: str) -> None:

@@ -1,6 +1,6 @@
 """The WordTree: a class hierarchy over WordNet (or any taxonomy), built, read, written and drawn.
 
-Example:
+Examples:
     >>> from wordtree import WordTree
     >>> tree = WordTree.load("yolo9000")
     >>> [tree.names[i] for i in tree.path("Siberian husky")][-4:]

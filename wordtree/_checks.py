@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,12 @@ def check_parent(parent: ArrayLike, wnids: Sequence[str]) -> Ints:
 
     Raises:
         NodeError: The first node that breaks the rules.
-        TreeError: An array of another shape, or an empty one.
+        TreeError: An array of another shape or of no whole numbers, or an empty one.
     """
-    array = np.array(parent, dtype=np.int64, ndmin=1)
+    array = np.array(parent, ndmin=1)
+    if array.size and array.dtype.kind not in "iu":
+        raise TreeError(f"expected parents as whole numbers, −1 for a top node, got {array.dtype}.")
+    array = array.astype(np.int64)
     if array.ndim != 1 or len(array) != len(wnids):
         raise TreeError(f"expected one parent for each of the {len(wnids):,} ids, got shape {array.shape}.")
     if not len(array):
@@ -91,6 +94,19 @@ def _scattered_problem(node: int, parent: int, array: NDArray[np.int64], wnids: 
         f"node {node} ({wnids[node]!r}) stands apart from its siblings: {whose} begin at node {earlier}. "
         "The children of one node must be contiguous; move them together."
     )
+
+
+def as_texts(what: str, values: Iterable[str]) -> tuple[str, ...]:
+    """The ids or names of a tree.
+
+    Raises:
+        NodeError: The first that is no text.
+    """
+    texts = tuple(values)
+    for node, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise NodeError(node, f"node {node} has the {what} {text!r}; expected text: make it str.")
+    return texts
 
 
 def check_texts(wnids: Sequence[str], names: Sequence[str]) -> None:

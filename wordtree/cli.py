@@ -103,7 +103,7 @@ def build_tree(
         if suffix == ".tree" and classes is not None:
             _keep(Path(classes), output)
     own = None if source is None else formats.load_tree(source)
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     if own is None or classes is not None:
         nouns = None if wordnet is None else WordNet.from_folder(wordnet)
         build = builder.build_tree(

@@ -59,17 +59,17 @@ def _grow(branch: Tree, tree: WordTree, nodes: Sequence[int], depth: int, width:
 
 def path_table(tree: WordTree, node: int | str) -> Table:
     """The way from the top to a node: each step with the size of its sibling group and WordNet's gloss."""
-    table = _table("", "id", "among", "gloss")
-    table.columns[2].justify = "right"
+    table = _table("depth", "", "id", "among", "gloss")
+    table.columns[0].justify = table.columns[3].justify = "right"
     path = tree.path(node)
-    for step, index in enumerate(path):
-        stem = "" if step == 0 else "   " * (step - 1) + "└─ "
+    for depth, index in enumerate(path):
+        stem = "" if depth == 0 else "  " * (depth - 1) + "└─ "
         last = index == path[-1]
         name = Text.assemble(
             (stem, _FAINT), (tree.names[index], _TARGET if last else _name_style(tree, index))
         )
         siblings = f"{tree.group_size[tree.group[index]]:,}"
-        table.add_row(name, _id(tree, index), Text(siblings, _COUNT), _gloss(tree, index))
+        table.add_row(str(depth), name, _id(tree, index), Text(siblings, _COUNT), _gloss(tree, index))
     return table
 
 
@@ -244,7 +244,7 @@ def _wordnet_gloss(wnid: str) -> str:
 def _table(*headers: str) -> Table:
     table = Table(box=None, header_style=_FAINT, pad_edge=False, padding=(0, 2, 0, 0))
     for header in headers:
-        table.add_column(header, no_wrap=header in ("", "node", "id"))
+        table.add_column(header, no_wrap=header in ("", "depth", "node", "id", "among"))
     return table
 
 

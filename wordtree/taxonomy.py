@@ -147,7 +147,7 @@ def graft(base: WordTree, own: WordTree) -> WordTree:
     A top node of `own` that the base has, by id or name, is that node, wherever it stands; so is a node
     below it that the base has at the same place. All others are new, and stand last among their siblings.
 
-    Example:
+    Examples:
         >>> chairs = WordTree.from_edges(["chair", "aeron"], [None, "chair"])
         >>> tree = graft(WordTree.load("voc"), chairs)
         >>> [tree.names[node] for node in tree.path("aeron")]

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from wordtree._checks import Ints, NodeError, check_parent, check_texts
+from wordtree._checks import Ints, NodeError, as_texts, check_parent, check_texts
 from wordtree.errors import TreeError
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ class WordTree:
     names: tuple[str, ...]
 
     def __init__(self, parent: ArrayLike, wnids: Sequence[str], names: Sequence[str] | None = None) -> None:
-        ids = tuple(wnids)
-        texts = ids if names is None else tuple([name.strip() for name in names])
+        ids = as_texts("id", wnids)
+        texts = ids if names is None else tuple([name.strip() for name in as_texts("name", names)])
         array = check_parent(parent, ids)
         check_texts(ids, texts)
         array.flags.writeable = False

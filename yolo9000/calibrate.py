@@ -27,7 +27,7 @@ from yolo9000.decode import Decoder
 from yolo9000.errors import ConfigError, DataError
 from yolo9000.evaluation.classification import best_anchor_logits
 from yolo9000.evaluation.options import EvaluateConfig
-from yolo9000.evaluation.predict import Loaded, Progress, load_batches
+from yolo9000.evaluation.predict import Loaded, Progress, inference, load_batches
 from yolo9000.head import RegionHead
 from yolo9000.matching import all_boxes
 from yolo9000.network import Network
@@ -174,7 +174,7 @@ def collect_steps(
     fused = network.fuse()
     device = next(fused.parameters()).device
     parts = []
-    with torch.inference_mode():
+    with inference(device):
         for batch in load_batches(fused, dataset, config, progress):
             logits, nodes = pick(fused, fused.features(batch.images.to(device)), batch, config.iou)
             parts.append(Steps.of(fused.ops, logits, nodes.to(device)))

@@ -238,4 +238,5 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
 
 def complain(error: YOLO9000Error) -> None:
     """Print an error on standard error, in red where that is a terminal."""
-    Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"Error: {error}", style="red")
+    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    console.print(f"Error: {error}", style="red")

@@ -37,8 +37,8 @@ def evaluate(
         model: A model, or a network (which may be a classifier).
         data: A description such as `voc:DIR`, `coco:DIR:val` or `imagenet:DIR`; see
             `yolo9000.datasets.open_dataset`.
-        config: Thresholds, size and cuts; by default those of `EvaluateConfig`, and of a model its own
-            thresholds.
+        config: Thresholds, size and cuts, as they are; without one, those of `EvaluateConfig` and a model's
+            own thresholds.
         split: The split where the description names none.
         map_file: Darknet map file of the boxes' classes; see `open_dataset`.
         progress: Called after each batch with the pictures just done and those in all.

@@ -58,7 +58,7 @@ class Outputs:
 
     Args:
         folder: Where to write.
-        kinds: Of `KINDS`.
+        kinds: Of `KINDS`, one or several.
         sources: Files that are read meanwhile, and so must not be overwritten.
         more: Others may come: pictures that are in the folder already get no new content.
         show_path: Write the path on pictures, too.
@@ -71,13 +71,13 @@ class Outputs:
     def __init__(
         self,
         folder: str | Path,
-        kinds: Iterable[str] = ("pictures",),
+        kinds: str | Iterable[str] = ("pictures",),
         *,
         sources: Sequence[str] = (),
         more: bool = False,
         show_path: bool = False,
     ) -> None:
-        kinds = tuple(dict.fromkeys(kinds))
+        kinds = (kinds,) if isinstance(kinds, str) else tuple(dict.fromkeys(kinds))
         if unknown := [kind or repr(kind) for kind in kinds if kind not in KINDS]:
             raise ConfigError(f"cannot save {', '.join(unknown)}: known are {', '.join(KINDS)}.")
         self.kinds = kinds

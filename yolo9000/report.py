@@ -155,6 +155,7 @@ def print_published(console: Console) -> None:
         "name", "classes and input", "download", "", title="published by the authors of YOLO9000",
         title_justify="left", title_style="bold", box=None, header_style="dim",
     )  # fmt: skip
+    table.columns[0].no_wrap = True  # a name that is cut is none
     for name, entry in PUBLISHED.items():
         size = f"{file_sizes(Cfg.load(entry.cfg))[1] / 1e6:.0f} MB"
         path = cached(name)

@@ -78,7 +78,7 @@ OnError = Callable[[YOLO9000Error], None]
 def frames(*sources: ImageSource, on_error: OnError | None = None) -> Iterator[Frame]:
     """Read every picture and every video frame of the sources, in order, as they are asked for.
 
-    Example:
+    Examples:
         >>> for found in model.detect(frames("photos/", "clip.mp4")):
         ...     print(found)
 

@@ -167,7 +167,7 @@ class Trainer:
         self.fabric = build_fabric(config, self.precision)
         self.fabric.launch()
         first = self.fabric.is_global_zero  # what the first process says is enough
-        self.console = (console or Console(stderr=True)) if first else Console(quiet=True)
+        self.console = (console or Console(stderr=True, emoji=False)) if first else Console(quiet=True)
         self.network = build_network(config, self.console)
         module = task(self.network, config).to(memory_format=torch.channels_last)
         self.dataset, self.sampler, self.bank = build_data(config, self.network, self.fabric, self.console)

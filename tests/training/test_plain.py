@@ -141,6 +141,14 @@ def test_a_model_by_name_starts_a_training(settings: Settings, tmp_path: Path) -
         joint_trainer(settings(tmp_path / "other", weights="no-such-model"))
 
 
+def test_a_classifier_takes_names_too(cfgs: Path, data: Path, tmp_path: Path) -> None:
+    names = tmp_path / "six.names"
+    names.write_text("\n".join(["n02109961", "n01614925", *SIX[:4]]))
+    words = ["-m", cfgs / "flat6.cfg", "-c", f"imagenet:{data / 'imagenet'}", "--names", names, "--dry-run"]
+    done = CliRunner().invoke(app, ["train-classifier", *map(str, words), "--size", "64", "--workers", "0"])
+    assert done.exit_code == 0, done.output
+
+
 def test_a_plain_model_starts_a_joint_training(settings: Settings, cfgs: Path, tmp_path: Path) -> None:
     """Backbone and box rows; what fitted is said. Its darknet weights do not fit, and that is said, too."""
     torch.manual_seed(3)

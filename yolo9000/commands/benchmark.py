@@ -76,4 +76,4 @@ def benchmark(
     if json:
         print(json_module.dumps(times.to_dict()))
     else:
-        times.show(Console(highlight=False, markup=False))
+        times.show(Console(highlight=False, markup=False, emoji=False))

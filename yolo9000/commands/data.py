@@ -41,8 +41,8 @@ def check(
 ) -> None:
     """Read every image and box once, and list all that is wrong. The exit code is 1 when anything is.
 
-    Formats: coco, voc, yolo, darknet, tiny-imagenet-boxes (boxes); imagenet, imagenet-tar, tiny-imagenet,
-    darknet-classifier (labels); pack (either). docs/data.md shows their layouts.
+    Formats: coco, voc, yolo, darknet, imagenet-det, tiny-imagenet-boxes (boxes); imagenet, imagenet-tar,
+    tiny-imagenet, darknet-classifier (labels); pack (either). docs/data.md shows their layouts.
 
     Example: [cyan]yolo9000 data check coco:coco:val yolo:data.yaml imagenet-tar:fall11[/cyan]
     """

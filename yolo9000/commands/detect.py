@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 SAVE_HELP = "pictures, jsonl, csv, coco, yolo, crops; repeatable."  # as in yolo9000.outputs
 _LABELS, _OUTPUT = "Labels", "Output"
+_KEPT = "of relabel: as detected"
 
 HierThreshold = Annotated[
     list[str] | None,
@@ -37,7 +38,7 @@ HierThreshold = Annotated[
         help="How sure a label must be: high gives 'animal', low gives the breed. For a part of the tree: "
         "dog=0.2. Repeatable.",
         metavar="P|NODE=P",
-        show_default="the model's own, else 0.5; no limit with --depth or --leaves",
+        show_default=f"the model's own, else 0.5; no limit with --depth or --leaves; {_KEPT}",
         rich_help_panel=_LABELS,
     ),
 ]
@@ -67,14 +68,14 @@ Threshold = Annotated[
     typer.Option(
         help="Lowest score. For a part of the tree: animal=0.1. Repeatable.",
         metavar="SCORE|NODE=SCORE",
-        show_default="the model's own, else 0.24",
+        show_default=f"the model's own, else 0.24; {_KEPT}",
         rich_help_panel=_LABELS,
     ),
 ]
 Nms = Annotated[
     float | None,
     typer.Option(
-        min=0, max=1, help="Overlap above which related boxes are one object.", show_default="0.45",
+        min=0, max=1, help="Overlap above which related boxes are one object.", show_default=f"0.45; {_KEPT}",
         rich_help_panel=_LABELS,
     ),
 ]  # fmt: skip

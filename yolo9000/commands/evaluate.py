@@ -158,7 +158,7 @@ def _show(result: DetectionResult | ClassificationResult, *, json: bool, per_cla
     if json:
         print(result.to_json(indent=None))
         return
-    console = Console(highlight=False, markup=False)  # names of classes and files may hold brackets
+    console = Console(highlight=False, markup=False, emoji=False)  # names may hold brackets and :dog:
     for table in tables(result, per_class=per_class):
         console.print(table)
     console.print(f"{result.images / result.seconds:.1f} pictures a second, reading included\n")

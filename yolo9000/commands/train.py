@@ -80,7 +80,9 @@ _OPTIONS: dict[str, tuple[Any, str | None]] = {
         Annotated[
             str | None,
             typer.Option(
-                "--names", help="Your classes, one a line, or a data.yaml.", show_default="VOC, COCO"
+                "--names",
+                help="Your classes, one a line, or a data.yaml.",
+                show_default="VOC, COCO, ImageNet-1k",
             ),
         ],
         "names",
@@ -277,7 +279,7 @@ def train_joint(settings: TrainConfig) -> Trainer:
     return joint_trainer(settings)
 
 
-@_command("detection", "map_file", "ratio", "names")
+@_command("detection", "map_file", "ratio")
 def train_classifier(settings: TrainConfig) -> Trainer:
     """Train a classifier, the start of a detector: over the WordTree, or over a flat list of classes.
 

@@ -22,7 +22,7 @@ from yolo9000.errors import ConfigError
 from yolo9000.evaluation.confusion import Confusion
 from yolo9000.evaluation.hierarchy import Cut, LabelQuality, path_matrix, related
 from yolo9000.evaluation.options import EvaluateConfig
-from yolo9000.evaluation.predict import Progress, chosen_images, input_size, load_batches
+from yolo9000.evaluation.predict import Progress, chosen_images, inference, input_size, load_batches
 from yolo9000.evaluation.result import Result
 from yolo9000.head import RegionHead
 from yolo9000.network import Network
@@ -150,7 +150,7 @@ def _run(
     progress: Progress | None,
 ) -> None:
     device = next(network.parameters()).device
-    with torch.inference_mode():
+    with inference(device):
         for batch in load_batches(network, dataset, config, progress):
             features = features_of(network, batch.images.to(device))
             whole.add(network.class_logits(features))

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -32,6 +31,7 @@ from yolo9000.evaluation.predict import (
     NodePredictor,
     Progress,
     chosen_images,
+    inference,
     input_size,
     join_predictions,
     load_batches,
@@ -187,7 +187,7 @@ def _run(
     decoder = Decoder(head)
     at_nodes, every, confident, truths = [], [], [], []
     device = head.anchors.device
-    with torch.inference_mode():
+    with inference(device):
         for batch in load_batches(network, dataset, config, progress):
             features = features_of(network, batch.images.to(device))
             at_nodes.append(predictor(features, batch))

@@ -18,32 +18,43 @@ if TYPE_CHECKING:
 class EvaluateConfig:
     """What is measured, and how.
 
+    Attributes:
+        size: Side of the network input, pixels; 0: as the cfg says.
+        batch_size: Pictures at a time.
+        threads: That read pictures while the network computes.
+        limit: Only so many pictures, evenly spread over the data set; 0: all.
+        precision: Of the layers, see `yolo9000.engine.Engine`.
+        letterbox: Resampling; None: darknet's own for weights that it trained.
+        score: Objectness × P(class) at or below is no prediction; low, for the far end of the curve.
+        nms: IoU above which two predictions of one class are one (darknet: detector.c).
+        per_image: Best predictions kept of an image; COCO's own limit is 100.
+        iou: Overlap from which on a prediction claims a truth (VOC).
+        confident: Score above which a detection's label is judged (darknet: the default of `detect`).
+        hier_threshold: Labels go down the tree while the absolute probability is above (darknet).
+        cuts: Each a depth, or nodes, see `Cut.parse`: AP with all below seen as one.
+        boxes: Class lists (coco, voc, a file) that training had boxes of: their classes are averaged apart.
+            None: COCO's for ImageNet DET (paper, section 4), else none.
+        rule: Which predictions are right: voc (VOCevaldet.m), imagenet (ILSVRC kit: smaller overlaps of small
+            objects, free truths only); auto: imagenet for ImageNet DET, else voc.
+
     Raises:
         ConfigError: A value of a wrong type; values out of range, all at once.
     """
 
-    size: int = 0  # side of the network input in pixels; 0: as the cfg says
-    batch_size: int = 16  # pictures at a time
-    threads: int = 2  # reading pictures while the network computes
-    limit: int = 0  # only so many pictures, evenly spread over the data set; 0: all
-    precision: Precision = "fp32"  # of the layers, see `yolo9000.engine.Engine`
-    letterbox: LetterboxMode | None = None  # resampling; None: darknet's own for weights that it trained
-    score: float = (
-        0.001  # objectness x P(class) at or below is no prediction; low, for the far end of the curve
-    )
-    nms: float = 0.45  # IoU above which two predictions of one class are one (darknet: detector.c)
-    per_image: int = 300  # best predictions kept of an image; COCO's own limit is 100
-    iou: float = 0.5  # overlap from which on a prediction claims a truth (VOC)
-    confident: float = (
-        0.24  # score above which a detection's label is judged (darknet: the default of `detect`)
-    )
-    hier_threshold: float = 0.5  # labels go down the tree while the absolute probability is above (darknet)
-    cuts: tuple[str, ...] = ()  # each a depth, or nodes, see `Cut.parse`: AP with all below seen as one
-    # Class lists (coco, voc, a file) that training had boxes of: their classes are averaged apart. None:
-    # COCO's for ImageNet DET (paper, section 4), else none
+    size: int = 0
+    batch_size: int = 16
+    threads: int = 2
+    limit: int = 0
+    precision: Precision = "fp32"
+    letterbox: LetterboxMode | None = None
+    score: float = 0.001
+    nms: float = 0.45
+    per_image: int = 300
+    iou: float = 0.5
+    confident: float = 0.24
+    hier_threshold: float = 0.5
+    cuts: tuple[str, ...] = ()
     boxes: tuple[str, ...] | None = None
-    # Which predictions are right: voc (VOCevaldet.m), imagenet (ILSVRC kit: smaller overlaps of small
-    # objects, free truths only); auto: imagenet for ImageNet DET, else voc
     rule: Literal["auto", "voc", "imagenet"] = "auto"
 
     def __post_init__(self) -> None:
@@ -52,6 +63,9 @@ class EvaluateConfig:
         fractions = ("score", "nms", "iou", "confident", "hier_threshold")
         for name in fractions:
             object.__setattr__(self, name, number(name, getattr(self, name)))
+        for name in ("cuts", "boxes"):
+            if isinstance(text := getattr(self, name), str):  # one of them, not its letters
+                object.__setattr__(self, name, (text,))
         checks = {
             "size": self.size >= 0,
             "batch_size": self.batch_size >= 1,

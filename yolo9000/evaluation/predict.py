@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -36,6 +37,13 @@ _CANDIDATES = 4000
 
 
 Progress: TypeAlias = Callable[[int, int], None]  # pictures just done, pictures in all
+
+
+@contextmanager
+def inference(device: torch.device) -> Iterator[None]:
+    """Without gradients, and with the numbers of the settings' precision, as detection: not of a caller's."""
+    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+        yield
 
 
 @dataclass(frozen=True)
