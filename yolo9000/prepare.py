@@ -257,6 +257,9 @@ def build_loader(
         persistent_workers=config.workers > 0,
         pin_memory=device.type == "cuda",
         worker_init_fn=_leave_group,
+        # Every epoch takes a number from it: from torch's own, whose state checkpoints keep, a resumed run
+        # would take one more.
+        generator=torch.Generator(),
     )
 
 
