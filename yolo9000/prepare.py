@@ -134,6 +134,8 @@ def build_network(config: TrainConfig, console: Console) -> Network:
         )
     for layer in frozen_layers(network, config):
         layer.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ConfigError(f"every layer of {config.model} is frozen (freeze): nothing is left to train")
     return network
 
 

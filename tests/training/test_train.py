@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 import yolo9000
-from toys import conv, input_size, linear, region
+from toys import CLASSIFIED, conv, input_size, linear, region
 from wordtree.tree import WordTree
 from yolo9000.cli import app
 from yolo9000.config import TrainConfig, from_mapping, load_config, to_yaml
@@ -709,6 +709,12 @@ def test_a_checkpoint_of_another_form_is_told_where(
     torch.save(state, path)
     with pytest.raises(YOLO9000Error, match=message):
         train_classifier(two_classes(max_steps=3), resume=True)
+
+
+def test_a_network_without_a_layer_to_train_is_refused(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "all.cfg").write_text(input_size(64) + conv(4, stride=2) + linear(1000) + CLASSIFIED)
+    with pytest.raises(ConfigError, match=r"every layer of .*all\.cfg is frozen"):
+        train_classifier(settings(tmp_path, model=str(tmp_path / "all.cfg"), data__detection=[], freeze=2))
 
 
 def test_resume_needs_no_starting_weights_and_keeps_their_version(
