@@ -163,7 +163,10 @@ def test_names_that_no_file_can_have(tmp_path: Path, tree: WordTree, name: str) 
         open_dataset(f"coco:{write_coco(tmp_path, _broken('images', 1, file_name=name))}", tree)
 
 
-@pytest.mark.parametrize(("value", "crowd"), [("0", False), (False, False), ("1", True), (None, False)])
+@pytest.mark.parametrize(
+    ("value", "crowd"),
+    [("0", False), (False, False), ("1", True), (None, False), (0.0, False), (1.0, True)],
+)
 def test_coco_crowds_as_text(tmp_path: Path, value: object, crowd: bool) -> None:
     content = coco_content()
     for annotation in content["annotations"]:
@@ -209,6 +212,18 @@ def test_coco_of_other_tools(
     (tmp_path / place).write_text(json.dumps(content))
     dataset = open_dataset(f"coco:{tmp_path}{spec}", tree)
     assert [dataset[index].image.shape for index in range(3)] == [(3, 30, 40)] * 3
+
+
+def test_lvis_names_its_photos_by_their_address(tmp_path: Path, tree: WordTree) -> None:
+    content = coco_content()
+    for picture in content["images"]:
+        name = picture.pop("file_name")
+        picture["coco_url"] = f"http://images.cocodataset.org/val2017/{name}"
+        save(tmp_path / "val2017" / str(name))
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "lvis_v1_train.json").write_text(json.dumps(content))
+    dataset = open_dataset(f"coco:{tmp_path}/annotations/lvis_v1_train.json", tree)
+    assert dataset[1].source.endswith("val2017/a.jpg")
 
 
 def test_boxes_in_shares_are_no_pixels(tmp_path: Path) -> None:
