@@ -196,7 +196,12 @@ def remove_leftovers(folder: Path) -> None:
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors, numbers, strings, nested) so that `path` always holds a whole checkpoint."""
     with atomic_write(path) as stream:
-        torch.save({"format": FORMAT, **state}, stream)
+        try:
+            torch.save({"format": FORMAT, **state}, stream)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # such as a full disk, of which torch says nothing
+                raise error.__context__ from None
+            raise
 
 
 def check_checkpoint(path: Path, resume: bool, exists: bool) -> None:

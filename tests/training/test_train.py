@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -39,6 +40,7 @@ from yolo9000.errors import ConfigError, DataError, TrainingError, YOLO9000Error
 from yolo9000.network import Network
 from yolo9000.optim import build_optimizer, learning_rate, weight_average
 from yolo9000.prepare import pick_precision
+from yolo9000.runlog import load_checkpoint, save_checkpoint
 from yolo9000.tasks import ClassifierTask, cut_and_mix
 from yolo9000.train import (
     JointTask,
@@ -528,6 +530,21 @@ def test_a_folder_with_a_run_is_not_overwritten(settings: Settings, trained: Pat
         joint_trainer(settings(trained)).fit()
     with pytest.raises(TrainingError, match="--resume"):  # before the data are opened
         train_joint(settings(trained, data__detection=["coco:gone"]))
+
+
+def test_a_disk_that_fills_while_a_checkpoint_is_written(tmp_path: Path) -> None:
+    """It is told as such, and the checkpoint before is kept; torch speaks of a position in its file."""
+    path = tmp_path / "last.ckpt"
+    save_checkpoint(path, {"step": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=f"File too large: '{path}'"):
+            save_checkpoint(path, {str(i): torch.zeros(10_000) for i in range(5)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert load_checkpoint(path)["step"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 def test_resume_needs_a_checkpoint(settings: Settings, tmp_path: Path) -> None:
