@@ -757,12 +757,21 @@ def test_an_average_that_begins_later_begins_with_the_trained_weights(
     assert train_joint(settings(tmp_path, max_steps=1, ema=0.9), resume=True).read_bytes() == model
 
 
+def saved(content: object) -> bytes:
+    """What `torch.save` makes of it."""
+    torch.save(content, file := io.BytesIO())
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"PK\x03\x04 not a checkpoint", ".*"),
-        (b"garbage", "other content than tensors, numbers and texts"),
-        (b"", "cut off"),
+        (b"PK\x03\x04 not a checkpoint", "it does not end as one"),
+        (b"garbage", "it does not end as one"),
+        (b"", "it does not end as one"),
+        (bytes(10_000), "it does not end as one"),
+        (saved({"format": 1})[:-100], "it does not end as one"),
+        (saved(Path()), "other content than tensors, numbers and texts"),
     ],
 )
 def test_a_damaged_checkpoint_is_named(
