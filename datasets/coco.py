@@ -65,7 +65,7 @@ def read_coco(root: str | Path, split: str = "train") -> Records:
         builder.image(picture.get("width"), picture.get("height"))
         for annotation in by_image[picture["id"]]:
             _add(builder, annotation, position, path)
-    labels = [Label(str(c["name"]), str(c.get("wnid", ""))) for c in categories]
+    labels = [Label(str(c["name"]), str(c.get("wnid") or "")) for c in categories]
     names = [str(picture["file_name"]).replace("\\", "/") for picture in pictures]
     return builder.build(FolderStore(_images(path, folders, names), names), labels)
 

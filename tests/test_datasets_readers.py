@@ -63,7 +63,7 @@ def coco_content() -> dict[str, list[dict[str, object]]]:
         ],
         "categories": [
             {"id": 18, "name": "dog"},
-            {"id": 17, "name": "cat"},
+            {"id": 17, "name": "cat", "wnid": None},
             {"id": 63, "name": "couch"},
             {"id": 99, "name": "gizmo"},
         ],
