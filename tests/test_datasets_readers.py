@@ -372,6 +372,14 @@ def test_imagenet(tmp_path: Path, tree: WordTree) -> None:
         dataset[len(dataset)]
     direct = open_dataset(f"imagenet:{root / 'train'}", tree)  # the split's folder itself
     assert len(direct) == len(dataset)
+    (root / "train").rename(root / "valid")
+    assert len(open_dataset(f"imagenet:{root}:val", tree)) == len(dataset)
+
+
+def test_imagenet_with_a_class_called_train(tmp_path: Path) -> None:
+    for name in ("bus", "train"):
+        save(tmp_path / name / "a.jpg")
+    assert [label.name for label in read_records(f"imagenet:{tmp_path}").labels] == ["bus", "train"]
 
 
 def test_imagenet_folders_without_images_are_told(tmp_path: Path) -> None:
@@ -390,8 +398,10 @@ def test_imagenet_errors(tmp_path: Path, tree: WordTree) -> None:
     with pytest.raises(DataError, match="No such file"):
         open_dataset(f"imagenet:{tmp_path / 'nowhere'}", tree)
     (tmp_path / "train" / "n02110185").mkdir(parents=True)
-    with pytest.raises(DataError, match="found 1 folders and no image"):
+    with pytest.raises(DataError, match=r"in them; found 1 folders and no image"):
         open_dataset(f"imagenet:{tmp_path}", tree)
+    with pytest.raises(DataError, match=r"or such folders in val/; found 1 folders and no image"):
+        open_dataset(f"imagenet:{tmp_path}:val", tree)
     link = tmp_path / "train" / "n02121620"
     link.symlink_to(tmp_path / "gone")
     with pytest.raises(DataError, match=r"n02121620: a link to .*gone, which is not there"):
@@ -465,6 +475,8 @@ def test_tiny_imagenet_errors(tmp_path: Path, tree: WordTree) -> None:
         open_dataset(f"tiny-imagenet:{tmp_path / 'nowhere'}", tree)
     with pytest.raises(DataError, match=r"^C:/nowhere: no such"):  # the second colon is no split's
         open_dataset("tiny-imagenet:C:/nowhere", tree)
+    with pytest.raises(DataError, match="that have labels are train and val, got 'test'"):
+        open_dataset(f"tiny-imagenet:{base}:test", tree)
     (tmp_path / "other").mkdir()
     with pytest.raises(DataError, match="expected Tiny ImageNet's train/"):
         open_dataset(f"tiny-imagenet:{tmp_path / 'other'}", tree)
