@@ -564,6 +564,13 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_data_are_opened(
         train_joint(settings(tmp_path / "file" / "run", data__detection=["coco:gone"]))
 
 
+def test_the_last_step_of_an_epoch_is_shown_as_one_of_it(settings: Settings, tmp_path: Path) -> None:
+    shown = io.StringIO()
+    Trainer(settings(tmp_path, max_steps=0, epochs=2), JointTask, Console(file=shown, width=200)).fit()
+    assert "epoch 2 loss" in shown.getvalue()
+    assert "epoch 3" not in shown.getvalue()
+
+
 def test_resume_of_a_run_that_is_done_says_so(settings: Settings, tmp_path: Path) -> None:
     train_joint(settings(tmp_path / "run", max_steps=2))
     shown = io.StringIO()
