@@ -272,6 +272,10 @@ def test_voc(tmp_path: Path, tree: WordTree, flag: object) -> None:
 def test_voc_images_of_other_kinds(tmp_path: Path) -> None:
     for kind in (".avif", ".HEIC", ".jpe"):
         root = write_voc(tmp_path / kind, {"a": voc_xml(filename=f"x{kind}")})
+        for other in (".jpg", ".PNG", ".bmp"):  # what the XML names is missing
+            picture = next((root / "JPEGImages").iterdir()).rename(root / "JPEGImages" / f"a{other}")
+            assert read_records(f"voc:{root}").store.inner_name(0) == f"JPEGImages/a{other}"
+        picture.rename(root / "JPEGImages" / f"a{kind}")
         assert read_records(f"voc:{root}").store.inner_name(0) == f"JPEGImages/a{kind}"
 
 
@@ -319,7 +323,10 @@ def test_voc_namespaces_are_ignored(tmp_path: Path) -> None:
     default = xml.replace("<annotation>", '<annotation xmlns="http://example.org/voc"><!-- a comment -->')
     prefixed = xml.replace("<", "<v:").replace("<v:/", "</v:")
     prefixed = prefixed.replace("<v:annotation>", '<v:annotation xmlns:v="http://example.org/voc">')
-    records = read_records(f"voc:{write_voc(tmp_path, {'a': xml, 'b': default, 'c': prefixed})}")
+    root = write_voc(tmp_path, {"a": xml, "b": default, "c": prefixed})
+    for name in "abc":
+        save(root / "JPEGImages" / f"{name}.png")
+    records = read_records(f"voc:{root}")
     assert records.boxes.tolist() == [[0, 0, 20, 15]] * 3
     assert [Path(records.store.name(i)).name for i in range(3)] == ["a.png", "b.png", "c.png"]
 
