@@ -111,14 +111,20 @@ def open_datasets(
     return (parts[0] if len(parts) == 1 else ConcatDataset(parts)) if parts else None
 
 
+def is_spec(text: str) -> bool:
+    """Whether a text has the form of a data set's description, `FORMAT:PATH`."""
+    name, _, place = text.partition(":")
+    return name in _READERS and bool(place)
+
+
 def read_records(spec: str, split: str = "train") -> Records:
     """What a data set holds, before its labels are looked for in a tree. Arguments as for `open_dataset`."""
-    name, colon, place = spec.partition(":")
-    if not colon or name not in _READERS or not place:
+    if not is_spec(spec):
         raise DataError(
             f"{spec!r}: expected FORMAT:PATH or FORMAT:PATH:SPLIT with FORMAT one of {', '.join(_READERS)}; "
             "such as coco:data/coco:val"
         )
+    name, _, place = spec.partition(":")
     path, colon, tail = place.rpartition(":")
     drive = re.search(r"[/\\]", tail)  # the colon is that of C:\photos
     if colon and not drive and not Path(place).exists():
@@ -148,6 +154,7 @@ __all__ = [
     "collate",
     "collate_plans",
     "data_check",
+    "is_spec",
     "open_dataset",
     "open_datasets",
     "pack",

@@ -6,6 +6,7 @@ shares of the image's width and height. Segments, `class x1 y1 x2 y2 x3 y3 ...`,
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -105,7 +106,8 @@ def read_box_files(
 
     Args:
         root: The data set, for messages.
-        folder: Absolute; names of the images below it are relative to it.
+        folder: Absolute; names of the images are relative to it, or, where it does not hold them all, to the
+            nearest that does.
         images: Their absolute paths.
         box_files: For each image where its box file may be, best first.
         labels: The classes; None: they have no names, and are called by their numbers.
@@ -135,6 +137,8 @@ def read_box_files(
             "Put them into a folder `labels` beside `images`, of the same names but for .txt"
         )
     known = labels if labels is not None else [Label(str(i)) for i in range(highest + 1)]
+    with contextlib.suppress(ValueError):  # they are on several drives of Windows
+        folder = Path(os.path.commonpath([folder, *set(map(os.path.dirname, images))]))
     prefix = os.path.join(folder, "")  # noqa: PTH118
     return builder.build(FolderStore(folder, (image.removeprefix(prefix) for image in images)), known)
 

@@ -17,7 +17,8 @@ from yolo9000.datasets.store import FolderStore
 from yolo9000.errors import DataError
 
 _LARGEST = 2**53  # whole numbers beyond this are no pixels, and no floats either
-_FLAGS = {"0": False, "false": False, "none": False, "": False, "1": True, "true": True}
+# 0.0 and 1.0: tables that know no whole numbers beside missing ones, such as those of pandas
+_FLAGS = dict.fromkeys(("0", "0.0", "false", "none", ""), False) | dict.fromkeys(("1", "1.0", "true"), True)
 YEARS = ("", "2017", "2014")  # suffixes of COCO's folders and files, `train2017`
 
 
@@ -64,7 +65,7 @@ def read_coco(root: str | Path, split: str = "train") -> Records:
         builder.image(picture.get("width"), picture.get("height"))
         for annotation in by_image[picture["id"]]:
             _add(builder, annotation, position, path)
-    labels = [Label(str(c["name"]), str(c.get("wnid", ""))) for c in categories]
+    labels = [Label(str(c["name"]), str(c.get("wnid") or "")) for c in categories]
     names = [str(picture["file_name"]).replace("\\", "/") for picture in pictures]
     return builder.build(FolderStore(_images(path, folders, names), names), labels)
 
@@ -153,6 +154,8 @@ def _checked(
     for i, entry in enumerate(entries):
         if not isinstance(entry, dict):
             raise DataError(f"{path}: {key}[{i}]: expected an object, got {entry!r}")
+        if "file_name" in required and "file_name" not in entry and isinstance(entry.get("coco_url"), str):
+            entry["file_name"] = "/".join(entry["coco_url"].split("/")[-2:])  # LVIS: train2017/9.jpg
         for name in required:
             if name not in entry:
                 raise DataError(f"{path}: {key}[{i}] (id {entry.get('id', 'missing')}): has no {name!r}")

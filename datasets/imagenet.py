@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from yolo9000.datasets.folders import check_link, is_visible, walk
+from yolo9000.datasets.folders import SPLITS, check_link, is_visible, walk
 from yolo9000.datasets.labels import Label
 from yolo9000.datasets.records import Records, RecordsBuilder, classification_records
 from yolo9000.datasets.store import FolderStore, RangeStore, Store
@@ -25,14 +25,12 @@ def read_imagenet(root: str | Path, split: str = "train") -> Records:
 
     Args:
         root: Folder that holds the split's folder; a folder that directly holds the class folders does too.
-        split: `train` or `val`.
+        split: `train`, `val` (or `valid`).
 
     Raises:
         DataError: No such folder, or no images in it.
     """
-    base = Path(root) / split
-    if not base.is_dir():
-        base = Path(root)
+    base = _split_folder(Path(root), split)
     folders = _subfolders(base)
     names: list[str] = []
     unread: list[str] = []
@@ -49,7 +47,8 @@ def read_imagenet(root: str | Path, split: str = "train") -> Records:
     notes = [unread_note(base, unread)] if unread else []
     if not names:
         raise DataError(
-            f"{base}: expected folders nXXXXXXXX (WordNet ids) with images (*.JPEG) in them; "
+            f"{base}: expected folders nXXXXXXXX (WordNet ids) with images (*.JPEG) in them"
+            + (f", or such folders in {split}/; " if base == Path(root) else "; ")
             + (notes[0] if notes else f"found {len(folders)} folders and no image")
         )
     if empty:
@@ -61,6 +60,12 @@ def read_imagenet(root: str | Path, split: str = "train") -> Records:
     return classification_records(
         base, FolderStore(base, names), labels, np.asarray(label_ids, dtype=np.int32), notes
     )
+
+
+def _split_folder(root: Path, split: str) -> Path:
+    """The folder of the class folders: the split's, or `root`, where a class may be called `train`."""
+    named = (root / name for name in SPLITS.get(split, (split,)))
+    return next((folder for folder in named if folder.is_dir() and _subfolders(folder)), root)
 
 
 def _subfolders(base: Path) -> list[str]:
@@ -108,13 +113,17 @@ def read_tiny_imagenet(root: str | Path, split: str = "train", *, boxes: bool = 
 
     Args:
         root: The unpacked folder (or the one above it), or an uncompressed tar file of it.
-        split: `train` or `val`.
+        split: `train`, `val` (or `valid`).
         boxes: Give the object's box from `nXXXXXXXX_boxes.txt` (one an image; x0, y0, x1, y1 inclusive
             pixels), as detection data; otherwise the images are classification data.
 
     Raises:
         DataError: The layout is another one, or a line of a box file breaks the format; names file and line.
     """
+    if split not in ("train", *SPLITS["val"]):
+        raise DataError(
+            f"{root}: the splits of Tiny ImageNet that have labels are train and val, got {split!r}"
+        )
     files = _Files(Path(root))
     found = sorted(_train_images(files) if split == "train" else _val_images(files))
     if not found:

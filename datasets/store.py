@@ -155,6 +155,10 @@ def _unreadable(name: str, error: OSError) -> DataError:
     )
 
 
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+
+
 class RangeStore:
     """Byte ranges of one file, such as the members of an uncompressed tar file.
 
@@ -172,7 +176,8 @@ class RangeStore:
         self.names = names if isinstance(names, Strings) else Strings(names)
         self.starts: NDArray[np.int64] = np.asarray(starts, dtype=np.int64)
         self.sizes: NDArray[np.int64] = np.asarray(sizes, dtype=np.int64)
-        self._descriptor = -1
+        # Open from now on: under its name another file may soon be, such as a new pack.
+        self._descriptor = _open(path)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -197,7 +202,7 @@ class RangeStore:
         """
         try:
             if self._descriptor < 0:
-                self._descriptor = os.open(self.path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+                self._descriptor = _open(self.path)
             data = read_at(self._descriptor, int(self.sizes[index]), int(self.starts[index]))
         except OSError as error:
             raise _unreadable(self.name(index), error) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+from wordtree.textfile import is_file
 from yolo9000.datasets.boxfiles import read_text
 from yolo9000.datasets.labels import WNID, Label
 from yolo9000.datasets.records import Records, RecordsBuilder
@@ -60,7 +61,7 @@ def read_voc(root: str | Path, split: str = "train") -> Records:
                     f"{year}: ImageSets/Main/{split}.txt names {image_id!r}, outside of its folder"
                 )
             annotation = read_annotation(year / "Annotations" / f"{image_id}.xml")
-            picture = year / "JPEGImages" / f"{image_id}{annotation.suffix}"
+            picture = _picture(year / "JPEGImages", image_id, annotation.suffix)
             names.append(str(picture.relative_to(base)))
             annotations.append(annotation)
     labels = _labels({name for annotation in annotations for name, *_ in annotation.objects})
@@ -71,6 +72,15 @@ def read_voc(root: str | Path, split: str = "train") -> Records:
         for name, corners, difficult, where in annotation.objects:
             builder.box(position[name], corners, where, ignored=difficult)
     return builder.build(FolderStore(base, names), labels)
+
+
+def _picture(folder: Path, image_id: str, suffix: str) -> Path:
+    """The image's file, of the type that its XML names, or of another: photos are converted without it."""
+    named = folder / f"{image_id}{suffix}"
+    if is_file(named):
+        return named
+    others = (folder / f"{image_id}{other}" for kind in sorted(PICTURES) for other in (kind, kind.upper()))
+    return next(filter(is_file, others), named)
 
 
 def _years(base: Path, split: str) -> list[Path]:

@@ -87,6 +87,15 @@ def test_depths_with_few_labels_take_the_temperature_above() -> None:
     assert found[2].steps <= 5
 
 
+def test_depths_without_a_mistake_take_the_temperature_above() -> None:
+    """Their labels would become the more probable the lower the temperature, without end."""
+    ops = TreeOps(BREEDS)
+    logits, nodes = drawn(2_000)
+    logits[torch.arange(len(nodes)), nodes] += 100 * (ops.depth[nodes] == 2)
+    found = fit_temperatures(Steps.of(ops, logits, nodes), ops.levels)
+    assert found[2].temperature == found[1].temperature == pytest.approx(3, rel=0.1)
+
+
 def test_nothing_to_calibrate_on() -> None:
     ops = TreeOps(BREEDS)
     empty = Steps.of(ops, torch.zeros(0, 9), torch.zeros(0, dtype=torch.long))
@@ -221,7 +230,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     metadata = load_model(tmp_path / "again.safetensors")[1]
     assert (metadata["threshold"], metadata["hier_threshold"]) == ("0.3", "0.5")
     second = [float(value) for value in metadata["temperatures"].split()]
-    # One step a depth: the temperatures are the ends of their range, again.
+    # One step a depth: the temperatures are 1 or the end of their range, again.
     assert second == pytest.approx([value**2 for value in temperatures], rel=0.02)
     sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("new", "again")]
     assert sizes[1] < sizes[0]

@@ -358,3 +358,5 @@ def test_pack_refuses_and_replaces(run: Run, tmp_path: Path) -> None:
     assert code == 1
     assert "exists already" in err
     assert run("pack", spec, tmp_path / "p.h5", "--overwrite")[0] == 0
+    code, _, err = run("pack", spec, f"{spec}:val")  # without the file to write
+    assert (code, f"{spec}:val: expected the file to write, got one more data set" in err) == (1, True)

@@ -279,6 +279,16 @@ def test_pack_that_cannot_be_written(tmp_path: Path, detection: TableDataset) ->
     assert not list(tmp_path.glob("y.h5*"))
 
 
+def test_a_pack_that_is_open_stays_as_it_was_when_a_new_one_replaces_it(
+    tmp_path: Path, detection: TableDataset, classification: TableDataset
+) -> None:
+    path = pack(detection, tmp_path / "data.h5")
+    store = read_records(f"pack:{path}").store
+    pack(classification, path, overwrite=True)
+    images = range(len(store))
+    assert [store.read(i) for i in images] == [detection.records.store.read(i) for i in images]
+
+
 def test_many_workers_read_one_pack(tmp_path: Path, classification: TableDataset) -> None:
     packed = opened(pack(classification, tmp_path / "c.h5"))
     first = packed[0]  # opens the file before the workers fork

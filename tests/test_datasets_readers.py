@@ -63,7 +63,7 @@ def coco_content() -> dict[str, list[dict[str, object]]]:
         ],
         "categories": [
             {"id": 18, "name": "dog"},
-            {"id": 17, "name": "cat"},
+            {"id": 17, "name": "cat", "wnid": None},
             {"id": 63, "name": "couch"},
             {"id": 99, "name": "gizmo"},
         ],
@@ -163,7 +163,10 @@ def test_names_that_no_file_can_have(tmp_path: Path, tree: WordTree, name: str) 
         open_dataset(f"coco:{write_coco(tmp_path, _broken('images', 1, file_name=name))}", tree)
 
 
-@pytest.mark.parametrize(("value", "crowd"), [("0", False), (False, False), ("1", True), (None, False)])
+@pytest.mark.parametrize(
+    ("value", "crowd"),
+    [("0", False), (False, False), ("1", True), (None, False), (0.0, False), (1.0, True)],
+)
 def test_coco_crowds_as_text(tmp_path: Path, value: object, crowd: bool) -> None:
     content = coco_content()
     for annotation in content["annotations"]:
@@ -209,6 +212,18 @@ def test_coco_of_other_tools(
     (tmp_path / place).write_text(json.dumps(content))
     dataset = open_dataset(f"coco:{tmp_path}{spec}", tree)
     assert [dataset[index].image.shape for index in range(3)] == [(3, 30, 40)] * 3
+
+
+def test_lvis_names_its_photos_by_their_address(tmp_path: Path, tree: WordTree) -> None:
+    content = coco_content()
+    for picture in content["images"]:
+        name = picture.pop("file_name")
+        picture["coco_url"] = f"http://images.cocodataset.org/val2017/{name}"
+        save(tmp_path / "val2017" / str(name))
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "lvis_v1_train.json").write_text(json.dumps(content))
+    dataset = open_dataset(f"coco:{tmp_path}/annotations/lvis_v1_train.json", tree)
+    assert dataset[1].source.endswith("val2017/a.jpg")
 
 
 def test_boxes_in_shares_are_no_pixels(tmp_path: Path) -> None:
@@ -257,6 +272,10 @@ def test_voc(tmp_path: Path, tree: WordTree, flag: object) -> None:
 def test_voc_images_of_other_kinds(tmp_path: Path) -> None:
     for kind in (".avif", ".HEIC", ".jpe"):
         root = write_voc(tmp_path / kind, {"a": voc_xml(filename=f"x{kind}")})
+        for other in (".jpg", ".PNG", ".bmp"):  # what the XML names is missing
+            picture = next((root / "JPEGImages").iterdir()).rename(root / "JPEGImages" / f"a{other}")
+            assert read_records(f"voc:{root}").store.inner_name(0) == f"JPEGImages/a{other}"
+        picture.rename(root / "JPEGImages" / f"a{kind}")
         assert read_records(f"voc:{root}").store.inner_name(0) == f"JPEGImages/a{kind}"
 
 
@@ -304,7 +323,10 @@ def test_voc_namespaces_are_ignored(tmp_path: Path) -> None:
     default = xml.replace("<annotation>", '<annotation xmlns="http://example.org/voc"><!-- a comment -->')
     prefixed = xml.replace("<", "<v:").replace("<v:/", "</v:")
     prefixed = prefixed.replace("<v:annotation>", '<v:annotation xmlns:v="http://example.org/voc">')
-    records = read_records(f"voc:{write_voc(tmp_path, {'a': xml, 'b': default, 'c': prefixed})}")
+    root = write_voc(tmp_path, {"a": xml, "b": default, "c": prefixed})
+    for name in "abc":
+        save(root / "JPEGImages" / f"{name}.png")
+    records = read_records(f"voc:{root}")
     assert records.boxes.tolist() == [[0, 0, 20, 15]] * 3
     assert [Path(records.store.name(i)).name for i in range(3)] == ["a.png", "b.png", "c.png"]
 
@@ -357,6 +379,14 @@ def test_imagenet(tmp_path: Path, tree: WordTree) -> None:
         dataset[len(dataset)]
     direct = open_dataset(f"imagenet:{root / 'train'}", tree)  # the split's folder itself
     assert len(direct) == len(dataset)
+    (root / "train").rename(root / "valid")
+    assert len(open_dataset(f"imagenet:{root}:val", tree)) == len(dataset)
+
+
+def test_imagenet_with_a_class_called_train(tmp_path: Path) -> None:
+    for name in ("bus", "train"):
+        save(tmp_path / name / "a.jpg")
+    assert [label.name for label in read_records(f"imagenet:{tmp_path}").labels] == ["bus", "train"]
 
 
 def test_imagenet_folders_without_images_are_told(tmp_path: Path) -> None:
@@ -375,8 +405,10 @@ def test_imagenet_errors(tmp_path: Path, tree: WordTree) -> None:
     with pytest.raises(DataError, match="No such file"):
         open_dataset(f"imagenet:{tmp_path / 'nowhere'}", tree)
     (tmp_path / "train" / "n02110185").mkdir(parents=True)
-    with pytest.raises(DataError, match="found 1 folders and no image"):
+    with pytest.raises(DataError, match=r"in them; found 1 folders and no image"):
         open_dataset(f"imagenet:{tmp_path}", tree)
+    with pytest.raises(DataError, match=r"or such folders in val/; found 1 folders and no image"):
+        open_dataset(f"imagenet:{tmp_path}:val", tree)
     link = tmp_path / "train" / "n02121620"
     link.symlink_to(tmp_path / "gone")
     with pytest.raises(DataError, match=r"n02121620: a link to .*gone, which is not there"):
@@ -461,6 +493,8 @@ def test_tiny_imagenet_errors(tmp_path: Path, tree: WordTree) -> None:
         open_dataset(f"tiny-imagenet:{tmp_path / 'nowhere'}", tree)
     with pytest.raises(DataError, match=r"^C:/nowhere: no such"):  # the second colon is no split's
         open_dataset("tiny-imagenet:C:/nowhere", tree)
+    with pytest.raises(DataError, match="that have labels are train and val, got 'test'"):
+        open_dataset(f"tiny-imagenet:{base}:test", tree)
     (tmp_path / "other").mkdir()
     with pytest.raises(DataError, match="expected Tiny ImageNet's train/"):
         open_dataset(f"tiny-imagenet:{tmp_path / 'other'}", tree)

@@ -154,6 +154,12 @@ def same_store(a: Records, b: Records) -> bool:
     return [a.store.name(i) for i in range(3)] == [b.store.name(i) for i in range(3)]
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_where_a_data_set_lies_does_not_change_it(tmp_path: Path, layout: Callable[[Path], Path]) -> None:
+    found = {read_records(f"yolo:{layout(tmp_path / place)}").fingerprint for place in ("here", "there")}
+    assert len(found) == 1
+
+
 def test_paths_relative_to_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders(tmp_path / "set")
     monkeypatch.chdir(tmp_path / "set" / "images")

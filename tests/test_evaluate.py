@@ -389,7 +389,7 @@ def test_a_classifier(tmp_path: Path) -> None:
 
 
 def test_nothing_to_find(network: Network, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no labelled object"):
+    with pytest.raises(DataError, match="not one labelled object"):
         evaluate(network, coco(tmp_path, [({(0, 0): RED}, [])]))
 
 

@@ -81,6 +81,11 @@ class Steps:
         """The steps of one depth."""
         return self[self.depth == depth]
 
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """[P] whether the label's node is the likeliest of its group, which no temperature changes."""
+        return np.asarray(self.logits[self.target] >= np.maximum.reduceat(self.logits, self.start), np.bool_)
+
     def log_probs(self, temperature: float = 1.0) -> Floats:
         """Log probability of every logit within its group, [R]."""
         scaled = self.logits / temperature
@@ -103,9 +108,8 @@ class Steps:
         """
         if not len(self.start):
             return float("nan")
-        log_probs = self.log_probs(temperature)
-        best = np.maximum.reduceat(log_probs, self.start)
-        right = log_probs[self.target] >= best
+        best = np.maximum.reduceat(self.log_probs(temperature), self.start)
+        right = self.right
         sure = np.exp(best)
         bins = np.minimum((sure * _BINS).astype(np.int64), _BINS - 1)
         apart = np.bincount(bins, sure - right, _BINS)
@@ -237,7 +241,8 @@ def fit_temperatures(steps: Steps, levels: int, minimum: int = 50) -> tuple[Dept
         steps: From `collect_steps`, of one or more data sets.
         levels: L, depths of the tree.
         minimum: A depth with fewer labelled steps takes over the temperature of the depth above it (1 at the
-            top).
+            top). So does one where the labels are the likeliest children throughout: the lower a temperature,
+            the more probable they would become, and nothing says where to stop.
 
     Raises:
         DataError: No step at all.
@@ -252,7 +257,7 @@ def fit_temperatures(steps: Steps, levels: int, minimum: int = 50) -> tuple[Dept
         here = steps.at(depth)
         count = len(here.start)
         above = found[-1].temperature if found else 1.0
-        temperature = above if count < minimum else _minimise(here.nll)
+        temperature = above if count < minimum or here.right.all() else _minimise(here.nll)
         error = (here.calibration_error(), here.calibration_error(temperature))
         found.append(DepthTemperature(depth, count, temperature, (here.nll(), here.nll(temperature)), error))
     return tuple(found)

@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING
 
 from yolo9000.datasets import SampleDataset, open_dataset
 from yolo9000.evaluation.classification import ClassificationResult, evaluate_classification
-from yolo9000.evaluation.detection import DetectionResult, check_detector, evaluate_detection
+from yolo9000.evaluation.detection import (
+    DetectionResult,
+    check_detector,
+    evaluate_detection,
+    labelled_nodes,
+)
 from yolo9000.evaluation.options import EvaluateConfig, resolve
 from yolo9000.evaluation.predict import Progress, input_size
 from yolo9000.network import Network
@@ -66,12 +71,14 @@ def check_opened(network: Network, dataset: SampleDataset, data: str, config: Ev
 
     Raises:
         ConfigError: The size does not fit the network, or it is a classifier and the data have boxes.
-        DataError: The data set is joined of some that are scored by different rules.
+        DataError: The data set is joined of some that are scored by different rules, or has no labelled
+            object.
     """
     input_size(network, config)
     if dataset.kind == "detection":
         check_detector(network)
         resolve(config, dataset.rules, data)
+        labelled_nodes(dataset, config, data)
 
 
 def evaluate_opened(

@@ -134,6 +134,8 @@ def build_network(config: TrainConfig, console: Console) -> Network:
         )
     for layer in frozen_layers(network, config):
         layer.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ConfigError(f"every layer of {config.model} is frozen (freeze): nothing is left to train")
     return network
 
 
@@ -257,6 +259,9 @@ def build_loader(
         persistent_workers=config.workers > 0,
         pin_memory=device.type == "cuda",
         worker_init_fn=_leave_group,
+        # Every epoch takes a number from it: from torch's own, whose state checkpoints keep, a resumed run
+        # would take one more.
+        generator=torch.Generator(),
     )
 
 

@@ -10,6 +10,7 @@ import pickle
 import signal
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -196,7 +197,12 @@ def remove_leftovers(folder: Path) -> None:
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors, numbers, strings, nested) so that `path` always holds a whole checkpoint."""
     with atomic_write(path) as stream:
-        torch.save({"format": FORMAT, **state}, stream)
+        try:
+            torch.save({"format": FORMAT, **state}, stream)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # such as a full disk, of which torch says nothing
+                raise error.__context__ from None
+            raise
 
 
 def check_checkpoint(path: Path, resume: bool, exists: bool) -> None:
@@ -218,12 +224,14 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         TrainingError: There is none, or it is not one of ours.
     """
     check_checkpoint(path, True, path.exists())
+    if not zipfile.is_zipfile(path):  # torch takes it for one of its earlier formats
+        raise TrainingError(f"{path}: not a readable checkpoint: it does not end as one; {RENEW}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # torch's words for what is no plain data are advice to run it; those for an empty file are none.
+        # torch's words for what is no plain data are advice to run it
         foreign = isinstance(error, pickle.UnpicklingError)
-        reason = "other content than tensors, numbers and texts" if foreign else str(error) or "cut off"
+        reason = "other content than tensors, numbers and texts" if foreign else error
         raise TrainingError(f"{path}: not a readable checkpoint: {reason}; {RENEW}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise TrainingError(f"{path}: expected a checkpoint of format {FORMAT}, got something else; {RENEW}")

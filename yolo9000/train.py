@@ -355,7 +355,7 @@ class Trainer:
     def _settle(self, step: Step, logs: _Logs, show: Any, *, measure: bool = False) -> None:
         """Look at the values of a step: stop where they are not finite; show, measure and log."""
         terms, total = self.check(step)
-        show(step.number, f"epoch {int(step.about['epoch']) + 1} loss {total:.3f}")
+        show(step.number, f"epoch {math.ceil(step.about['epoch'])} loss {total:.3f}")
         metrics = self._measure(step.number) if measure else {}
         if measure or step.number % self.config.log_steps == 0 or step.number >= self.total_steps:
             row = {"step": step.number, **step.about, "loss": total}

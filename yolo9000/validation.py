@@ -9,7 +9,6 @@ from typing import Any
 
 from yolo9000.config import ValConfig
 from yolo9000.datasets import SampleDataset, open_dataset
-from yolo9000.errors import DataError
 from yolo9000.evaluate import check_opened, evaluate_opened
 from yolo9000.evaluation.detection import DetectionResult
 from yolo9000.evaluation.options import EvaluateConfig
@@ -41,8 +40,6 @@ class Validator:
         for spec in config.data:
             dataset = open_dataset(spec, network.tree, "val", map_file=map_file, cache=cache)
             check_opened(network, dataset, spec, self.options)
-            if dataset.kind == "detection" and not any(map(dataset.nodes, range(len(dataset)))):
-                raise DataError(f"{spec}: not one labelled object to measure on; is it the right split?")
             self.sets.append((spec, dataset))
 
     def measure(self, network: Network) -> dict[str, float]:

@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -27,7 +28,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 import yolo9000
-from toys import conv, input_size, linear, region
+from toys import CLASSIFIED, conv, input_size, linear, region
 from wordtree.tree import WordTree
 from yolo9000.cli import app
 from yolo9000.config import TrainConfig, from_mapping, load_config, to_yaml
@@ -39,6 +40,7 @@ from yolo9000.errors import ConfigError, DataError, TrainingError, YOLO9000Error
 from yolo9000.network import Network
 from yolo9000.optim import build_optimizer, learning_rate, weight_average
 from yolo9000.prepare import pick_precision
+from yolo9000.runlog import load_checkpoint, save_checkpoint
 from yolo9000.tasks import ClassifierTask, cut_and_mix
 from yolo9000.train import (
     JointTask,
@@ -328,7 +330,7 @@ def test_a_classifier_with_cutmix_resumes_exactly(settings: Settings, tmp_path: 
     done = trainer.train_step
 
     def step(batches: list[Batch]) -> Step:
-        if trainer.step == 3:
+        if trainer.step == 2:  # in the middle of an epoch
             os.kill(os.getpid(), signal.SIGTERM)
         return done(batches)
 
@@ -530,6 +532,21 @@ def test_a_folder_with_a_run_is_not_overwritten(settings: Settings, trained: Pat
         train_joint(settings(trained, data__detection=["coco:gone"]))
 
 
+def test_a_disk_that_fills_while_a_checkpoint_is_written(tmp_path: Path) -> None:
+    """It is told as such, and the checkpoint before is kept; torch speaks of a position in its file."""
+    path = tmp_path / "last.ckpt"
+    save_checkpoint(path, {"step": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=f"File too large: '{path}'"):
+            save_checkpoint(path, {str(i): torch.zeros(10_000) for i in range(5)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert load_checkpoint(path)["step"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
 def test_resume_needs_a_checkpoint(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="nothing to resume"):
         joint_trainer(settings(tmp_path)).fit(resume=True)
@@ -553,6 +570,13 @@ def test_a_refused_run_leaves_no_folder(settings: Settings, tmp_path: Path) -> N
     with pytest.raises(DataError, match="gone"):
         train_joint(settings(tmp_path / "runs" / "1", data__detection=["coco:gone"]))
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_last_step_of_an_epoch_is_shown_as_one_of_it(settings: Settings, tmp_path: Path) -> None:
+    shown = io.StringIO()
+    Trainer(settings(tmp_path, max_steps=0, epochs=2), JointTask, Console(file=shown, width=200)).fit()
+    assert "epoch 2 loss" in shown.getvalue()
+    assert "epoch 3" not in shown.getvalue()
 
 
 def test_resume_of_a_run_that_is_done_says_so(settings: Settings, tmp_path: Path) -> None:
@@ -719,6 +743,12 @@ def test_a_checkpoint_of_another_form_is_told_where(
         train_classifier(two_classes(max_steps=3), resume=True)
 
 
+def test_a_network_without_a_layer_to_train_is_refused(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "all.cfg").write_text(input_size(64) + conv(4, stride=2) + linear(1000) + CLASSIFIED)
+    with pytest.raises(ConfigError, match=r"every layer of .*all\.cfg is frozen"):
+        train_classifier(settings(tmp_path, model=str(tmp_path / "all.cfg"), data__detection=[], freeze=2))
+
+
 def test_resume_needs_no_starting_weights_and_keeps_their_version(
     two_classes: Settings, tmp_path: Path
 ) -> None:
@@ -742,12 +772,21 @@ def test_an_average_that_begins_later_begins_with_the_trained_weights(
     assert train_joint(settings(tmp_path, max_steps=1, ema=0.9), resume=True).read_bytes() == model
 
 
+def saved(content: object) -> bytes:
+    """What `torch.save` makes of it."""
+    torch.save(content, file := io.BytesIO())
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"PK\x03\x04 not a checkpoint", ".*"),
-        (b"garbage", "other content than tensors, numbers and texts"),
-        (b"", "cut off"),
+        (b"PK\x03\x04 not a checkpoint", "it does not end as one"),
+        (b"garbage", "it does not end as one"),
+        (b"", "it does not end as one"),
+        (bytes(10_000), "it does not end as one"),
+        (saved({"format": 1})[:-100], "it does not end as one"),
+        (saved(Path()), "other content than tensors, numbers and texts"),
     ],
 )
 def test_a_damaged_checkpoint_is_named(

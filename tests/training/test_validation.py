@@ -117,15 +117,22 @@ def test_boxes_for_a_classifier_are_refused_at_once(data: Path) -> None:
         Validator(ValConfig(data=(f"coco:{data / 'coco'}:train",)), network)
 
 
-def test_boxes_to_measure_on_are_missed_at_once(settings: Settings, data: Path, tmp_path: Path) -> None:
-    for folder in ("images", "labels"):
-        (tmp_path / folder).mkdir()
-    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.png")
-    (tmp_path / "labels" / "a.txt").touch()
+@pytest.mark.parametrize(("line", "limit"), [("", 0), ("0 .5 .5 .2 .2", 1)])
+def test_boxes_to_measure_on_are_missed_at_once(
+    settings: Settings, tmp_path: Path, line: str, limit: int
+) -> None:
+    """Those of the pictures that the limit leaves."""
+    for name, text in (("a", ""), ("b", line)):
+        for folder in ("images", "labels"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / f"{name}.png")
+        (tmp_path / "labels" / f"{name}.txt").write_text(text)
     (tmp_path / "data.yaml").write_text("val: images\nnames: [dog]\n")
-    config = settings(tmp_path / "run", val={"data": [f"yolo:{tmp_path / 'data.yaml'}"]})
-    with pytest.raises(DataError, match=r"data\.yaml: not one labelled object to measure on"):
-        joint_trainer(config)
+    val = {"data": [f"yolo:{tmp_path / 'data.yaml'}"], "limit": limit}
+    with pytest.raises(
+        DataError, match=r"data\.yaml: not one labelled object to measure on in [12] of its 2"
+    ):
+        joint_trainer(settings(tmp_path / "run", val=val))
 
 
 def test_early_stop_counts_from_the_best() -> None:

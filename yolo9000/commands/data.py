@@ -98,10 +98,15 @@ def pack(
 
     Example: [cyan]yolo9000 pack imagenet-tar:fall11 imagenet.h5[/cyan]
     """
+    from yolo9000.datasets import is_spec, read_records
     from yolo9000.datasets import pack as write_pack
-    from yolo9000.datasets import read_records
     from yolo9000.datasets.records import concat_records
+    from yolo9000.errors import DataError
 
+    if is_spec(str(target)):
+        raise DataError(
+            f"{target}: expected the file to write, got one more data set; add a name, as data.h5"
+        )
     records = concat_records([read_records(one, split) for one in spec])
     with _progress(str(target)) as progress:
         write_pack(records, target, overwrite=overwrite, progress=progress)

@@ -207,13 +207,26 @@ def scored_nodes(dataset: SampleDataset, config: EvaluateConfig, cuts: list[Cut]
     Raises:
         DataError: No object at all.
     """
-    labels = {node for i in chosen_images(len(dataset), config.limit) for node in dataset.nodes(i)}
-    if not labels:
-        raise DataError("the data set has no labelled object to find; is it the right split?")
-    nodes = np.array(sorted(labels), np.int64)
+    nodes = labelled_nodes(dataset, config)
     lifted = [cut.lift(dataset.tree, nodes) for cut in cuts]
     together = np.unique(np.concatenate([nodes, *lifted]))
     return np.asarray(together[together >= 0], np.int64)
+
+
+def labelled_nodes(dataset: SampleDataset, config: EvaluateConfig, name: str = "") -> NDArray[np.int64]:
+    """Nodes of the labels of the chosen pictures, ascending.
+
+    Raises:
+        DataError: No object at all.
+    """
+    chosen = chosen_images(len(dataset), config.limit)
+    labels = {node for i in chosen for node in dataset.nodes(i)}
+    if not labels:
+        raise DataError(
+            f"{name or 'the data set'}: not one labelled object to measure on in {len(chosen):,} of its "
+            f"{len(dataset):,} pictures; is it the right split, or the limit too low?"
+        )
+    return np.array(sorted(labels), np.int64)
 
 
 def judge_labels(tree: WordTree, labelled: Predictions, truths: Truths, iou: float) -> LabelQuality:
