@@ -87,13 +87,18 @@ def test_depths_with_few_labels_take_the_temperature_above() -> None:
     assert found[2].steps <= 5
 
 
-def test_depths_without_a_mistake_take_the_temperature_above() -> None:
-    """Their labels would become the more probable the lower the temperature, without end."""
+def test_depths_with_hardly_a_mistake_stay_near_the_temperature_above() -> None:
+    """Their labels would become the more probable the lower the temperature, which is no evidence."""
     ops = TreeOps(BREEDS)
     logits, nodes = drawn(2_000)
-    logits[torch.arange(len(nodes)), nodes] += 100 * (ops.depth[nodes] == 2)
-    found = fit_temperatures(Steps.of(ops, logits, nodes), ops.levels)
-    assert found[2].temperature == found[1].temperature == pytest.approx(3, rel=0.1)
+    depth = torch.as_tensor(ops.depth)[nodes]
+    for margin, share in ((100.0, 0.99), (30.0, 0.5)):
+        surer = logits.clone()
+        surer[torch.arange(len(nodes)), nodes] += margin * (depth == 2)
+        found = fit_temperatures(Steps.of(ops, surer, nodes), ops.levels)
+        assert found[1].temperature == pytest.approx(3, rel=0.1)
+        assert found[2].steps > 100
+        assert share < found[2].temperature / found[1].temperature < 1.001
 
 
 def test_nothing_to_calibrate_on() -> None:

@@ -11,6 +11,7 @@ L depths.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -38,6 +39,7 @@ Ints: TypeAlias = NDArray[np.int64]
 
 _RANGE = (0.2, 20.0)  # temperatures that are looked at
 _HALVINGS = 60  # golden-section steps: the interval of log temperatures shrinks below 1e-11
+_SPREAD = 0.5  # standard deviation of the change of a log temperature from depth to depth, without data
 _BINS = 15  # of the expected calibration error (Guo et al. 2017)
 
 
@@ -81,11 +83,6 @@ class Steps:
         """The steps of one depth."""
         return self[self.depth == depth]
 
-    @property
-    def right(self) -> NDArray[np.bool_]:
-        """[P] whether the label's node is the likeliest of its group, which no temperature changes."""
-        return np.asarray(self.logits[self.target] >= np.maximum.reduceat(self.logits, self.start), np.bool_)
-
     def log_probs(self, temperature: float = 1.0) -> Floats:
         """Log probability of every logit within its group, [R]."""
         scaled = self.logits / temperature
@@ -108,8 +105,9 @@ class Steps:
         """
         if not len(self.start):
             return float("nan")
-        best = np.maximum.reduceat(self.log_probs(temperature), self.start)
-        right = self.right
+        log_probs = self.log_probs(temperature)
+        best = np.maximum.reduceat(log_probs, self.start)
+        right = log_probs[self.target] >= best
         sure = np.exp(best)
         bins = np.minimum((sure * _BINS).astype(np.int64), _BINS - 1)
         apart = np.bincount(bins, sure - right, _BINS)
@@ -237,12 +235,14 @@ def _logits_at(head: RegionHead, features: Tensor, place: Tensor, shape: Sequenc
 def fit_temperatures(steps: Steps, levels: int, minimum: int = 50) -> tuple[DepthTemperature, ...]:
     """The temperature of every depth that makes the labels most probable.
 
+    It has a prior, a normal distribution of its logarithm around that of the depth above: where hardly a
+    label is mistaken, every lower temperature makes them a little more probable, and that is no evidence.
+
     Args:
         steps: From `collect_steps`, of one or more data sets.
         levels: L, depths of the tree.
         minimum: A depth with fewer labelled steps takes over the temperature of the depth above it (1 at the
-            top). So does one where the labels are the likeliest children throughout: the lower a temperature,
-            the more probable they would become, and nothing says where to stop.
+            top).
 
     Raises:
         DataError: No step at all.
@@ -257,19 +257,29 @@ def fit_temperatures(steps: Steps, levels: int, minimum: int = 50) -> tuple[Dept
         here = steps.at(depth)
         count = len(here.start)
         above = found[-1].temperature if found else 1.0
-        temperature = above if count < minimum or here.right.all() else _minimise(here.nll)
+        temperature = above if count < minimum else _fit(here, above)
         error = (here.calibration_error(), here.calibration_error(temperature))
         found.append(DepthTemperature(depth, count, temperature, (here.nll(), here.nll(temperature)), error))
     return tuple(found)
 
 
-def _minimise(nll: Callable[[float], float]) -> float:
-    """The temperature of the lowest mean NLL: it is convex in 1/T, so it has one valley in log T."""
+def _fit(steps: Steps, above: float) -> float:
+    """The likeliest temperature of one depth, given that of the depth above."""
+
+    def loss(temperature: float) -> float:
+        change = math.log(temperature / above) / _SPREAD
+        return len(steps.start) * steps.nll(temperature) + change**2 / 2
+
+    return _minimise(loss)
+
+
+def _minimise(value: Callable[[float], float]) -> float:
+    """The temperature of the lowest value. The NLL is convex in 1/T, so it has one valley in log T."""
     low, high = np.log(_RANGE)
     ratio = (np.sqrt(5) - 1) / 2
     for _ in range(_HALVINGS):
         left, right = high - ratio * (high - low), low + ratio * (high - low)
-        if nll(float(np.exp(left))) < nll(float(np.exp(right))):
+        if value(float(np.exp(left))) < value(float(np.exp(right))):
             high = right
         else:
             low = left
