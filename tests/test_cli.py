@@ -321,6 +321,39 @@ def test_sigterm_finishes_what_is_written(run: Run, home: Path, monkeypatch: pyt
     ] == ["spot.png"]
 
 
+def test_a_closed_terminal_finishes_what_is_written(home: Path) -> None:
+    keyboard, terminal = os.openpty()
+    run = subprocess.Popen(
+        [sys.executable, "-m", "yolo9000.cli", "detect", "-", "-m", "m.safetensors", "--save", "coco"],
+        stdin=subprocess.PIPE, stdout=terminal, stderr=terminal, start_new_session=True,
+        preexec_fn=lambda: os.close(os.open(os.ttyname(1), os.O_RDWR)),  # it becomes the session's terminal
+    )  # fmt: skip
+    assert run.stdin is not None
+    run.stdin.write(b"spot.png\n")
+    run.stdin.flush()
+    said = b""
+    while b"pug" not in said:
+        said += os.read(keyboard, 1000)
+    os.close(terminal)
+    os.close(keyboard)
+    assert run.wait(60) == 128 + signal.SIGHUP
+    run.stdin.close()
+    assert len(json.loads(Path("out/coco.json").read_text())) == 1
+
+
+def test_a_hangup_that_is_ignored_stays_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `nohup` does."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    monkeypatch.setattr(
+        "yolo9000.detect.print_detections", lambda *_, **__: os.kill(os.getpid(), signal.SIGHUP)
+    )
+    try:
+        assert run("detect", "spot.png", "dark.jpg", "-m", "m.safetensors", "--save", "coco") == (0, "", "")
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_relabel_of_standard_input(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("detect", "spot.png", "-m", "m.safetensors", "--save", "jsonl")
     command = ("relabel", "-", "-m", "m.safetensors", "--save", "jsonl")

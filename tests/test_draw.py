@@ -82,6 +82,11 @@ def test_the_source_stays_as_it_is() -> None:
     assert np.all(np.asarray(source) == 128)
 
 
+def test_a_picture_of_another_size_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="400 × 330 pixels, but its detections are of 500 × 330"):
+        annotate(np.zeros((330, 400, 3), np.uint8), crowd(1, (330, 500)))
+
+
 def test_box_is_drawn_where_it_is() -> None:
     found = detections([[100, 150, 300, 350]], [2], (400, 400))
     picture = np.asarray(annotate(np.zeros((400, 400, 3), np.uint8), found))

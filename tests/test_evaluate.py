@@ -130,6 +130,18 @@ def test_a_network_that_is_not_square(network: Network, tmp_path: Path, size: tu
     assert result.coco.ap == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        ({"model": "m.safetensors"}, "expected a model or a network, found 'm.safetensors'.*YOLO9000.load"),
+        ({"config": {"size": 32}}, "config must be an EvaluateConfig or None, found {'size': 32}"),
+    ],
+)
+def test_arguments_of_a_wrong_type(network: Network, given: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(ConfigError, match=wrong):
+        evaluate(**{"model": network, "data": "voc:none", **given})
+
+
 def test_wrong_missed_and_excused(network: Network, tmp_path: Path) -> None:
     """Husky: the brighter red, a pug's, comes first and is wrong: AP 1/2. Pug and boat: never found."""
     data = coco(

@@ -310,6 +310,17 @@ def test_rounded_models_are_not_exported(precision: Precision, eager: YOLO9000, 
         export(rounded, tmp_path / "m.pt2")
 
 
+@pytest.mark.parametrize("target", ["folder.onnx", "file/m.pt2"])
+def test_a_place_that_cannot_be_written_is_told_before_the_work(
+    eager: YOLO9000, tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.delattr("yolo9000.export.write.describe_export")  # where the work begins
+    with pytest.raises(OSError, match=r"is a fold|is a file"):
+        export(eager, tmp_path / target)
+
+
 def test_settings_that_cannot_be(eager: YOLO9000, onnx_file: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.bin: expected a file name that ends in \.onnx"):
         export(eager, tmp_path / "model.bin")

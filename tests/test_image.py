@@ -279,6 +279,7 @@ def test_what_is_read_is_not_shared(photo: Image.Image) -> None:
         ("/", "is a folder"),
         ("bad\0name.jpg", "cannot be read|no such file"),
         (None, "found NoneType"),
+        (0, r'found int; a camera is a text: yolo9000\.sources\.frames\("0"\)'),
         ([1, 2], "found list; give the pictures of a list one by one"),
     ],
 )

@@ -292,7 +292,7 @@ def test_models_are_paths_and_names(wrong: dict[str, Any]) -> None:
 def test_wrong_sources(model: YOLO9000) -> None:
     with pytest.raises(ImageError, match=r"nowhere\.jpg: no such file"):
         model.detect("nowhere.jpg")
-    with pytest.raises(ConfigError, match="an iterable of pictures, found int"):
+    with pytest.raises(ConfigError, match="an iterable of pictures, found int; a camera is a text"):
         model.detect(3)  # type: ignore[call-overload]
 
 
@@ -369,7 +369,7 @@ def test_names_that_are_no_text(tmp_path: Path, suffix: str) -> None:
 def test_load_refuses(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"weights together with their cfg; found weights=a\.weights"):
         YOLO9000.load(weights="a.weights")
-    with pytest.raises(ConfigError, match="found source=m, weights=w, cfg=c"):
+    with pytest.raises(ConfigError, match="found model=m, weights=w, cfg=c"):
         YOLO9000.load("m", weights="w", cfg="c")
     with pytest.raises(WeightsError, match="give both, as weights and cfg"):
         YOLO9000.load("yolov2.weights")

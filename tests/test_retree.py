@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from toys import CLASSIFIED, PETS, conv, input_size, linear, region
+from wordtree.taxonomy import read_yaml
 from wordtree.tree import WordTree
 from yolo9000.checkpoint import load_model, read_metadata, save_model
 from yolo9000.darknet.cfg import Cfg
@@ -85,6 +86,37 @@ def test_there_and_back(kind: str) -> None:
         for a, b in zip(network.state_dict().values(), same.state_dict().values(), strict=True)
     )
     assert (len(change.stayed), change.moved, change.came, change.went) == (5, [], [], [])
+
+
+@pytest.mark.parametrize("twins", ["jaguar", "big cat"])
+def test_nodes_of_one_name_are_told_apart_by_what_is_above(twins: str, tmp_path: Path) -> None:
+    """The numbers of invented ids go by the order in the file: a twin before an old node takes its id."""
+    one, two = tmp_path / "old.yaml", tmp_path / "new.yaml"
+    one.write_text(f"car: [{twins}, mini, beetle]\nthing:")
+    two.write_text(f"animal: [cat, {twins}]\ncar: [mini, {twins}, beetle]\nthing:\nboat: [{twins}]")
+    old, new = read_yaml(one), read_yaml(two)
+    network = Network(Cfg.parse(TRUNK + linear(20) + REGION), old)
+    again, change = retree(network, new)
+    assert network.head is not None
+    assert again.head is not None
+    node_of_old = {node: old.node_of(new.wnids[node]) for node in range(len(new))}
+    node_of_old |= dict.fromkeys(new.named(twins))
+    node_of_old[next(node for node in new.named(twins) if node in new.subtree("car"))] = old.index(twins)
+    for node, before in node_of_old.items():
+        expected = torch.tensor(0.0) if before is None else network.head.class_weight[:, before]
+        assert (again.head.class_weight[:, node] == expected).all(), new.path(node)
+    assert (len(change.stayed), change.moved, change.went) == (5, [], [])
+    assert change.came.count(twins) == 2
+    back, change = retree(again, old)
+    assert back.head is not None
+    assert torch.equal(back.head.class_weight, network.head.class_weight)
+    assert change.went.count(twins) == 2
+
+
+def test_a_plain_list_with_one_name_twice_stays() -> None:
+    tree = WordTree.flat(["crane", "cat", "crane"])
+    _, change = retree(Network(Cfg.parse(TRUNK + linear(16) + region(3, "1,2, 3,4")), tree), tree)
+    assert list(change.stayed) == list(tree.names)
 
 
 def test_file_to_file(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Letters: K detections, H and W height and width of the picture in pixels.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -42,7 +43,7 @@ def annotate(
     their plates and lie on top.
 
     Args:
-        image: The picture that was detected in.
+        image: The picture that was detected in; of another size, a warning tells.
         detections: What was found; boxes in its pixels.
         show_path: Write the way from the top of the tree under each label; of a long one, its end.
         show_score: Write the score after each label.
@@ -51,6 +52,13 @@ def annotate(
         A new RGB picture of the same size, or, below 320 pixels, enlarged by a whole factor to be readable.
     """
     canvas = Image.fromarray(read_image(image).cpu().permute(1, 2, 0).numpy())
+    height, width = detections.image_size
+    if canvas.size != (width, height):
+        warnings.warn(
+            f"{detections.source or 'the picture'}: {canvas.width} × {canvas.height} pixels, but its "
+            f"detections are of {width} × {height}: boxes are drawn in the wrong place.",
+            stacklevel=2,
+        )
     zoom = -(-_SMALL // max(canvas.size))
     canvas = canvas.resize((canvas.width * zoom, canvas.height * zoom), Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(canvas)

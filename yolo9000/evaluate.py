@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yolo9000.datasets import SampleDataset, open_dataset
+from yolo9000.errors import ConfigError
 from yolo9000.evaluation.classification import ClassificationResult, evaluate_classification
 from yolo9000.evaluation.detection import (
     DetectionResult,
@@ -52,10 +53,19 @@ def evaluate(
         A `DetectionResult` for data with boxes, a `ClassificationResult` for data without.
 
     Raises:
-        ConfigError: The model cannot do what the data ask for.
+        ConfigError: The model is none, or cannot do what the data ask for.
         CfgError: Its input has not three channels.
         DataError: The data set is not what its format says.
     """
+    from yolo9000.model import YOLO9000  # it imports much that evaluation does not need
+
+    if not isinstance(model, Network | YOLO9000):
+        raise ConfigError(
+            f"expected a model or a network, found {model!r}. YOLO9000.load reads a model by its "
+            "file or name."
+        )
+    if config is not None and not isinstance(config, EvaluateConfig):
+        raise ConfigError(f"config must be an EvaluateConfig or None, found {config!r}.")
     network = model if isinstance(model, Network) else model.network
     network.check_colour()
     if config is None:

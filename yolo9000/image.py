@@ -178,10 +178,16 @@ def _file_bytes(source: Encoded, name: str) -> bytes:
     return data
 
 
+def camera_hint(source: object) -> str:
+    """How to read a camera, for an error about a number; else nothing."""
+    return f'; a camera is a text: yolo9000.sources.frames("{source}")' if isinstance(source, int) else ""
+
+
 def _read_bytes(source: object, name: str) -> bytes:
     if not isinstance(source, str | os.PathLike):
         kinds = "a path, URL, bytes, open file, PIL image, NumPy array or torch tensor"
-        remedy = "; give the pictures of a list one by one" if isinstance(source, list | tuple) else ""
+        many = isinstance(source, list | tuple)
+        remedy = "; give the pictures of a list one by one" if many else camera_hint(source)
         raise ImageError(f"expected {kinds}, found {type(source).__name__}{remedy}.")
     if is_url(source):
         return _download(name)

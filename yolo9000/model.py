@@ -31,6 +31,7 @@ from yolo9000.image import (
     ImageSource,
     Letterbox,
     LetterboxMode,
+    camera_hint,
     is_encoded,
     letterbox,
     read_image,
@@ -192,7 +193,7 @@ class YOLO9000:
         if source is not None or weights is None or cfg is None:
             raise ConfigError(
                 "expected one model, or weights together with their cfg; found "
-                + ", ".join(f"{name}={value}" for name, value in given)
+                + ", ".join(f"{'model' if name == 'source' else name}={value}" for name, value in given)
                 + ". Give both, or only the model."
             )
         network = load_darknet(os.fspath(cfg), Path(weights))
@@ -316,7 +317,8 @@ class YOLO9000:
             return self._run([_frame(source)], settings)[0]
         if not isinstance(source, Iterable):
             raise ConfigError(
-                f"expected a picture or an iterable of pictures, found {type(source).__name__}."
+                f"expected a picture or an iterable of pictures, found {type(source).__name__}"
+                f"{camera_hint(source)}."
             )
         return self._stream(source, settings, batch)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Hashable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +58,9 @@ class Change:
 def retree(network: Network, tree: WordTree) -> tuple[Network, Change]:
     """The same network over another tree. Nodes are the same where their ids are.
 
+    Ids that are made of a name of several nodes (`jaguar`, `jaguar-2`) depend on the nodes' order: these are
+    the same where their name and the node above are.
+
     Weights of a node that stays are copied; a new node's are zero, so a sibling group of new nodes starts
     with equal probabilities. Boxes, objectness and everything before them stay.
 
@@ -70,8 +75,9 @@ def retree(network: Network, tree: WordTree) -> tuple[Network, Change]:
         CfgError: So many nodes are above the limits of a network.
     """
     result = Network(with_classes(network.cfg, len(tree)), tree)
-    old, nodes = network.tree, [network.tree.node_of(wnid) for wnid in tree.wnids]
-    rows = torch.tensor([-1 if node is None else node for node in nodes])
+    old, new = _keys(network.tree, tree)
+    known = {key: node for node, key in enumerate(old)}
+    rows = torch.tensor([known.get(key, -1) for key in new])
     by_class = _class_tensors(network)
     target = result.state_dict()
     for name, tensor in network.state_dict().items():
@@ -79,7 +85,7 @@ def retree(network: Network, tree: WordTree) -> tuple[Network, Change]:
         target[name].copy_(tensor if axis is None else _chosen(tensor, rows, axis))
     result.batchnorm, result.seen = network.batchnorm, network.seen
     result.weights_version = network.weights_version
-    return result.eval(), _compare(old, tree)
+    return result.eval(), _compare(network.tree, tree, rows.tolist())
 
 
 def retree_file(
@@ -118,17 +124,41 @@ def _chosen(tensor: Tensor, rows: Tensor, axis: int) -> Tensor:
     return picked.masked_fill((rows < 0).view(shape), 0)
 
 
-def _compare(old: WordTree, new: WordTree) -> Change:
-    def parent(tree: WordTree, node: int) -> str | None:
-        above = int(tree.parent[node])
-        return None if above < 0 else tree.wnids[above]
+def _keys(*trees: WordTree) -> list[list[Hashable]]:
+    """What the nodes of each tree are known by: the id; see `retree` for those made of a name of several."""
+    made = [[_made_of(*texts) for texts in zip(tree.wnids, tree.names, strict=True)] for tree in trees]
+    shared = {name for names in made for name, times in Counter(names).items() if times > 1}
+    return [_keys_of(tree, names, shared) for tree, names in zip(trees, made, strict=True)]
 
+
+def _keys_of(tree: WordTree, made: Sequence[str | None], shared: Set[str | None]) -> list[Hashable]:
+    keys: list[Hashable] = []
+    times = Counter[Hashable]()  # in a plain list, several may have the same name in the same place
+    for wnid, name, above in zip(tree.wnids, made, tree.parent.tolist(), strict=True):
+        if name is None or name not in shared:
+            keys.append(wnid)
+            continue
+        place = name, None if above < 0 else keys[above]
+        times[place] += 1
+        keys.append((place, times[place]))
+    return keys
+
+
+def _made_of(wnid: str, name: str) -> str | None:
+    """The name, as it stands in an id that is made of it (`layout.unique_ids`), else None."""
+    text = "_".join(name.split())
+    return text if text in (wnid, re.sub(r"-\d+$", "", wnid)) else None
+
+
+def _compare(old: WordTree, new: WordTree, rows: Sequence[int]) -> Change:
+    """What became of the nodes; `rows` [N]: which old node each new one is, −1 for none."""
     stayed, moved, came = list[str](), list[str](), list[str]()
-    for node, wnid in enumerate(new.wnids):
-        before = old.node_of(wnid)
-        if before is None:
-            came.append(new.names[node])
+    for name, above, before in zip(new.names, new.parent.tolist(), rows, strict=True):
+        if before < 0:
+            came.append(name)
         else:
-            (stayed if parent(old, before) == parent(new, node) else moved).append(new.names[node])
-    went = [name for wnid, name in zip(old.wnids, old.names, strict=True) if new.node_of(wnid) is None]
-    return Change(stayed, moved, came, went)
+            parent = int(old.parent[before])
+            same = above < 0 if parent < 0 else above >= 0 and rows[above] == parent
+            (stayed if same else moved).append(name)
+    kept = set(rows)
+    return Change(stayed, moved, came, [name for node, name in enumerate(old.names) if node not in kept])

@@ -20,6 +20,7 @@ import torch
 
 from wordtree._files import atomic_write, make_folder
 from yolo9000.errors import ConfigError, TrainingError
+from yolo9000.hangup import hangup_signals, leave_terminal
 
 if sys.platform == "win32":
     import msvcrt
@@ -131,9 +132,10 @@ class TensorBoardLog:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Note Ctrl-C and SIGTERM instead of stopping anywhere, so that a step can be finished and saved.
+    """Note Ctrl-C, SIGTERM and SIGHUP instead of stopping anywhere: a step can be finished and saved.
 
-    The second one stops at once, as ever. Outside the main thread signals stay as they are.
+    The second one stops at once, as ever, but for SIGHUP: when the terminal is closed, two may come. Outside
+    the main thread signals stay as they are.
 
     Yields:
         The signals that came, none at first.
@@ -142,11 +144,15 @@ def stop_signals() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield came
         return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    noted = (signal.SIGINT, signal.SIGTERM, *hangup_signals())
+    previous = {number: signal.getsignal(number) for number in noted}
 
     def note(number: int, frame: FrameType | None) -> None:
         came.append(number)
         restore()
+        if number in hangup_signals():
+            del previous[number]
+            leave_terminal()
 
     def restore() -> None:
         for number, handler in previous.items():

@@ -200,7 +200,7 @@ class Trainer:
             TrainingError: A loss is not finite (the checkpoint stays the last good one), a loader's process
                 ended, nothing is there to resume, or another run writes into the folder.
             DataError: A picture cannot be read.
-            KeyboardInterrupt: Ctrl-C or SIGTERM, after the step was finished and saved.
+            KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP, after the step was finished and saved.
         """
         keep_freed_memory()
         with self._sole_run():

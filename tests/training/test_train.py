@@ -221,7 +221,7 @@ def test_a_signal_lets_the_step_be_finished_and_saved(
     assert files[0] == files[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_terminal_stops_a_run_with_its_workers(
     settings: Settings, tmp_path: Path, number: signal.Signals
 ) -> None:

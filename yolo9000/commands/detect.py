@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -23,6 +24,7 @@ from yolo9000.commands.options import (
     Size,
     Weights,
 )
+from yolo9000.hangup import hangup_signals, leave_terminal
 
 if TYPE_CHECKING:
     from wordtree.tree import WordTree
@@ -174,7 +176,7 @@ def detect(
     options = labels | {"size": size, "decoder": decoder}
     show = _show(tree, json, save, out, draw_path, () if json else ("pictures",))
     everything = (demo_photos() if demo else []) + (sources or [])
-    with _finished_on_sigterm():
+    with _finished_on_signals():
         failures = run_detect(detector, everything, show, options, batch)
     if failures:
         raise typer.Exit(1)
@@ -216,7 +218,7 @@ def relabel(
     from yolo9000.detect import run_relabel
 
     show = _show(tree, json, save, out, draw_path, ())
-    with _finished_on_sigterm():
+    with _finished_on_signals():
         failures = run_relabel(results, _tree_of(model), show, options)
     if failures:
         raise typer.Exit(1)
@@ -291,13 +293,25 @@ def _show(
 
 
 @contextmanager
-def _finished_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM (`timeout`, `docker stop`) end a run as Ctrl-C does: files and videos are finished."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+def _finished_on_signals() -> Iterator[None]:
+    """Let SIGTERM (`timeout`, `docker stop`) and SIGHUP (a closed terminal) end a run as Ctrl-C does.
+
+    Files and videos are finished.
+    """
+
+    def end(number: int, _: FrameType | None) -> NoReturn:
+        if number in hangup_signals():
+            leave_terminal()
+        sys.exit(128 + number)
+
+    noted = (signal.SIGTERM, *hangup_signals())
+    before = {number: signal.signal(number, end) for number in noted}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            if signal.getsignal(number) == end:
+                signal.signal(number, handler)
 
 
 def _tree_of(source: str) -> WordTree:

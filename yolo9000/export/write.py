@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from wordtree._files import atomic_write
+from wordtree._files import atomic_write, check_replaceable, try_folder
 from yolo9000.darknet.plan import grid_cells
 from yolo9000.engine import Engine
 from yolo9000.errors import ConfigError
@@ -64,6 +64,7 @@ def export(model: YOLO9000, path: str | os.PathLike[str], options: ExportOptions
     Raises:
         ConfigError: An ending or setting that cannot be; a package is missing; a model in another
             precision than fp32.
+        OSError: The file cannot be written; told before the work.
         WeightsError: A weight is no number.
     """
     path, options = Path(path), options or ExportOptions()
@@ -108,6 +109,8 @@ def _writer(path: Path, options: ExportOptions) -> _Write:
         raise ConfigError("a dense export has every anchor: leave out top, or dense.")
     if write is _onnx:
         optional("onnxscript", "writing ONNX files", "onnx onnxscript")
+    check_replaceable(path)
+    try_folder(path.parent)
     return write
 
 
