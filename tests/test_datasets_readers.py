@@ -294,6 +294,18 @@ def test_voc_names_may_be_wordnet_ids(tmp_path: Path, tree: WordTree) -> None:
     assert open_dataset(f"voc:{tmp_path}", tree).nodes(0) == [HUSKY, CHIHUAHUA]
 
 
+def test_a_map_serves_all_splits_of_voc(tmp_path: Path, tree: WordTree) -> None:
+    """Also those without one of the classes, or with classes of VOC alone."""
+    box = (1, 1, 9, 9)
+    write_voc(tmp_path / "VOC2007", {"a": voc_xml(("axe", box, 0), ("cat", box, 0), ("dog", box, 0))})
+    write_voc(tmp_path / "VOC2012", {"b": voc_xml(("dog", box, 0)), "unread": "<annotation>"}, "all")
+    (tmp_path / "VOC2012" / "ImageSets" / "Main" / "val.txt").write_text("b")
+    lines = tmp_path / "my.map"
+    lines.write_text("table\ncat\ndog\n")
+    for split, nodes in (("train", [TABLE, CAT, DOG]), ("val", [DOG])):
+        assert open_dataset(f"voc:{tmp_path}:{split}", tree, map_file=lines).nodes(0) == nodes
+
+
 @pytest.mark.parametrize(
     ("xml", "message"),
     [
