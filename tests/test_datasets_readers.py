@@ -395,6 +395,15 @@ def test_imagenet(tmp_path: Path, tree: WordTree) -> None:
     assert len(open_dataset(f"imagenet:{root}:val", tree)) == len(dataset)
 
 
+def test_imagenet_folders_of_id_and_name(tmp_path: Path, tree: WordTree) -> None:
+    """As those of Stanford Dogs; without a node they stand at an ancestor, too. A tree may call a node so."""
+    root = write_imagenet(tmp_path, {"n02110185-Siberian_husky": 1, "n02109961-Eskimo_dog": 1})
+    dataset = open_dataset(f"imagenet:{root}", tree)
+    assert sorted(dataset.nodes(i)[0] for i in range(2)) == [DOG, HUSKY]
+    own = WordTree([-1, -1], ["n02110185", "n02110185-Siberian_husky"], ["a", "b"])
+    assert open_dataset(f"imagenet:{root}", own).nodes(0) == [1]
+
+
 def test_imagenet_with_a_class_called_train(tmp_path: Path) -> None:
     for name in ("bus", "train"):
         save(tmp_path / name / "a.jpg")
