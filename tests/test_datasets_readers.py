@@ -506,6 +506,25 @@ def test_a_tar_of_tiny_imagenet_without_its_end(tmp_path: Path, name: str) -> No
     assert note.startswith(f"{tmp_path}: the empty blocks at a tar file's end are missing in 1, such as t.t")
 
 
+def test_photos_of_tiny_imagenet_without_a_row_are_no_background(tmp_path: Path) -> None:
+    base = write_tiny(tmp_path)
+    save(base / "train" / "n02121620" / "images" / "n02121620_1.JPEG")
+    assert len(read_records(f"tiny-imagenet:{base}").store) == 3
+    records = read_records(f"tiny-imagenet-boxes:{base}")
+    assert records.offsets.tolist() == [0, 1, 2]
+    (note,) = records.issues
+    assert note == (
+        f"{base}: 1 of its 3 images have no row in a file of boxes, such as "
+        "train/n02121620/images/n02121620_1.JPEG: left out"
+    )
+    for boxes in base.rglob("*_boxes.txt"):
+        boxes.unlink()
+    with pytest.raises(
+        DataError, match=r"3 of its 3 images have no row in a file of boxes.*; tiny-imagenet:"
+    ):
+        read_records(f"tiny-imagenet-boxes:{base}")
+
+
 def test_tiny_imagenet_errors(tmp_path: Path, tree: WordTree) -> None:
     base = write_tiny(tmp_path)
     with pytest.raises(DataError, match=r"not an uncompressed tar file.*tar cf"):
