@@ -39,6 +39,7 @@ class DataReport:
         degenerate: What the reader left out, as it noted them: boxes without area or otherwise unusable,
             pictures of kinds that are not read here.
         outside: Boxes that stand out of their image by more than a pixel.
+        resized: Images with boxes whose width and height are not those that their annotation states.
         unreadable: Images that cannot be decoded.
     """
 
@@ -54,12 +55,13 @@ class DataReport:
     reasons: dict[str, str] = field(default_factory=dict)
     degenerate: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
-        """Something is labelled, and nothing is unmatched, degenerate, outside or unreadable."""
-        wrong = self.unmatched or self.degenerate or self.outside or self.unreadable
+        """Something is labelled, and nothing is unmatched, degenerate, outside, resized or unreadable."""
+        wrong = self.unmatched or self.degenerate or self.outside or self.resized or self.unreadable
         return bool(self.counts) and not wrong
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,9 +105,11 @@ def data_check(
     )
     _count(dataset, report)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for i, (unreadable, outside) in enumerate(pool.map(_problems(dataset), range(len(records.store)))):
+        found = pool.map(_problems(dataset), range(len(records.store)))
+        for i, (unreadable, outside, resized) in enumerate(found):
             report.unreadable += unreadable
             report.outside += outside
+            report.resized += resized
             if progress is not None:
                 progress(i + 1, len(records.store))
     return report
@@ -122,20 +126,26 @@ def _count(dataset: TableDataset, report: DataReport) -> None:
     report.counts = {int(node): int(counts[node]) for node in order if counts[node]}
 
 
-def _problems(dataset: TableDataset) -> Callable[[int], tuple[list[str], list[str]]]:
-    """From the number of an image to what is wrong with it: unreadable, boxes outside."""
+def _problems(dataset: TableDataset) -> Callable[[int], tuple[list[str], list[str], list[str]]]:
+    """From the number of an image to what is wrong with it: unreadable, boxes outside, resized."""
     records = dataset.records
 
-    def problems(image: int) -> tuple[list[str], list[str]]:
+    def problems(image: int) -> tuple[list[str], list[str], list[str]]:
         source = records.store.name(image)
         try:
             height, width = records.decode(image).shape[-2:]
         except DataError as error:
-            return [str(error)], []
+            return [str(error)], [], []
         if records.kind == "classification":
-            return [], []
+            return [], [], []
         rows = slice(records.offsets[image], records.offsets[image + 1])
-        outside = []
+        outside, resized = [], []
+        wide, high = records.stated[image].tolist()
+        if rows.stop > rows.start and wide and high and max(abs(wide - width), abs(high - height)) > EDGE:
+            resized.append(
+                f"{source}: stated to have {wide} × {high} pixels, has {width} × {height}; its boxes are "
+                "used as pixels of the image as it is: if it was resized, they are in the wrong places"
+            )
         for number, box in enumerate(records.pixel_boxes(image, width, height), start=1):
             if box.min() < -EDGE or box[2] > width + EDGE or box[3] > height + EDGE:
                 name = records.labels[records.label_ids[rows][number - 1]].name
@@ -143,6 +153,6 @@ def _problems(dataset: TableDataset) -> Callable[[int], tuple[list[str], list[st
                 outside.append(
                     f"{source}: box {number} ({name}: {shown}) is outside the image of {width} × {height}"
                 )
-        return [], outside
+        return [], outside, resized
 
     return problems

@@ -115,7 +115,8 @@ def read_tiny_imagenet(root: str | Path, split: str = "train", *, boxes: bool = 
         root: The unpacked folder (or the one above it), or an uncompressed tar file of it.
         split: `train`, `val` (or `valid`).
         boxes: Give the object's box from `nXXXXXXXX_boxes.txt` (one an image; x0, y0, x1, y1 inclusive
-            pixels), as detection data; otherwise the images are classification data.
+            pixels), as detection data, without the images that have none there; otherwise the images are
+            classification data.
 
     Raises:
         DataError: The layout is another one, or a line of a box file breaks the format; names file and line.
@@ -132,18 +133,25 @@ def read_tiny_imagenet(root: str | Path, split: str = "train", *, boxes: bool = 
             f"{'' if split == 'train' else ' or val/val_annotations.txt'}; "
             f"found {len(files.paths)} other files"
         )
+    table = _boxes(files, split) if boxes else {}
+    notes = files.notes
+    if boxes and (bare := [path for path, _ in found if PurePosixPath(path).name not in table]):
+        note = f"{len(bare):,} of its {len(found):,} images have no row in a file of boxes, such as {bare[0]}"
+        if len(bare) == len(found):
+            raise DataError(f"{root}: {note}; tiny-imagenet: reads their labels alone")
+        notes.append(f"{root}: {note}: left out")
+        found = [(path, wnid) for path, wnid in found if PurePosixPath(path).name in table]
     wnids = sorted({wnid for _, wnid in found})
     position = {wnid: i for i, wnid in enumerate(wnids)}
     store = files.store([path for path, _ in found])
     labels = [Label(wnid, wnid) for wnid in wnids]
     ids = np.asarray([position[wnid] for _, wnid in found], dtype=np.int32)
     if not boxes:
-        return classification_records(Path(root), store, labels, ids, files.notes)
-    table = _boxes(files, split)
-    builder = RecordsBuilder(Path(root), "detection", rules="voc", issues=files.notes)
+        return classification_records(Path(root), store, labels, ids, notes)
+    builder = RecordsBuilder(Path(root), "detection", rules="voc", issues=notes)
     for (path, _), label in zip(found, ids, strict=True):
         builder.image()
-        for box, where in table.get(PurePosixPath(path).name, ()):
+        for box, where in table[PurePosixPath(path).name]:
             builder.box(int(label), box, where)
     return builder.build(store, labels)
 

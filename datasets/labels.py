@@ -27,6 +27,7 @@ COCO_SPELLINGS = {
     "tv": "tvmonitor",
 }
 WNID = re.compile(r"n\d{8}")  # WordNet 3.0 noun synset: n and its 8-digit offset
+_NAMED = re.compile(r"(n\d{8})(-.+)?")  # also with a name behind it, as Stanford Dogs calls its folders
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,12 @@ def map_labels(labels: Sequence[Label], tree: WordTree, map_file: str | Path | N
     nodes = np.full(len(labels), -1, dtype=np.int64)
     result = LabelMap(nodes)
     for i, label in enumerate(labels):
-        is_id = WNID.fullmatch(label.name) or (label.name in by_wnid and not tree.is_shared(label.name))
-        wnid = label.wnid or (label.name if is_id else _known_wnids().get(_plain(label.name), ""))
+        if label.name in by_wnid and not tree.is_shared(label.name):
+            wnid = label.wnid or label.name
+        elif named := _NAMED.fullmatch(label.name):
+            wnid = label.wnid or named[1]
+        else:
+            wnid = label.wnid or _known_wnids().get(_plain(label.name), "")
         found = by_wnid[wnid] if wnid in by_wnid else _by_name(label, wnid, tree)
         if isinstance(found, str):
             reason, found = found, _nearest(tree, wnid) if wnid else -1

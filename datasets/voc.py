@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -41,7 +42,9 @@ def read_voc(root: str | Path, split: str = "train") -> Records:
     """Read the images that `ImageSets/Main/{split}.txt` lists, with `Annotations/*.xml` and `JPEGImages/`.
 
     Objects marked `difficult` are kept as ignored. VOC's pixels count from 1 and its boxes include their last
-    pixel; here a box covers xmin − 1 to xmax. One without area is left out and noted in `issues`.
+    pixel; here a box covers xmin − 1 to xmax. One without area is left out and noted in `issues`. The
+    classes are VOC's 20 in their order where these suffice, else the names in all `Annotations`, sorted: the
+    same for every split.
 
     Args:
         root: A folder with these three folders, or one with the years in it (`VOC2007`, `VOC2012`, also below
@@ -64,7 +67,7 @@ def read_voc(root: str | Path, split: str = "train") -> Records:
             picture = _picture(year / "JPEGImages", image_id, annotation.suffix)
             names.append(str(picture.relative_to(base)))
             annotations.append(annotation)
-    labels = _labels({name for annotation in annotations for name, *_ in annotation.objects})
+    labels = _labels(_names(annotations), base)
     position = {label.name: i for i, label in enumerate(labels)}
     builder = RecordsBuilder(base, "detection", rules="voc")
     for annotation in annotations:
@@ -83,8 +86,12 @@ def _picture(folder: Path, image_id: str, suffix: str) -> Path:
     return next(filter(is_file, others), named)
 
 
+def _places(base: Path) -> list[Path]:
+    return [base, *sorted(base.glob("VOC[0-9]*")), *sorted(base.glob("VOCdevkit/VOC[0-9]*"))]
+
+
 def _years(base: Path, split: str) -> list[Path]:
-    candidates = [base, *sorted(base.glob("VOC[0-9]*")), *sorted(base.glob("VOCdevkit/VOC[0-9]*"))]
+    candidates = _places(base)
     years = [folder for folder in candidates if (folder / "ImageSets" / "Main" / f"{split}.txt").is_file()]
     if years:
         return years
@@ -112,14 +119,29 @@ def image_ids(path: Path) -> Iterator[str]:
             yield match[1]
 
 
-def _labels(names: set[str]) -> list[Label]:
-    """VOC's 20 classes in their order where they suffice, else the names found, sorted."""
+def _names(annotations: Iterable[Annotation]) -> set[str]:
+    return {name for annotation in annotations for name, *_ in annotation.objects}
+
+
+def _labels(names: set[str], base: Path) -> list[Label]:
+    """VOC's 20 classes in their order where they suffice for all splits, else the names of all, sorted."""
     from wordtree import class_list
 
     voc = [Label(entry.name, entry.wnid) for entry in class_list("voc")]
-    if names <= {label.name for label in voc}:
+    known = {label.name for label in voc}
+    if names != known:  # not VOC itself, whose splits have all 20
+        names = names | _names(_all_annotations(base))
+    if names <= known:
         return voc
     return [Label(name, name if WNID.fullmatch(name) else "") for name in sorted(names)]
+
+
+def _all_annotations(base: Path) -> Iterator[Annotation]:
+    """Of all splits; files that cannot be read are refused where a list names them."""
+    for place in _places(base):
+        for path in (place / "Annotations").rglob("*.xml"):
+            with contextlib.suppress(DataError):
+                yield read_annotation(path)
 
 
 def read_annotation(path: Path) -> Annotation:

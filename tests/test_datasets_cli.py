@@ -269,6 +269,18 @@ def test_what_is_wrong_is_told(run: Run, tmp_path: Path, problem: str, title: st
     assert out.splitlines()[-1] == "see above"
 
 
+@pytest.mark.parametrize("write", [coco, voc])
+def test_photos_resized_after_they_were_annotated_are_told(run: Run, tmp_path: Path, write: Writer) -> None:
+    spec = write(Scene(stated=True), tmp_path / "x")
+    photo = next((tmp_path / "x").rglob("a.jpg"))
+    Image.open(photo).resize((WIDTH // 2, HEIGHT // 2)).save(photo)
+    for same in (spec, packed(spec, tmp_path / "p.h5")):
+        code, out, _ = run("data", "check", same)
+        assert code == 1
+        assert "1 images of another size than stated" in out
+        assert "a.jpg: stated to have 40 × 30 pixels, has 20 × 15; its boxes are used as" in out
+
+
 def test_so_many_nodes_are_shown(run: Run, tmp_path: Path) -> None:
     spec = coco(Scene(), tmp_path / "c")
     _, few, _ = run("data", "check", spec, "--top", "1")

@@ -294,6 +294,18 @@ def test_voc_names_may_be_wordnet_ids(tmp_path: Path, tree: WordTree) -> None:
     assert open_dataset(f"voc:{tmp_path}", tree).nodes(0) == [HUSKY, CHIHUAHUA]
 
 
+def test_a_map_serves_all_splits_of_voc(tmp_path: Path, tree: WordTree) -> None:
+    """Also those without one of the classes, or with classes of VOC alone."""
+    box = (1, 1, 9, 9)
+    write_voc(tmp_path / "VOC2007", {"a": voc_xml(("axe", box, 0), ("cat", box, 0), ("dog", box, 0))})
+    write_voc(tmp_path / "VOC2012", {"b": voc_xml(("dog", box, 0)), "unread": "<annotation>"}, "all")
+    (tmp_path / "VOC2012" / "ImageSets" / "Main" / "val.txt").write_text("b")
+    lines = tmp_path / "my.map"
+    lines.write_text("table\ncat\ndog\n")
+    for split, nodes in (("train", [TABLE, CAT, DOG]), ("val", [DOG])):
+        assert open_dataset(f"voc:{tmp_path}:{split}", tree, map_file=lines).nodes(0) == nodes
+
+
 @pytest.mark.parametrize(
     ("xml", "message"),
     [
@@ -381,6 +393,15 @@ def test_imagenet(tmp_path: Path, tree: WordTree) -> None:
     assert len(direct) == len(dataset)
     (root / "train").rename(root / "valid")
     assert len(open_dataset(f"imagenet:{root}:val", tree)) == len(dataset)
+
+
+def test_imagenet_folders_of_id_and_name(tmp_path: Path, tree: WordTree) -> None:
+    """As those of Stanford Dogs; without a node they stand at an ancestor, too. A tree may call a node so."""
+    root = write_imagenet(tmp_path, {"n02110185-Siberian_husky": 1, "n02109961-Eskimo_dog": 1})
+    dataset = open_dataset(f"imagenet:{root}", tree)
+    assert sorted(dataset.nodes(i)[0] for i in range(2)) == [DOG, HUSKY]
+    own = WordTree([-1, -1], ["n02110185", "n02110185-Siberian_husky"], ["a", "b"])
+    assert open_dataset(f"imagenet:{root}", own).nodes(0) == [1]
 
 
 def test_imagenet_with_a_class_called_train(tmp_path: Path) -> None:
@@ -483,6 +504,25 @@ def test_a_tar_of_tiny_imagenet_without_its_end(tmp_path: Path, name: str) -> No
     path.write_bytes(path.read_bytes() + bytes(-path.stat().st_size % 512))
     (note,) = read_records(f"{name}:{path}").issues
     assert note.startswith(f"{tmp_path}: the empty blocks at a tar file's end are missing in 1, such as t.t")
+
+
+def test_photos_of_tiny_imagenet_without_a_row_are_no_background(tmp_path: Path) -> None:
+    base = write_tiny(tmp_path)
+    save(base / "train" / "n02121620" / "images" / "n02121620_1.JPEG")
+    assert len(read_records(f"tiny-imagenet:{base}").store) == 3
+    records = read_records(f"tiny-imagenet-boxes:{base}")
+    assert records.offsets.tolist() == [0, 1, 2]
+    (note,) = records.issues
+    assert note == (
+        f"{base}: 1 of its 3 images have no row in a file of boxes, such as "
+        "train/n02121620/images/n02121620_1.JPEG: left out"
+    )
+    for boxes in base.rglob("*_boxes.txt"):
+        boxes.unlink()
+    with pytest.raises(
+        DataError, match=r"3 of its 3 images have no row in a file of boxes.*; tiny-imagenet:"
+    ):
+        read_records(f"tiny-imagenet-boxes:{base}")
 
 
 def test_tiny_imagenet_errors(tmp_path: Path, tree: WordTree) -> None:

@@ -596,6 +596,8 @@ def test_sizes_fit_the_stride(network: Network, tmp_path: Path) -> None:
             Validator(ValConfig(data=(data,), size=size), network)
     fine = Network(Cfg.parse(input_size(40) + POOL * 3 + linear(13) + region(8, "1,1", softmax=1)), TREE)
     assert detect(fine, data).size == (40, 40)
+    uneven = Network(Cfg.parse(input_size(42) + POOL * 3 + linear(13) + region(8, "1,1", softmax=1)), TREE)
+    assert detect(uneven, data).size == (42, 42)
     assert detect(fine, data, size=48).size == (48, 48)
     classifier = Network(Cfg.parse(input_size(100) + POOL * 5 + linear(len(NAMES)) + CLASSIFIED), TREE)
     pictures = folders(tmp_path / "c", [("husky", {(1, 1): RED})])

@@ -126,6 +126,7 @@ WIDE = WordTree([-1] + [0] * 500, [f"w{node}" for node in range(501)])
 CONVS = input_size(64) + "".join(
     conv(8, 3, kind, norm, stride=2) for kind, norm in (("relu", 1), ("logistic", 0), ("linear", 1))
 )
+UNEVEN = input_size(101, 67) + POOL * 3 + linear(10) + region(5, "1,1", softmax=1)
 POOLED = input_size(52) + conv(4, stride=2) + POOL + "[maxpool]\nsize=2\nstride=1\n" + conv(4, groups=2)
 
 
@@ -145,10 +146,11 @@ POOLED = input_size(52) + conv(4, stride=2) + POOL + "[maxpool]\nsize=2\nstride=
         (TRUNK + "[reorg]\nstride=2\nreverse=1\n" + linear(10) + region(5, "1,1", softmax=1), PETS),
         (TRUNK + conv(8, pad=0) + linear(10) + region(5, "1,1", softmax=1), PETS),
         (TRUNK + conv(8, pad=0, padding=3) + linear(10) + region(5, "1,1", softmax=1), PETS),
+        (UNEVEN, PETS),
     ],
     ids=(
         "tied sigmoid-tree sigmoids flat-tied one-class one-node deep wide activations pools reorg "
-        "smaller-grid larger-grid"
+        "smaller-grid larger-grid uneven-size"
     ).split(),
 )
 @pytest.mark.parametrize("dense", [False, True])
@@ -326,6 +328,8 @@ def test_settings_that_cannot_be(eager: YOLO9000, onnx_file: Path, tmp_path: Pat
         export(eager, tmp_path / "model.bin")
     with pytest.raises(ConfigError, match="recorded at one size"):
         export(eager, tmp_path / "m.torchscript", ExportOptions(dynamic=True))
+    with pytest.raises(ConfigError, match=r"multiple of 8 from 8 to .* found 67"):
+        export(random_detector(UNEVEN, PETS), tmp_path / "m.onnx", ExportOptions(dynamic=True))
     with pytest.raises(ConfigError, match="top must be at least 1"):
         export(eager, tmp_path / "m.onnx", ExportOptions(top=0))
     with pytest.raises(ConfigError, match="leave out top, or dense"):

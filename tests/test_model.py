@@ -241,6 +241,16 @@ def test_sizes(model: YOLO9000) -> None:
         model.detect([image], size=8192)
 
 
+def test_a_cfgs_own_size_need_not_fit_the_stride() -> None:
+    """As in darknet. A cell of the 4 x 2 grid is a quarter of the width, half of the height."""
+    uneven = YOLO9000(bright_finder(CFG.replace("width=96", "width=100").replace("height=64", "height=60")))
+    (found,) = uneven.detect(spot(60, 100, 0, 32, 32))
+    assert found.box == pytest.approx((25, 0, 50, 30))
+    assert len(uneven.detect(spot(60, 100, 0, 32, 32), size=(60, 100))) == 1
+    with pytest.raises(ConfigError, match="found 100; the nearest is 96"):
+        uneven.detect(WHITE, size=100)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -139,7 +139,14 @@ def test_seen_beyond_an_old_header(tmp_path: Path) -> None:
             ],
         ),
         (123, ["ends in layer 0 [convolutional] (line 6), after 123 of its 124 values"]),
-        (124, ["ends in layer 2 [convolutional] (line 17), before its first value", "1 conv", "partial"]),
+        (
+            124,
+            [
+                "ends in layer 2 [convolutional] (line 17), before its first value",
+                "first 1 conv",
+                "partial=True",
+            ],
+        ),
         (140, ["ends in layer 2 [convolutional] (line 17), after 16 of its 25 values"]),
         (232, ["the file has 232", "ends in layer 3 [convolutional] (line 21), after 83 of its 84 values"]),
         (

@@ -341,14 +341,14 @@ class YOLO9000:
         """Height and width of the network input that `detect` uses for `size`, pixels.
 
         Raises:
-            ConfigError: The size is no multiple of the stride, too large, of a wrong type, or not that of an
-                exported model.
+            ConfigError: The size is no multiple of the stride (nor the cfg's own), too large,
+                of a wrong type, or not that of an exported model.
         """
         sides = self._size if size is None else size if isinstance(size, list | tuple) else (size, size)
         if len(sides) != 2:
             raise ConfigError(f"size must be one number or (height, width), found {size!r}.")
         height, width = (whole("size", side) for side in sides)
-        check_size(height, width, self._stride)
+        check_size(height, width, self._stride, self._size)
         if isinstance(self.engine, Program):
             self.engine.check_size(height, width)
         return height, width

@@ -307,14 +307,20 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def check_size(height: int, width: int, stride: int) -> None:
+def check_size(height: int, width: int, stride: int, own: tuple[int, int] | None = None) -> None:
     """Refuse a network input of which the grid's cells leave something over.
+
+    Args:
+        height: Of the input, pixels.
+        width: Likewise.
+        stride: Of the network, pixels.
+        own: Height and width of its cfg, which may be no multiples: darknet runs such networks.
 
     Raises:
         ConfigError: A side, in pixels, is no multiple of the stride, or too large.
     """
     for side in (height, width):
-        if side % stride or not stride <= side <= MAX_SIDE:
+        if not 0 < side <= MAX_SIDE or (side % stride and (height, width) != own):
             nearest = min(max(stride, round(side / stride) * stride), MAX_SIDE // stride * stride)
             raise ConfigError(
                 f"size must be a multiple of {stride} from {stride} to {MAX_SIDE} pixels, found {side}; "

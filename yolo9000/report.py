@@ -220,6 +220,7 @@ def print_data_report(console: Console, report: DataReport, tree: WordTree, top:
         ],
         "left out by the reader": report.degenerate,
         "boxes outside their image": report.outside,
+        "images of another size than stated": report.resized,
         "unreadable images": report.unreadable,
     }
     for title, lines in wrong.items():

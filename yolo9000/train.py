@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -25,7 +25,7 @@ from wordtree._files import try_folder
 from yolo9000.checkpoint import save_model
 from yolo9000.config import TrainConfig, save_config
 from yolo9000.datasets import Batch, Plan
-from yolo9000.errors import ConfigError, TrainingError
+from yolo9000.errors import ConfigError, TrainingError, YOLO9000Error
 from yolo9000.loss import weighted_sum
 from yolo9000.memory import keep_freed_memory
 from yolo9000.network import Network
@@ -59,6 +59,7 @@ from yolo9000.tasks import ClassifierTask, JointTask
 from yolo9000.validation import EarlyStop, Validator
 
 _Logs = Sequence[CsvLog | TensorBoardLog]
+_T = TypeVar("_T")
 
 
 def train_joint(config: TrainConfig, *, resume: bool = False, console: Console | None = None) -> Path:
@@ -210,15 +211,24 @@ class Trainer:
     def _sole_run(self) -> Iterator[None]:
         """The first process keeps other runs out of the folder; where it cannot, all processes say why."""
         with contextlib.ExitStack() as stack:
-            refused = ""
-            if self.fabric.is_global_zero:
-                try:
-                    stack.enter_context(sole_run(self.out))
-                except TrainingError as error:
-                    refused = str(error)
-            if refused := self.fabric.broadcast(refused):
-                raise TrainingError(refused)
+            self._by_first(lambda: stack.enter_context(sole_run(self.out)))
             yield
+
+    def _by_first(self, act: Callable[[], _T]) -> _T:
+        """What the first process alone does, for all; where it fails, all stop and say why."""
+        done: _T | None = None
+        failure: YOLO9000Error | OSError | None = None
+        if self.fabric.is_global_zero:
+            try:
+                done = act()
+            except (YOLO9000Error, OSError) as error:
+                failure = error
+        done, reason = self.fabric.broadcast((done, failure and str(failure)))
+        if failure is not None:
+            raise failure
+        if reason is not None:
+            raise TrainingError(reason)
+        return cast(_T, done)
 
     def _fit(self, checkpoint: Path, resume: bool) -> Path:
         self._begin(checkpoint, resume)
@@ -371,12 +381,9 @@ class Trainer:
 
     def _measure(self, step: int) -> dict[str, float]:
         """Measure the averaged network; the first process does, the others wait."""
-        metrics: dict[str, float] = {}
-        if self.fabric.is_global_zero:
-            metrics = self.validator.measure(self._result())
-            shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-            self.console.print(f"step {step}: {shown}")
-        metrics = self.fabric.broadcast(metrics)
+        metrics = self._by_first(lambda: self.validator.measure(self._result()))
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        self.console.print(f"step {step}: {shown}")
         if self.early.update(step, metrics) and self.fabric.is_global_zero:
             about = {"step": str(step)} | {name: f"{value:.6g}" for name, value in metrics.items()}
             save_model(self._result(), self.out / "best.safetensors", metadata=about)

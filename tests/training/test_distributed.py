@@ -100,8 +100,9 @@ from pathlib import Path
 import torch
 from yolo9000.config import load_config
 from yolo9000.distributed import global_batch_norm
-from yolo9000.errors import TrainingError
+from yolo9000.errors import TrainingError, YOLO9000Error
 from yolo9000.train import train_joint
+from yolo9000.validation import Validator
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
@@ -116,6 +117,18 @@ for run, model in (("nan", folder / "nan.safetensors"), ("taken", config.model))
     try:
         train_joint(dataclasses.replace(config, model=str(model), out=str(folder / run)))
     except TrainingError as error:
+        (folder / f"{run}{rank}.txt").write_text(str(error))
+
+def fail(*_):
+    raise YOLO9000Error("a picture cannot be read")
+
+Validator.measure = fail
+val = dataclasses.replace(config.val, data=(config.data.detection[0] + ":train",), steps=1)
+(folder / "blocked" / ".lock").mkdir(parents=True, exist_ok=True)
+for run in ("unmeasured", "blocked"):
+    try:
+        train_joint(dataclasses.replace(config, val=val, out=str(folder / run)))
+    except (YOLO9000Error, OSError) as error:
         (folder / f"{run}{rank}.txt").write_text(str(error))
 
 case = torch.load(folder / "norm.pt")
@@ -177,6 +190,15 @@ def test_all_processes_stop_where_one_has_a_loss_that_is_not_finite(pair: Path) 
     assert ".jpg" in messages[0]
     assert ".JPEG" in messages[0]
     assert not (pair / "nan" / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("run", "reason"), [("unmeasured", "a picture cannot be read"), ("blocked", ".lock")]
+)
+def test_all_processes_say_why_the_first_stopped(pair: Path, run: str, reason: str) -> None:
+    messages = [(pair / f"{run}{rank}.txt").read_text() for rank in (0, 1)]
+    assert messages[0] == messages[1]
+    assert reason in messages[0]
 
 
 def test_all_processes_say_that_another_run_has_the_folder(pair: Path) -> None:

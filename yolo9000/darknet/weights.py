@@ -296,7 +296,10 @@ def _fit(
         return done
     problem = f"{path}: {numbers}: it ends in layer {part.index} [{part.type}] (line {part.section.line}), "
     if rest == 0:
-        partly = f"if it is meant to hold only {done} convolutions, load it as partial"
+        partly = (
+            f"a file of the first {done} convolutions alone initialises a training (--weights of `yolo9000 "
+            "train`, or load_weights with partial=True), but detects nothing and is not converted"
+        )
         problem += f"before its first value; {partly if done else 'it holds nothing but its header'}"
     else:
         problem += f"after {rest:,} of its {counts[done]:,} values; truncated, or made for another cfg"

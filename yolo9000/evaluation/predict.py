@@ -101,11 +101,12 @@ def input_size(network: Network, config: EvaluateConfig) -> tuple[int, int]:
     """(height, width) of the network input in pixels: as asked for, else as the cfg says.
 
     Raises:
-        ConfigError: They do not fit the network's stride. A classifier's own may be any.
+        ConfigError: They are too large, or do not fit the network's stride; a classifier's own may be any.
     """
-    height, width = config.size or network.cfg.height, config.size or network.cfg.width
+    own = network.cfg.height, network.cfg.width
+    height, width = (config.size, config.size) if config.size else own
     if config.size or network.head is not None:
-        check_size(height, width, network.stride)
+        check_size(height, width, network.stride, own)
     return height, width
 
 

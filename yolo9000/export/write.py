@@ -24,7 +24,7 @@ from yolo9000.errors import ConfigError
 from yolo9000.export.about import METADATA_FILE, describe_export
 from yolo9000.export.graph import DenseGraph, GatedGraph
 from yolo9000.model import YOLO9000, Size
-from yolo9000.network import MAX_SIDE, Network
+from yolo9000.network import MAX_SIDE, Network, check_size
 from yolo9000.optional import optional
 from yolo9000.settings import whole
 
@@ -73,6 +73,8 @@ def export(model: YOLO9000, path: str | os.PathLike[str], options: ExportOptions
     assert isinstance(model.engine, Engine)
     if (precision := model.engine.precision) != "fp32":
         raise ConfigError(f"a model in {precision} cannot be exported: load it with precision='fp32'.")
+    if options.dynamic:
+        check_size(*size, original.stride)  # the cfg's own may be no multiple
     original.check_values()
     network = model.engine.network
     kept = 0 if options.dense else _per_prior(network, options, size)
