@@ -250,9 +250,11 @@ class Trainer:
             self._load(checkpoint)
         else:
             check_checkpoint(checkpoint, resume, self.fabric.broadcast(checkpoint.exists()))
-        if self.fabric.is_global_zero:
-            save_config(self.config, self.out / "config.yaml")
-            remove_leftovers(self.out)
+        self._by_first(self._clear)
+
+    def _clear(self) -> None:
+        save_config(self.config, self.out / "config.yaml")
+        remove_leftovers(self.out)
 
     def _logs(self, stack: contextlib.ExitStack) -> _Logs:
         if not self.fabric.is_global_zero:
@@ -384,9 +386,9 @@ class Trainer:
         metrics = self._by_first(lambda: self.validator.measure(self._result()))
         shown = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self.console.print(f"step {step}: {shown}")
-        if self.early.update(step, metrics) and self.fabric.is_global_zero:
+        if self.early.update(step, metrics):
             about = {"step": str(step)} | {name: f"{value:.6g}" for name, value in metrics.items()}
-            save_model(self._result(), self.out / "best.safetensors", metadata=about)
+            self._by_first(lambda: save_model(self._result(), self.out / "best.safetensors", metadata=about))
         return metrics
 
     def _save(self, path: Path) -> None:
@@ -398,8 +400,7 @@ class Trainer:
                 f"{len(bad)} tensors of the network are not finite after step {self.step}, first {bad[0]}: a "
                 f"gradient was not finite. {_REMEDY}"
             )
-        if self.fabric.is_global_zero:
-            save_checkpoint(path, self._state())
+        self._by_first(lambda: save_checkpoint(path, self._state()))
 
     def _state(self) -> dict[str, Any]:
         """Everything that a checkpoint keeps."""
@@ -487,9 +488,7 @@ class Trainer:
 
     def _export(self) -> Path:
         path = self.out / "model.safetensors"
-        if self.fabric.is_global_zero:
-            save_model(self._result(), path)
-        self.fabric.barrier()
+        self._by_first(lambda: save_model(self._result(), path))
         early, best = self.early, self.out / "best.safetensors"
         if early.best_step:
             found = f"best at step {early.best_step} ({early.best:.4f}): {best}"

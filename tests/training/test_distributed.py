@@ -124,10 +124,12 @@ def fail(*_):
 
 Validator.measure = fail
 val = dataclasses.replace(config.val, data=(config.data.detection[0] + ":train",), steps=1)
-(folder / "blocked" / ".lock").mkdir(parents=True, exist_ok=True)
-for run in ("unmeasured", "blocked"):
+for run, place in (("blocked", ".lock"), ("unsaved", "config.yaml")):  # a folder where a file should be
+    (folder / run / place).mkdir(parents=True, exist_ok=True)
+for run in ("unmeasured", "blocked", "unsaved"):
     try:
-        train_joint(dataclasses.replace(config, val=val, out=str(folder / run)))
+        given = config.val if run == "unsaved" else val
+        train_joint(dataclasses.replace(config, val=given, out=str(folder / run)))
     except (YOLO9000Error, OSError) as error:
         (folder / f"{run}{rank}.txt").write_text(str(error))
 
@@ -193,7 +195,8 @@ def test_all_processes_stop_where_one_has_a_loss_that_is_not_finite(pair: Path) 
 
 
 @pytest.mark.parametrize(
-    ("run", "reason"), [("unmeasured", "a picture cannot be read"), ("blocked", ".lock")]
+    ("run", "reason"),
+    [("unmeasured", "a picture cannot be read"), ("blocked", ".lock"), ("unsaved", "config.yaml")],
 )
 def test_all_processes_say_why_the_first_stopped(pair: Path, run: str, reason: str) -> None:
     messages = [(pair / f"{run}{rank}.txt").read_text() for rank in (0, 1)]
