@@ -1,4 +1,4 @@
-"""Several processes: batch norm over all of their images.
+"""Several processes: batch norm over all of their images, and the end of their connections.
 
 With the statistics of all processes, training on P processes with B images each is training on one process
 with P B images. `torch.nn.SyncBatchNorm` does the same on GPUs only; this works wherever torch.distributed
@@ -9,6 +9,7 @@ Letters: B images of this process, C channels, H and W cells, P processes.
 
 from __future__ import annotations
 
+import atexit
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _AXES = (0, 2, 3)  # all but the channels
+
+
+def disconnect_at_exit() -> None:
+    """Close the connections to other processes when this one ends, whose threads could abort it otherwise."""
+    atexit.unregister(_disconnect)
+    atexit.register(_disconnect)
+
+
+def _disconnect() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def global_batch_norm(

@@ -25,6 +25,7 @@ from wordtree._files import try_folder
 from yolo9000.checkpoint import save_model
 from yolo9000.config import TrainConfig, save_config
 from yolo9000.datasets import Batch, Plan
+from yolo9000.distributed import disconnect_at_exit
 from yolo9000.errors import ConfigError, TrainingError, YOLO9000Error
 from yolo9000.loss import weighted_sum
 from yolo9000.memory import keep_freed_memory
@@ -167,6 +168,8 @@ class Trainer:
         self.precision = pick_precision(config)
         self.fabric = build_fabric(config, self.precision)
         self.fabric.launch()
+        if self.fabric.world_size > 1:
+            disconnect_at_exit()
         first = self.fabric.is_global_zero  # what the first process says is enough
         self.console = (console or Console(stderr=True, emoji=False)) if first else Console(quiet=True)
         self.network = build_network(config, self.console)
@@ -489,6 +492,7 @@ class Trainer:
     def _export(self) -> Path:
         path = self.out / "model.safetensors"
         self._by_first(lambda: save_model(self._result(), path))
+        self.fabric.barrier()  # the first process may end only when all have heard that
         early, best = self.early, self.out / "best.safetensors"
         if early.best_step:
             found = f"best at step {early.best_step} ({early.best:.4f}): {best}"
