@@ -400,7 +400,7 @@ def load_any(
     Raises:
         CfgError, WeightsError: The model is wrong or cannot be had.
     """
-    if str(source) in PUBLISHED and is_known_name(source):
+    if str(source) in PUBLISHED and not is_file(str(source)):
         return load_published(str(source), offline=offline, mirror=mirror), {}
     return load_model(model_path(source))
 
