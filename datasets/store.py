@@ -155,6 +155,17 @@ def _unreadable(name: str, error: OSError) -> DataError:
     )
 
 
+def _read_member(store: RangeStore | TarStore, index: int, descriptor: int, file: str | Path) -> bytes:
+    """The bytes of an image in the open file that holds it, which may have become shorter."""
+    size = store.size(index)
+    data = read_at(descriptor, size, int(store.starts[index]))
+    if len(data) != size:
+        raise DataError(
+            f"{store.name(index)}: expected {size} bytes, got {len(data)}: {file} is cut off; copy it again"
+        )
+    return data
+
+
 def _open(path: Path) -> int:
     return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
 
@@ -203,15 +214,9 @@ class RangeStore:
         try:
             if self._descriptor < 0:
                 self._descriptor = _open(self.path)
-            data = read_at(self._descriptor, int(self.sizes[index]), int(self.starts[index]))
+            return _read_member(self, index, self._descriptor, self.path)
         except OSError as error:
             raise _unreadable(self.name(index), error) from error
-        if len(data) != self.sizes[index]:
-            raise DataError(
-                f"{self.name(index)}: expected {self.sizes[index]} bytes, got {len(data)}: {self.path} is "
-                "cut off; copy it again"
-            )
-        return data
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_descriptor": -1}
@@ -280,15 +285,9 @@ class TarStore:
         """
         try:
             with open(self.file(index), "rb", buffering=0) as stream:  # noqa: PTH123
-                data = read_at(stream.fileno(), int(self.sizes[index]), int(self.starts[index]))
+                return _read_member(self, index, stream.fileno(), self.file(index))
         except OSError as error:
             raise _unreadable(self.name(index), error) from error
-        if len(data) != self.sizes[index]:
-            raise DataError(
-                f"{self.name(index)}: expected {self.sizes[index]} bytes, got {len(data)}: "
-                f"{self.file(index)} is cut off; copy it again"
-            )
-        return data
 
 
 class ConcatStore:
