@@ -88,13 +88,12 @@ def convert(
 @app.command(rich_help_panel=_MODELS)
 def models() -> None:
     """List the models that come with the package, and those that are downloaded on first use."""
-    from rich.console import Console
-
+    from wordtree._terminal import Terminal
     from yolo9000.checkpoint import read_metadata
     from yolo9000.model import packaged_models
     from yolo9000.report import print_models, print_published
 
-    console = Console(highlight=False, emoji=False)
+    console = Terminal()
     print_models(console, {name: (path, read_metadata(path)) for name, path in packaged_models().items()})
     print_published(console)
 
@@ -126,7 +125,9 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """A warning as one line, without the place in the code that gave it."""
-    typer.secho(f"Warning: {message}", fg="yellow", err=True)
+    from wordtree._terminal import complain
+
+    complain(message, "Warning", "yellow")
 
 
 def main() -> None:
@@ -147,7 +148,9 @@ def main() -> None:
 def _fail(message: str, error: Exception) -> NoReturn:
     if os.environ.get(_DEBUG) == "1":
         raise error
-    typer.secho(f"Error: {message}", fg="red", err=True)
+    from wordtree._terminal import complain
+
+    complain(message)
     sys.exit(1)
 
 

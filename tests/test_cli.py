@@ -692,3 +692,17 @@ def test_broken_pipe_is_no_traceback(home: Path) -> None:
         command, shell=True, capture_output=True, text=True, check=False, env=dict(os.environ)
     )
     assert "Traceback" not in done.stderr
+
+
+def test_names_give_no_orders_to_the_terminal(run: Run, home: Path) -> None:
+    """Neither in results nor in errors. (Names of classes are one line of text in every tree.)"""
+    named = home / "\x1b[31mspot\x9b1m.png"
+    named.write_bytes((home / "spot.png").read_bytes())
+    code, out, err = run("detect", named.name, "\x1b[2J.png", "-m", "m.safetensors")
+    assert code == 1
+    assert "␛[31mspot\ufffd1m.png  " in out
+    assert "Error: ␛[2J.png: " in err
+    assert "→ out/␛[31mspot\ufffd1m.png" in out
+    code, _, err = run("detect", "spot.png", "-m", "\x1b[2J.safetensors")
+    assert code == 1
+    assert "␛[2J.safetensors" in err

@@ -84,9 +84,8 @@ def build_tree(
     yolo9000 build-tree --from goods.yaml -o my.tree   a hierarchy that has nothing to do with WordNet
     yolo9000 build-tree --from chairs.csv --classes coco -o my.tree   your own below WordNet's chair
     """
-    from rich.console import Console
-
     from wordtree import builder, formats
+    from wordtree._terminal import Terminal
     from wordtree.draw import added, report
     from wordtree.taxonomy import graft
     from wordtree.wordnet import WordNet
@@ -103,7 +102,7 @@ def build_tree(
         if suffix == ".tree" and classes is not None:
             _keep(Path(classes), output)
     own = None if source is None else formats.load_tree(source)
-    console = Console(highlight=False, emoji=False)
+    console = Terminal()
     if own is None or classes is not None:
         nouns = None if wordnet is None else WordNet.from_folder(wordnet)
         build = builder.build_tree(
@@ -212,6 +211,6 @@ def _load(source: str) -> WordTree:
 
 
 def _print(what: object) -> None:
-    from rich.console import Console
+    from wordtree._terminal import Terminal
 
-    Console(highlight=False).print(what)
+    Terminal().print(what)

@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from wordtree._terminal import Terminal, complain
 from wordtree.tree import WordTree
 from yolo9000.errors import DataError, ImageError, YOLO9000Error
 from yolo9000.image import STDIN, is_piped, waiting_for
@@ -64,7 +65,7 @@ class _Reporter:
 
     show: Show
     outputs: Outputs
-    console: Console = field(default_factory=lambda: Console(highlight=False))
+    console: Console = field(default_factory=Terminal)
 
     def report(self, frame: Frame | None, found: Detections) -> None:
         written = self.outputs.write(None if frame is None else frame.image, found)
@@ -234,9 +235,3 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
         raise DataError(
             f"{path}: expected JSON Lines that `yolo9000 detect --json` or `--save jsonl` wrote: {problem}."
         ) from error
-
-
-def complain(error: YOLO9000Error) -> None:
-    """Print an error on standard error, in red where that is a terminal."""
-    console = Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
-    console.print(f"Error: {error}", style="red")

@@ -259,15 +259,15 @@ def _shown(title: str, report: Report | None) -> Iterator[Report]:
     if report is not None:
         yield report
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from yolo9000.progress import titled
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        console.print(f"downloading {title} ...")
-    with Progress("{task.description}", *columns, console=console, disable=not console.is_terminal) as bar:
-        row = bar.add_task(title, total=None)
+    bar, row = titled(title, *columns)
+    if bar.disable:
+        bar.console.print(f"downloading {title} ...")
+    with bar:
         yield lambda done, total: bar.update(row, completed=done, total=total)
 
 

@@ -8,11 +8,28 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from wordtree._terminal import Terminal
 
 _SHORT = 10  # pictures; fewer need no bar
 _INTERVAL = 30.0  # seconds between lines where standard error is no terminal
+
+
+def titled(title: str, *columns: ProgressColumn) -> tuple[Progress, TaskID]:
+    """A bar on standard error while that is a terminal, gone when done.
+
+    Args:
+        title: What stands before it, not read as markup.
+        *columns: What stands behind it; by default a bar, the share and the time left.
+    """
+    console = Terminal(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}", markup=False), *(columns or Progress.get_default_columns()[1:]),
+        console=console, transient=True, disable=not console.is_terminal,
+    )  # fmt: skip
+    return bar, bar.add_task(title, total=None)
 
 
 class Rate(ProgressColumn):
@@ -34,7 +51,7 @@ class Counter:
     def __init__(self, total: int | None, console: Console | None = None) -> None:
         self._total, self._done = total, 0
         self._begun = self._said = time.monotonic()
-        errors = Console(stderr=True)
+        errors = Terminal(stderr=True)
         screen = console if console is not None and console.is_terminal else errors
         self._bar: Progress | None = None
         if screen.is_terminal and (total is None or total >= _SHORT):

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from wordtree._files import try_folder
+from wordtree._terminal import Terminal
 from yolo9000.checkpoint import save_model
 from yolo9000.config import TrainConfig, save_config
 from yolo9000.datasets import Batch, Plan
@@ -171,7 +172,7 @@ class Trainer:
         if self.fabric.world_size > 1:
             disconnect_at_exit()
         first = self.fabric.is_global_zero  # what the first process says is enough
-        self.console = (console or Console(stderr=True, emoji=False)) if first else Console(quiet=True)
+        self.console = (console or Terminal(stderr=True)) if first else Console(quiet=True)
         self.network = build_network(config, self.console)
         module = task(self.network, config).to(memory_format=torch.channels_last)
         self.dataset, self.sampler, self.bank = build_data(config, self.network, self.fabric, self.console)

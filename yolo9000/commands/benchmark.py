@@ -46,8 +46,7 @@ def benchmark(
     """
     import json as json_module
 
-    from rich.console import Console
-
+    from wordtree._terminal import Terminal
     from yolo9000.benchmark import benchmark as run
     from yolo9000.darknet.cfg import Cfg
     from yolo9000.model import YOLO9000
@@ -76,4 +75,4 @@ def benchmark(
     if json:
         print(json_module.dumps(times.to_dict()))
     else:
-        times.show(Console(highlight=False, markup=False, emoji=False))
+        times.show(Terminal(markup=False))

@@ -50,8 +50,7 @@ def calibrate(
 
     Example: [cyan]yolo9000 calibrate model.safetensors voc:VOC2007 -o calibrated.safetensors[/cyan]
     """
-    from rich.console import Console
-
+    from wordtree._terminal import Terminal
     from yolo9000.calibrate import (
         apply_temperatures,
         check_suitable,
@@ -73,7 +72,7 @@ def calibrate(
     sets = [open_dataset(spec, network.tree, split) for spec in data]
     for spec, dataset in zip(data, sets, strict=True):
         check_suitable(network, dataset)  # all, before the first is worked through
-        print_left_out(Console(stderr=True), spec, dataset)
+        print_left_out(Terminal(stderr=True), spec, dataset)
     steps = join_steps([collect_steps(network, dataset, config) for dataset in sets])
     found = fit_temperatures(steps, network.ops.levels, minimum)
     apply_temperatures(network, [row.temperature for row in found])
@@ -82,7 +81,7 @@ def calibrate(
         extras["hier_threshold"] = f"{hier_threshold:g}"
     extras["temperatures"] = _temperatures(found, metadata.get("temperatures", ""))
     save_model(network, out, half=half, metadata=extras)
-    Console(highlight=False).print(table(found))
+    Terminal().print(table(found))
     sure = own_number(extras, "hier_threshold", DEFAULT_HIER_THRESHOLD)
     print(f"labels are surer than {sure:g} by default, now by calibrated probabilities")
     print(f"wrote {out}")

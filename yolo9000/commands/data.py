@@ -46,9 +46,8 @@ def check(
 
     Example: [cyan]yolo9000 data check coco:coco:val yolo:data.yaml imagenet-tar:fall11[/cyan]
     """
-    from rich.console import Console
-
     from wordtree import load_tree
+    from wordtree._terminal import Terminal, complain
     from yolo9000.datasets.check import data_check
     from yolo9000.report import print_data_report
 
@@ -60,13 +59,13 @@ def check(
         except YOLO9000Error as error:
             if len(spec) == 1:
                 raise
-            typer.secho(f"Error: {error}", fg="red", err=True)
+            complain(error)
             good = False
             continue
         if json:
             typer.echo(json_text.dumps(_plain(report, labels)))
         else:
-            print_data_report(Console(highlight=False), report, labels, top)
+            print_data_report(Terminal(), report, labels, top)
         good &= report.ok
     if not good:
         raise typer.Exit(1)
@@ -121,11 +120,8 @@ def pack(
 @contextmanager
 def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on standard error while it is a terminal; told of images done and images in all."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import Progress
+    from yolo9000.progress import titled
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(escape(what), total=None)
+    bar, task = titled(what)
+    with bar:
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -84,9 +84,8 @@ def evaluate(
     """
     from dataclasses import replace
 
-    from rich.console import Console
-
     from wordtree._files import try_folder
+    from wordtree._terminal import Terminal
     from yolo9000.datasets import open_dataset
     from yolo9000.errors import ConfigError
     from yolo9000.evaluate import check_opened, evaluate_opened
@@ -122,7 +121,7 @@ def evaluate(
     ]  # all, before hours
     for spec, dataset in zip(data, opened, strict=True):
         check_opened(network, dataset, spec, config)
-        print_left_out(Console(stderr=True), spec, dataset)
+        print_left_out(Terminal(stderr=True), spec, dataset)
     for number, (spec, dataset) in enumerate(zip(data, opened, strict=True), start=1):
         with _Bar(spec) as bar:
             result = evaluate_opened(network, dataset, spec, config, progress=bar.update)
@@ -151,14 +150,13 @@ def _load(
 
 
 def _show(result: DetectionResult | ClassificationResult, *, json: bool, per_class: bool) -> None:
-    from rich.console import Console
-
+    from wordtree._terminal import Terminal
     from yolo9000.evaluation.report import tables
 
     if json:
         print(result.to_json(indent=None))
         return
-    console = Console(highlight=False, markup=False, emoji=False)  # names may hold brackets and :dog:
+    console = Terminal(markup=False)  # names may hold brackets
     for table in tables(result, per_class=per_class):
         console.print(table)
     console.print(f"{result.images / result.seconds:.1f} pictures a second, reading included\n")
@@ -191,12 +189,9 @@ class _Bar:
     """Progress on standard error, gone when done."""
 
     def __init__(self, title: str) -> None:
-        from rich.console import Console
-        from rich.markup import escape
-        from rich.progress import Progress
+        from yolo9000.progress import titled
 
-        self.progress = Progress(console=Console(stderr=True), transient=True)
-        self.task = self.progress.add_task(escape(title), total=None)
+        self.progress, self.task = titled(title)
 
     def __enter__(self) -> _Bar:
         self.progress.start()
