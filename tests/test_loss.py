@@ -142,7 +142,7 @@ def image_deltas(raw: np.ndarray, delta: np.ndarray, label: int, options: Region
     def value(place: tuple[int, int, int]) -> float:
         a, y, x = place
         objectness, likelihood = math.log(sigmoid(raw[a, 4, y, x])), path_log_prob(raw[a, 5:, y, x], label)
-        return {"paper": objectness, "likeliest": likelihood, "darknet": objectness + likelihood}[mode]
+        return {"paper": objectness, "likeliest": likelihood}.get(mode, objectness + likelihood)
 
     a, y, x = max(places, key=value)
     if mode == "darknet":
@@ -172,7 +172,8 @@ def make_truths(generator: np.random.Generator, counts: list[int], labels: list[
 
 def gradients(raw: np.ndarray, truths: Truths, seen: int, options: RegionConfig, mode: str) -> np.ndarray:
     """The criterion's negative gradients, as `deltas` gives them; "likeliest" is the paper's own rule."""
-    chosen: dict[str, Any] = {"classification_box": mode} if mode == "likeliest" else {"mode": mode}
+    rule = mode in ("likeliest", "score")
+    chosen: dict[str, Any] = {"classification_box": mode} if rule else {"mode": mode}
     loss = JointLoss(identity_head(), options, LossConfig(**chosen))
     features = torch.tensor(raw.reshape(len(raw), -1, H, W), requires_grad=True)
     loss.total(loss(features, truths, seen)).backward()
@@ -184,7 +185,7 @@ def gradients(raw: np.ndarray, truths: Truths, seen: int, options: RegionConfig,
 @pytest.mark.parametrize(
     "options", [{}, {"rescore": 0}, {"bias_match": 0}, {"object_scale": 2.0, "class_scale": 3.0}]
 )
-@pytest.mark.parametrize("mode", ["paper", "likeliest", "darknet"])
+@pytest.mark.parametrize("mode", ["paper", "likeliest", "score", "darknet"])
 def test_gradients_are_darknets_deltas(seen: int, options: dict[str, float], mode: str) -> None:
     generator = np.random.default_rng(7)
     truths = make_truths(generator, [0, 5, 0, 12, 1], [-1, -1, 4, -1, -1])

@@ -48,9 +48,9 @@ class LossConfig:
     # weight of the class term of classification images; None: class_scale
     classification_scale: float | None = None
     # which box of a classification image learns the class; objectness: that of the highest objectness;
-    # likeliest: of the highest P(label) (paper, section 4; in mode "darknet" objectness x P(label)); largest:
-    # as in Detic (arXiv 2201.02605); None: objectness (docs/transfer.md), in mode "darknet" likeliest
-    classification_box: Literal["objectness", "likeliest", "largest"] | None = None
+    # likeliest: of the highest P(label) (paper, section 4); score: of the highest objectness x P(label);
+    # largest: as in Detic (arXiv 2201.02605); None: objectness (docs/transfer.md), in mode "darknet" score
+    classification_box: Literal["objectness", "likeliest", "score", "largest"] | None = None
     # IoU that the chosen box of a classification image is assumed to have (paper); 0: its objectness is left
     classification_iou: float = 0.3
     # weight of one more class term of classification images, that of their averaged features; 0: none (paper)

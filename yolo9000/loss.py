@@ -124,7 +124,7 @@ class JointLoss(nn.Module):
     `forward_region_layer` in region_layer.c. The two differ in this only:
 
     - Classification image, which anchor: "paper" takes the one with the highest objectness, "darknet" the one
-      with the highest objectness x P(label). (`classification_box` can choose another rule in both.) The
+      with the highest objectness x P(label). (`classification_box` chooses another rule in both.) The
       paper's own words are "likeliest", the highest P(label); but then the class is learned where it is
       easiest to tell, and unknown at the objects that are found (docs/transfer.md).
     - Classification image, objectness: "paper" lifts that of the chosen anchor to `classification_iou` where
@@ -369,12 +369,10 @@ class JointLoss(nn.Module):
         self, features: Tensor, raw: Tensor, nodes: Tensor, cells: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The anchor (a, y, x), in one of its cells, that gets the class loss of a classification image."""
-        rule = self.config.classification_box or (
-            "likeliest" if self.config.mode == "darknet" else "objectness"
-        )
-        if rule == "likeliest":
+        rule = self.config.classification_box or ("score" if self.config.mode == "darknet" else "objectness")
+        if rule in ("likeliest", "score"):
             value = self._label_log_probs(features, nodes)  # [B,A,H,W]
-            if self.config.mode == "darknet":
+            if rule == "score":
                 value = value + F.logsigmoid(raw[:, :, 4])
         elif rule == "objectness":
             value = raw[:, :, 4]
