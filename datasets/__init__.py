@@ -66,14 +66,15 @@ def open_dataset(
         on_error: What an unreadable image does: `raise` an error, or `skip` to the next with a warning.
 
     Returns:
-        The data set; `unmatched` lists the labels that the tree lacks.
+        The data set; `unmatched` lists the labels that the tree lacks. A warning says where images are not of
+        the size that their annotations state.
 
     Raises:
         DataError: Unknown format, missing files, or not one label in the tree.
     """
-    dataset: SampleDataset = TableDataset(
-        read_records(spec, split), tree, map_file=map_file, on_error=on_error
-    )
+    records = read_records(spec, split)
+    dataset: SampleDataset = TableDataset(records, tree, map_file=map_file, on_error=on_error)
+    records.warn_of_resized()
     return CachedDataset(dataset, cache) if cache else dataset
 
 

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from yolo9000.datasets.records import TableDataset
+from yolo9000.datasets.records import EDGE, TableDataset
 from yolo9000.datasets.sample import Kind
 from yolo9000.errors import DataError
 
 if TYPE_CHECKING:
     from wordtree.tree import WordTree
-
-EDGE = 1.0  # pixels that a box may stand out of its image: data sets round differently
 
 
 @dataclass
@@ -140,11 +138,10 @@ def _problems(dataset: TableDataset) -> Callable[[int], tuple[list[str], list[st
             return [], [], []
         rows = slice(records.offsets[image], records.offsets[image + 1])
         outside, resized = [], []
-        wide, high = records.stated[image].tolist()
-        if rows.stop > rows.start and wide and high and max(abs(wide - width), abs(high - height)) > EDGE:
+        if found := records.resized(image, width, height):
             resized.append(
-                f"{source}: stated to have {wide} × {high} pixels, has {width} × {height}; its boxes are "
-                "used as pixels of the image as it is: if it was resized, they are in the wrong places"
+                f"{found}; its boxes are used as pixels of the image as it is: if it was resized, they are "
+                "in the wrong places"
             )
         for number, box in enumerate(records.pixel_boxes(image, width, height), start=1):
             if box.min() < -EDGE or box[2] > width + EDGE or box[3] > height + EDGE:

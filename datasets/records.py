@@ -5,7 +5,9 @@ Legend: `R` images, `T` labels of all images, `M` labels of one image.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import os
 import warnings
 from array import array
@@ -20,17 +22,20 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torchvision import tv_tensors
 
 from yolo9000.datasets.labels import Label, map_labels
 from yolo9000.datasets.sample import Kind, Sample, ScoreRules, decode_image, joint_rules
 from yolo9000.datasets.store import ConcatStore, Store
 from yolo9000.errors import DataError
-from yolo9000.image import MAX_PIXELS
+from yolo9000.image import MAX_PIXELS, SIDEWAYS, orientation, undecodable
 
 if TYPE_CHECKING:
     from wordtree.tree import WordTree
 
+EDGE = 1.0  # pixels that a box may stand out of its image: data sets round differently
+_LOOKS = 8  # at images when a data set is opened, whether they have the stated size
 _SHARE = 2.0  # a number of pixels that some box of any data set exceeds, and no share of an image's sides
 _NAMES = 100_000  # that go into a fingerprint: of more images some, evenly spread; they take a second
 
@@ -93,6 +98,45 @@ class Records:
         """Pixels of one image, uint8 [3, H, W]; see `decode_image`."""
         width, height = self.stated[image].tolist()
         return decode_image(self.store.read(image), self.store.name(image), (width, height))
+
+    def size(self, image: int) -> tuple[int, int]:
+        """Width and height of one image in pixels, turned as `decode` does, out of its header.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        data, source = self.store.read(image), self.store.name(image)
+        try:
+            with Image.open(io.BytesIO(data)) as header:  # decodes nothing
+                stated: tuple[int, int] = tuple(self.stated[image].tolist())
+                width, height = header.size
+                return (height, width) if orientation(header, stated) in SIDEWAYS else (width, height)
+        except Exception as error:  # each of Pillow's plugins has its own kinds
+            raise DataError(f"{source}: cannot be read as an image: {undecodable(error)}") from error
+
+    def resized(self, image: int, width: int, height: int) -> str | None:
+        """What is wrong with an image with boxes that has another size than their annotation states.
+
+        Args:
+            image: Number of the image.
+            width: The width it has, in pixels.
+            height: The height it has.
+        """
+        wide, high = self.stated[image].tolist()
+        differs = wide > 0 < high and max(abs(wide - width), abs(high - height)) > EDGE
+        if not differs or self.offsets[image] == self.offsets[image + 1]:
+            return None
+        return f"{self.store.name(image)}: stated to have {wide} × {high} pixels, has {width} × {height}"
+
+    def warn_of_resized(self) -> None:
+        """Warn where of a few images, evenly spread, one is `resized`."""
+        count = len(self.store)
+        looks = {count * look // _LOOKS for look in range(_LOOKS)} if self.stated.any() else set()
+        for image in sorted(looks):
+            with contextlib.suppress(DataError):  # told when it is wanted
+                if found := self.resized(image, *self.size(image)):
+                    advice = "boxes of such images are in the wrong places; `yolo9000 data check` lists them"
+                    return warnings.warn(f"{found}: {advice}", stacklevel=3)
 
     def pixel_boxes(self, image: int, width: int, height: int) -> NDArray[np.float32]:
         """Boxes of one image, float32 [M, 4] XYXY in pixels, as they were written: not cut to the image.

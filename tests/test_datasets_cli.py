@@ -274,7 +274,10 @@ def test_photos_resized_after_they_were_annotated_are_told(run: Run, tmp_path: P
     spec = write(Scene(stated=True), tmp_path / "x")
     photo = next((tmp_path / "x").rglob("a.jpg"))
     Image.open(photo).resize((WIDTH // 2, HEIGHT // 2)).save(photo)
+    tree = WordTree.load("yolo9000")
     for same in (spec, packed(spec, tmp_path / "p.h5")):
+        with pytest.warns(UserWarning, match=r"a\.jpg: stated to have 40 × 30 pixels, has 20 × 15: boxes of"):
+            open_dataset(same, tree)
         code, out, _ = run("data", "check", same)
         assert code == 1
         assert "1 images of another size than stated" in out

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
 
 from yolo9000.datasets import Records
 from yolo9000.errors import DataError
-from yolo9000.image import SIDEWAYS, orientation, undecodable
 
 
 def box_shapes(records: Records, height: float = 1.0, width: float = 1.0) -> NDArray[np.float64]:
@@ -30,25 +26,12 @@ def box_shapes(records: Records, height: float = 1.0, width: float = 1.0) -> NDA
     for index in range(len(records.store)):
         keep = ~records.ignored[records.offsets[index] : records.offsets[index + 1]]
         if keep.any():
-            image_w, image_h = _sides(records, index)
+            image_w, image_h = records.size(index)
             boxes = records.pixel_boxes(index, image_w, image_h)[keep]
             corners = boxes.reshape(-1, 2, 2).clip(0, (image_w, image_h))  # as training sees them
             sides = corners[:, 1] - corners[:, 0]
             shapes.append(sides[(sides > 0).all(1)] * min(width / image_w, height / image_h))
     return np.concatenate(shapes).astype(np.float64) if shapes else np.zeros((0, 2))
-
-
-def _sides(records: Records, index: int) -> tuple[int, int]:
-    """Width and height in pixels."""
-    data = records.store.read(index)
-    try:
-        with Image.open(io.BytesIO(data)) as header:  # decodes nothing
-            stated: tuple[int, int] = tuple(records.stated[index].tolist())
-            width, height = header.size
-            return (height, width) if orientation(header, stated) in SIDEWAYS else (width, height)
-    except Exception as error:  # each of Pillow's plugins has its own kinds
-        name = records.store.name(index)
-        raise DataError(f"{name}: cannot be read as an image: {undecodable(error)}") from error
 
 
 def cluster_anchors(
