@@ -21,6 +21,7 @@ from PIL import Image
 
 from toys import CLASSIFIED, POOL, colour_finder, input_size, linear, region
 from wordtree.tree import WordTree
+from yolo9000 import YOLO9000
 from yolo9000.config import ValConfig
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.datasets import ConcatDataset, ImageBank, TableDataset, open_dataset, pack, read_records
@@ -116,6 +117,31 @@ def test_everything_found(network: Network, tmp_path: Path) -> None:
     assert math.isnan(result.coco.small)
     assert (result.labels.exact, result.labels.labels, result.labels.unmatched) == (3, 3, 0)
     assert network.training  # as it was
+
+
+def test_several_sizes(network: Network, tmp_path: Path) -> None:
+    """Twice the same size is that size; a model's own sizes are taken where no settings are given."""
+    cells = {(0, 0): RED, (2, 3): GREEN}
+    data = coco(tmp_path, [(cells, [("husky", 0, 0), ("cat", 2, 3)]), ({(1, 1): BLUE}, [("car", 1, 2)])])
+    once, twice = detect(network, data, size=128), detect(network, data, sizes=(128, 128))
+    assert (once.sizes, twice.sizes, twice.size) == (((128, 128),), ((128, 128),) * 2, (128, 128))
+    assert ap(once) == ap(twice) == {"cat": 1.0, "car": pytest.approx(1 / 3), "husky": 1.0}
+    assert once.labels == twice.labels
+    both = detect(network, data, sizes=(128, 256))
+    assert ap(both) != ap(once)
+    model = YOLO9000(network, metadata={"sizes": "128 256"}, device="cpu")
+    own = evaluate(model, data)
+    assert isinstance(own, DetectionResult)
+    assert (own.sizes, ap(own)) == (((128, 128), (256, 256)), ap(both))
+    found = [len(model.detect(tmp_path / "val" / f"{i}.png")) for i in range(2)]
+    assert own.labels.labels + own.labels.unmatched == sum(found)
+    titles = [table.title for table in tables(own)]
+    assert "128 × 128, 256 × 256" in str(titles[0])
+    for wrong in ({"size": 128, "sizes": (128,)}, {"sizes": (0,)}, {"sizes": (128, -1)}):
+        with pytest.raises(ConfigError, match="settings out of range: sizes"):
+            EvaluateConfig(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="multiple of 32"):
+        detect(network, data, sizes=(128, 100))
 
 
 @pytest.mark.parametrize("size", [(192, 128), (128, 192)])

@@ -166,11 +166,14 @@ def collect_steps(
         progress: Called after each batch.
 
     Raises:
-        ConfigError: Boxes for a classifier, data on another tree, or classes that do not compete.
+        ConfigError: Several sizes, boxes for a classifier, data on another tree, or classes that do not
+            compete.
         CfgError: The network's input has not three channels.
         WeightsError: A weight is no number.
     """
     config = config or EvaluateConfig()
+    if config.sizes:
+        raise ConfigError(f"temperatures are those of one size; give size instead of sizes {config.sizes}")
     check_suitable(network, dataset)
     pick = _pick_boxes if dataset.kind == "detection" else _pick_images
     fused = network.fuse()
@@ -178,7 +181,7 @@ def collect_steps(
     parts = []
     with inference(device):
         for batch in load_batches(fused, dataset, config, progress):
-            logits, nodes = pick(fused, fused.features(batch.images.to(device)), batch, config.iou)
+            logits, nodes = pick(fused, fused.features(batch.views[0].to(device)), batch, config.iou)
             parts.append(Steps.of(fused.ops, logits, nodes.to(device)))
     return join_steps(parts)
 
@@ -214,7 +217,7 @@ def _pick_boxes(network: Network, features: Tensor, batch: Loaded, iou: float) -
     raw = head.boxes(features).float()
     boxes, objectness = all_boxes(raw, head.anchors), raw[:, :, 4]
     places, nodes = [], []
-    for image, (sample, fit) in enumerate(zip(batch.samples, batch.fits, strict=True)):
+    for image, (sample, fit) in enumerate(zip(batch.samples, batch.fits[0], strict=True)):
         keep = ~sample.ignored
         truths = sample.boxes.as_subclass(Tensor)[keep].to(raw.device)
         overlap = box_iou(truths, fit.unmap(boxes[image].flatten(0, 2)))  # [T, A·H·W]

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from yolo9000.errors import ConfigError, WeightsError
+from yolo9000.fusion import cluster
 from yolo9000.head import BOX_CHANNELS, RegionHead, gather_vectors
+from yolo9000.letterbox import Letterbox
 
 DecoderMode = Literal["paper", "darknet"]
 Walk: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -24,6 +26,7 @@ Walk: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 _MAX_LOG_FACTOR = 20.0
 # Class logits held at a time, 64 MiB of float32: a flood of anchors is decoded in slices.
 _MAX_LOGITS = 1 << 24
+_GATE = 4  # of several views: anchors of a quarter of the objectness asked for take part in the mean
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,14 @@ class _Candidates:
     def image(self) -> Tensor:
         return self.place[0]
 
+    def rows(self, pick: Tensor) -> _Candidates:
+        """Some of them, by number or mask."""
+        return _Candidates(tuple(part[pick] for part in self.place), self.objectness[pick], self.boxes[pick])
+
+    def of(self, image: int) -> _Candidates:
+        """Those of one image."""
+        return self.rows(self.image == image)
+
     def split(self, size: int) -> list[_Candidates]:
         fields = (self.objectness, self.boxes, *self.place)
         parts = zip(*(torch.split(f, size) for f in fields), strict=True)
@@ -146,6 +157,20 @@ class _Dense:
     def logits(self, at: _Candidates) -> Tensor:
         image, anchor, row, column = at.place
         return self.region[image, anchor, BOX_CHANNELS:, row, column]
+
+    def descend(self, at: _Candidates) -> tuple[Tensor, Tensor]:
+        return self.head.ops.descend(self.logits(at))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Class logits that are there already: one row [N] a candidate, by the second part of its place."""
+
+    head: RegionHead
+    rows: Tensor  # [K, N]
+
+    def logits(self, at: _Candidates) -> Tensor:
+        return self.rows[at.place[1]]
 
     def descend(self, at: _Candidates) -> tuple[Tensor, Tensor]:
         return self.head.ops.descend(self.logits(at))
@@ -259,6 +284,52 @@ class Decoder:
         return self._decode(raw, source, threshold, hier_threshold, classes)
 
     @torch.no_grad()
+    def decode_views(
+        self,
+        features: Sequence[Tensor],
+        fits: Sequence[Sequence[Letterbox]],
+        threshold: float = 0.24,
+        hier_threshold: float = 0.5,
+        *,
+        classes: Sequence[int] | None = None,
+    ) -> list[RawDetections]:
+        """Detections of every image of a batch out of several views of it, as one: see `yolo9000.fusion`.
+
+        Args:
+            features: [B, D, H, W] of each view; H and W may differ.
+            fits: Where the B images lie in each view.
+            threshold: As in `decode`, for the means over the views.
+            hier_threshold: As in `decode`.
+            classes: As in `decode`.
+
+        Returns:
+            As `decode`; boxes are fractions of the first view's input. Of one view what `decode` gives.
+        """
+        if (views := len(features)) == 1:
+            return self.decode(features[0], threshold, hier_threshold, classes=classes)
+        # What is no object in one view counts as objectness 0, where it is in truth below this.
+        gate, limit = threshold / _GATE, max(1, self.max_candidates // views)
+        seen = [self._gate(self.head.boxes(part).float(), gate, limit) for part in features]
+        found = []
+        for image, fit in enumerate(fits[0]):
+            parts = [at.of(image) for at in seen]
+            boxes = torch.cat([fits[v][image].unmap(at.boxes, clip=False) for v, at in enumerate(parts)])
+            counts = [len(at.boxes) for at in parts]
+            view = torch.arange(views).repeat_interleave(torch.tensor(counts)).to(boxes.device)
+            one = cluster(boxes, torch.cat([at.objectness for at in parts]), view, views, threshold)
+            rows = boxes.new_zeros(len(one.boxes), self.head.ops.nodes)
+            member_of, share_of = (torch.split(values, counts) for values in (one.member, one.share))
+            for part, at, member, share in zip(features, parts, member_of, share_of, strict=True):
+                source, kept = _Gated(self.head, part, None), (member >= 0).nonzero()[:, 0]
+                for pick in torch.split(kept, self._slice):
+                    logits = source.logits(at.rows(pick)).float() * share[pick, None]
+                    rows.index_add_(0, member[pick], logits)
+            number = torch.arange(len(rows), device=rows.device)
+            at = _Candidates((torch.zeros_like(number), number), one.objectness, fit.map(one.boxes))
+            found += self._label(at, _Rows(self.head, rows), 1, threshold, hier_threshold, classes)
+        return found
+
+    @torch.no_grad()
     def decode_dense(
         self,
         region: Tensor,
@@ -335,12 +406,12 @@ class Decoder:
             RawDetections(*parts) for parts in zip(*(torch.split(f, counts) for f in fields), strict=True)
         ]
 
-    def _gate(self, raw: Tensor, threshold: float) -> _Candidates:
+    def _gate(self, raw: Tensor, threshold: float, limit: int | None = None) -> _Candidates:
         """Anchors [B, A, 5, H, W] with objectness above the threshold, at most `max_candidates` an image."""
         check_finite(raw)
         height, width = raw.shape[-2:]
         objectness = raw[:, :, 4].sigmoid().flatten(1)
-        image, index = _above(objectness, threshold, self.max_candidates)
+        image, index = _above(objectness, threshold, limit or self.max_candidates)
         cell = index % (height * width)
         anchor, row, column = index // (height * width), cell // width, cell % width
         priors = self.head.anchors[anchor]

@@ -8,7 +8,7 @@ Letters: B batch, H W input pixels, S output cells, D feature channels, K anchor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, get_args
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from yolo9000.decode import Decoder, RawDetections, Walk
 from yolo9000.errors import ConfigError
+from yolo9000.letterbox import Letterbox
 from yolo9000.network import Network
 from yolo9000.quantized import DTYPES, Precision, folded
 
@@ -115,6 +116,13 @@ class Engine:
         """
         # Even the top node is above no threshold of 1: one row for every anchor, at any depth.
         return self.decoder.decode(features, threshold, hier_threshold=1.0, raw=raw)
+
+    @torch.inference_mode()
+    def fused(
+        self, features: Sequence[Tensor], fits: Sequence[Sequence[Letterbox]], threshold: float
+    ) -> list[RawDetections]:
+        """`candidates` of several views of the same images, as one; see `Decoder.decode_views`."""
+        return self.decoder.decode_views(features, fits, threshold, hier_threshold=1.0)
 
 
 def check_precision(precision: str, compile: bool) -> None:

@@ -7,7 +7,6 @@ classification; hierarchy (verdicts and cuts), confusion, boxed (classes with an
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,8 @@ from yolo9000.evaluation.detection import (
     labelled_nodes,
 )
 from yolo9000.evaluation.options import EvaluateConfig, resolve
-from yolo9000.evaluation.predict import Progress, input_size
+from yolo9000.evaluation.predict import Progress, input_sizes
+from yolo9000.labelling import own_sizes
 from yolo9000.network import Network
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def evaluate(
         model: A model, or a network (which may be a classifier).
         data: A description such as `voc:DIR`, `coco:DIR:val` or `imagenet:DIR`; see
             `yolo9000.datasets.open_dataset`.
-        config: Thresholds, size and cuts, as they are; without one, those of `EvaluateConfig` and a model's
-            own thresholds.
+        config: Thresholds, sizes and cuts, as they are; without one, those of `EvaluateConfig` and a model's
+            own thresholds and sizes.
         split: The split where the description names none.
         map_file: Darknet map file of the boxes' classes; see `open_dataset`.
         progress: Called after each batch with the pictures just done and those in all.
@@ -71,7 +71,11 @@ def evaluate(
     if config is None:
         config = EvaluateConfig()
         if not isinstance(model, Network):
-            config = replace(config, confident=model.threshold, hier_threshold=model.hier_threshold)
+            config = EvaluateConfig(
+                confident=model.threshold,
+                hier_threshold=model.hier_threshold,
+                sizes=own_sizes(model.metadata),
+            )
     dataset = open_dataset(data, network.tree, split, map_file=map_file)
     return evaluate_opened(network, dataset, data, config, progress=progress)
 
@@ -84,7 +88,7 @@ def check_opened(network: Network, dataset: SampleDataset, data: str, config: Ev
         DataError: The data set is joined of some that are scored by different rules, or has no labelled
             object.
     """
-    input_size(network, config)
+    input_sizes(network, config)
     if dataset.kind == "detection":
         check_detector(network)
         resolve(config, dataset.rules, data)

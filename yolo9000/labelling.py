@@ -38,6 +38,12 @@ def own_number(metadata: Mapping[str, str], name: str, default: float) -> float:
     return value if 0 <= value <= 1 else default
 
 
+def own_sizes(metadata: Mapping[str, str]) -> tuple[int, ...]:
+    """A model's own sides of the network input in which pictures are looked at; empty where it names none."""
+    sides = metadata.get("sizes", "").split()
+    return tuple(map(int, sides)) if all(side.isascii() and side.isdigit() for side in sides) else ()
+
+
 @dataclass(frozen=True, eq=False)
 class Candidates:
     """Everything in one picture that could become a detection, at whatever depth.

@@ -68,15 +68,26 @@ class Letterbox:
             [K, 4] x1, y1, x2, y2 in pixels of the original, corners within [0, W] and [0, H]. A box that lay
             wholly in the grey has no area left.
         """
-        (height, width), (h, w), (inner_h, inner_w) = self.image_size, self.size, self.resized
-        scale = boxes.new_tensor([w / inner_w * width, h / inner_h * height])
-        offset = boxes.new_tensor([self.left / w, self.top / h])
+        height, width = self.image_size
+        scale, offset = self._geometry(boxes)
         centre, half = (boxes[:, :2] - offset) * scale, boxes[:, 2:] * scale / 2
         corners = torch.cat((centre - half, centre + half), dim=1)
         if not clip:
             return corners
         limit = boxes.new_tensor([width, height, width, height])
         return torch.minimum(corners.clamp(min=0), limit)
+
+    def map(self, boxes: Tensor) -> Tensor:
+        """The reverse of `unmap`: [K, 4] x1, y1, x2, y2 in pixels of the picture to cxcywh in the input."""
+        scale, offset = self._geometry(boxes)
+        first, last = boxes[:, :2], boxes[:, 2:]
+        return torch.cat(((first + last) / 2 / scale + offset, (last - first) / scale), dim=1)
+
+    def _geometry(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels of the picture [2] (x, y) to the whole input, and where it begins there as fractions [2]."""
+        (height, width), (h, w), (inner_h, inner_w) = self.image_size, self.size, self.resized
+        scale = like.new_tensor([w / inner_w * width, h / inner_h * height])
+        return scale, like.new_tensor([self.left / w, self.top / h])
 
 
 def letterbox(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import resources
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
@@ -46,6 +46,7 @@ from yolo9000.labelling import (
     Labelling,
     Threshold,
     own_number,
+    own_sizes,
 )
 from yolo9000.network import Network, check_size
 from yolo9000.quantized import Precision
@@ -62,7 +63,8 @@ Size: TypeAlias = int | tuple[int, int]
 class _Settings:
     """What one call of `detect` runs with, checked."""
 
-    size: tuple[int, int]
+    sizes: list[tuple[int, int]]  # of pictures
+    frame_sizes: list[tuple[int, int]]  # of the frames of videos
     labelling: Labelling
 
 
@@ -231,6 +233,7 @@ class YOLO9000:
         under: str | Iterable[str] = (),
         not_under: str | Iterable[str] = (),
         size: Size | None = None,
+        sizes: Iterable[Size] = (),
         nms: float = DEFAULT_NMS,
         decoder: DecoderMode = "paper",
     ) -> Detections: ...
@@ -246,6 +249,7 @@ class YOLO9000:
         under: str | Iterable[str] = (),
         not_under: str | Iterable[str] = (),
         size: Size | None = None,
+        sizes: Iterable[Size] = (),
         nms: float = DEFAULT_NMS,
         decoder: DecoderMode = "paper",
         batch: int = 8,
@@ -261,6 +265,7 @@ class YOLO9000:
         under: str | Iterable[str] = (),
         not_under: str | Iterable[str] = (),
         size: Size | None = None,
+        sizes: Iterable[Size] = (),
         nms: float = DEFAULT_NMS,
         decoder: DecoderMode = "paper",
         batch: int = 8,
@@ -280,8 +285,11 @@ class YOLO9000:
             leaves: Always go down to a leaf.
             under: Only labels at or below this node, or one of these.
             not_under: No labels at or below this node, or one of these.
-            size: Side of the network input, or (height, width), pixels, multiples of the stride (32); by
-                default the cfg's. Larger finds smaller objects and takes longer.
+            size: Side of the network input, or (height, width), pixels, multiples of the stride (32). Larger
+                finds smaller objects and takes longer. By default the model's own `sizes`; for the frames of
+                videos, and for models that name none, the cfg's input.
+            sizes: Several such: each picture is looked at in all of them, and what is found becomes one (see
+                `yolo9000.fusion`). Better, and takes their times together. Instead of `size`.
             nms: Overlap (intersection over union, 0..1) above which boxes with related labels are one object.
             decoder: "paper" or "darknet", see `yolo9000.decode.Decoder`.
             batch: Pictures of an iterable that are run together; 1 for a live source.
@@ -309,7 +317,7 @@ class YOLO9000:
             # Over a plain class list both decoders do the same, which is the paper's.
             decoder="paper" if self.engine.decoder.flat and decoder == "darknet" else decoder,
         )
-        settings = _Settings(self.input_size(size), labelling.for_tree(self.tree))
+        settings = _Settings(*self._input_sizes(size, sizes), labelling.for_tree(self.tree))
         batch = whole("batch", batch)
         if batch < 1:
             raise ConfigError(f"batch must be at least 1, found {batch}.")
@@ -337,6 +345,31 @@ class YOLO9000:
                 return
         raise failure
 
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Heights and widths of the network input in which `detect` looks at a picture by default, pixels.
+
+        A model names sides in its metadata (`sizes`: "320 384 448"); of others it is the cfg's input alone.
+        """
+        own = () if self._network is None else own_sizes(self.metadata)
+        return [self.input_size(side) for side in own] or [self._size]
+
+    def _input_sizes(
+        self, size: Size | None, sizes: Iterable[Size]
+    ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Of pictures and of the frames of videos, as they were asked for; checked."""
+        if isinstance(sizes, int | str):
+            raise ConfigError(f"sizes must be several sizes such as [320, 448], found {sizes!r}.")
+        several = [self.input_size(one) for one in sizes]
+        if several and size is not None:
+            raise ConfigError(f"expected size or sizes, found both ({size!r} and {len(several)} sizes).")
+        if len(several) > 1 and isinstance(self.engine, Program):
+            raise ConfigError(f"{self.engine.path}: an exported model looks at a picture in one size.")
+        if several or size is not None:
+            asked = several or [self.input_size(size)]
+            return asked, asked
+        return self.sizes, [self.input_size(None)]
+
     def input_size(self, size: Size | None) -> tuple[int, int]:
         """Height and width of the network input that `detect` uses for `size`, pixels.
 
@@ -353,20 +386,36 @@ class YOLO9000:
             self.engine.check_size(height, width)
         return height, width
 
-    @torch.inference_mode()
     def _run(self, frames: Sequence[Frame], settings: _Settings) -> list[Detections]:
         """Detect in a batch of pictures."""
-        boxed = [letterbox(frame.image.to(self.device), settings.size, self.letterbox) for frame in frames]
+        found = []
+        for of_video, group in groupby(frames, key=lambda frame: frame.number is not None):
+            sizes = settings.frame_sizes if of_video else settings.sizes
+            found += self._run_alike([*group], sizes, settings.labelling)
+        return found
+
+    @torch.inference_mode()
+    def _run_alike(
+        self, frames: Sequence[Frame], sizes: Sequence[tuple[int, int]], labelling: Labelling
+    ) -> list[Detections]:
+        """Detect in pictures, all at the same sizes."""
+        images = [frame.image.to(self.device) for frame in frames]
+        views = [[letterbox(image, size, self.letterbox) for image in images] for size in sizes]
+        fits = [[fit for _, fit in view] for view in views]
+        threshold = labelling.lowest_threshold
         with torch.autocast(self.device.type, enabled=False):  # numbers are of the engine's own precision
-            features = self.engine.features(torch.stack([pixels for pixels, _ in boxed]))
+            features = [self.engine.features(torch.stack([pixels for pixels, _ in view])) for view in views]
             # What an engine makes of features is for itself alone.
-            raw = self.engine.candidates(features, settings.labelling.lowest_threshold)  # type: ignore[arg-type]
+            if isinstance(self.engine, Engine) and len(views) > 1:
+                raw = self.engine.fused(features, fits, threshold)  # type: ignore[arg-type]
+            else:
+                raw = self.engine.candidates(features[0], threshold)  # type: ignore[arg-type]
         return [
             Detections.choose(
-                to_candidates(found, fit), settings.labelling, self.tree, fit.image_size,
+                to_candidates(found, fit), labelling, self.tree, fit.image_size,
                 source=frame.source, frame=frame.number, time=frame.time,
             )
-            for found, (_, fit), frame in zip(raw, boxed, frames, strict=True)
+            for found, fit, frame in zip(raw, fits[0], frames, strict=True)
         ]  # fmt: skip
 
 

@@ -69,10 +69,22 @@ def suppress(
     nodes = nodes.long()
     enter, leave, depth = _label_intervals(tree, mode, nodes)
     order = (scores.double() / DEPTH_FACTOR ** depth.double()).argsort(descending=True, stable=True)
-    left, top, right, bottom = boxes.float().unbind(1)
-    planes = torch.stack((left, top, right, bottom, (right - left) * (bottom - top), enter, leave))
-    kept = order[_greedy(planes[:, order], iou)]
+    kept = order[_greedy(_planes(boxes, enter, leave)[:, order], iou)]
     return kept[scores[kept].argsort(descending=True, stable=True)]
+
+
+def greedy(boxes: Tensor, iou: float) -> Tensor:
+    """Indices of the boxes [K, 4] xyxy, in order of priority, that overlap none before them by `iou`."""
+    if len(boxes) == 0:
+        return torch.zeros(0, dtype=torch.long, device=boxes.device)
+    same = boxes.new_zeros(len(boxes), dtype=torch.float32)
+    return _greedy(_planes(boxes, same, same + 1), iou)
+
+
+def _planes(boxes: Tensor, enter: Tensor, leave: Tensor) -> Tensor:
+    """[7, K] what `_greedy` works with."""
+    left, top, right, bottom = boxes.float().unbind(1)
+    return torch.stack((left, top, right, bottom, (right - left) * (bottom - top), enter, leave))
 
 
 def _greedy(planes: Tensor, iou: float) -> Tensor:

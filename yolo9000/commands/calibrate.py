@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from yolo9000.calibrate import DepthTemperature
 
 
-_STILL_TRUE = ("threshold", "hier_threshold", "licence")  # of a model's metadata; measured figures are not
+_STILL_TRUE = (
+    "threshold",
+    "hier_threshold",
+    "sizes",
+    "licence",
+)  # of a model's metadata; measured figures are not
 
 
 def calibrate(

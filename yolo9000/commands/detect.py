@@ -21,7 +21,7 @@ from yolo9000.commands.options import (
     Model,
     Offline,
     Precision,
-    Size,
+    Sizes,
     Weights,
 )
 from yolo9000.hangup import hangup_signals, leave_terminal
@@ -131,7 +131,7 @@ def detect(
     model: Model = None,
     weights: Weights = None,
     cfg: Cfg = None,
-    size: Size = None,
+    size: Sizes = None,
     decoder: Annotated[
         str, typer.Option(help="paper, or darknet: exactly as the C code does.", rich_help_panel=MODEL)
     ] = "paper",
@@ -173,7 +173,7 @@ def detect(
         offline=offline or None,
         mirror=mirror,
     )
-    options = labels | {"size": size, "decoder": decoder}
+    options = labels | {"sizes": size or (), "decoder": decoder}
     show = _show(tree, json, save, out, draw_path, () if json else ("pictures",))
     everything = (demo_photos() if demo else []) + (sources or [])
     with _finished_on_signals():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from yolo9000.commands.options import Cfg, Device, Model, Precision, Size, Split, Weights
+from yolo9000.commands.options import Cfg, Device, Model, Precision, Sizes, Split, Weights
 
 if TYPE_CHECKING:
     from yolo9000.evaluation.classification import ClassificationResult
@@ -37,7 +37,7 @@ def evaluate(
         typer.Option("--map", help="Darknet map file of the boxes' classes: line i, node of class i."),
     ] = None,
     split: Split = "val",
-    size: Size = None,
+    size: Sizes = None,
     cut: Annotated[
         list[str] | None,
         typer.Option(
@@ -90,7 +90,7 @@ def evaluate(
     from yolo9000.errors import ConfigError
     from yolo9000.evaluate import check_opened, evaluate_opened
     from yolo9000.evaluation.options import EvaluateConfig
-    from yolo9000.labelling import own_number
+    from yolo9000.labelling import own_number, own_sizes
     from yolo9000.optional import optional
     from yolo9000.report import print_left_out
 
@@ -99,7 +99,6 @@ def evaluate(
     if plots:
         optional("matplotlib", "--plots")
     config = EvaluateConfig(
-        size=size or 0,
         batch_size=batch,
         precision=precision,  # type: ignore[arg-type]  # checked there
         limit=limit,
@@ -114,7 +113,8 @@ def evaluate(
         confident = own_number(metadata, "threshold", config.confident)
     if hier_threshold is None:
         hier_threshold = own_number(metadata, "hier_threshold", config.hier_threshold)
-    config = replace(config, confident=confident, hier_threshold=hier_threshold)
+    sizes = own_sizes(metadata) if size is None else tuple(size)
+    config = replace(config, confident=confident, hier_threshold=hier_threshold, sizes=sizes)
     network.check_colour()
     opened = [
         open_dataset(spec, network.tree, split, map_file=map_file) for spec in data

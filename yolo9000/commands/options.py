@@ -36,6 +36,17 @@ Size = Annotated[
         rich_help_panel=MODEL,
     ),
 ]
+Sizes = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--size",
+        min=1,
+        help="Network input, a multiple of its stride (32 pixels). Repeatable: pictures are looked at in "
+        "all, which finds more and takes longer.",
+        show_default="the model's, else the cfg's",
+        rich_help_panel=MODEL,
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(help="cpu, cuda, cuda:1, ...", show_default="a GPU if there is one", rich_help_panel=MODEL),

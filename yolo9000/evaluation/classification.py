@@ -22,7 +22,7 @@ from yolo9000.errors import ConfigError
 from yolo9000.evaluation.confusion import Confusion
 from yolo9000.evaluation.hierarchy import Cut, LabelQuality, path_matrix, related
 from yolo9000.evaluation.options import EvaluateConfig
-from yolo9000.evaluation.predict import Progress, chosen_images, inference, input_size, load_batches
+from yolo9000.evaluation.predict import Progress, chosen_images, inference, input_sizes, load_batches
 from yolo9000.evaluation.result import Result
 from yolo9000.head import RegionHead
 from yolo9000.network import Network
@@ -78,7 +78,8 @@ class ClassificationResult(Result):
         images: Pictures evaluated.
         classes: C, different labels among them.
         unmatched: Labels of the data set without a node -> pictures left out.
-        size: (height, width) of the network input, pixels.
+        size: (height, width) of the network input, pixels; of several the first.
+        sizes: All of them; logits are the means over them.
         whole: The picture as a whole: class logits of the averaged features.
         best_anchor: As a detection: the class probabilities at the anchor of highest objectness; None for a
             classifier.
@@ -92,6 +93,7 @@ class ClassificationResult(Result):
     classes: int
     unmatched: Mapping[str, int]
     size: tuple[int, int]
+    sizes: tuple[tuple[int, int], ...]
     whole: AccuracyScores
     best_anchor: AccuracyScores | None
     seconds: float
@@ -134,7 +136,8 @@ def evaluate_classification(
         images=len(truths),
         classes=len(classes),
         unmatched=dict(dataset.unmatched),
-        size=input_size(network, config),
+        size=(sizes := input_sizes(network, config))[0],
+        sizes=tuple(sizes),
         whole=whole.scores(),
         best_anchor=None if network.head is None else best.scores(),
         seconds=time.perf_counter() - start,
@@ -152,10 +155,11 @@ def _run(
     device = next(network.parameters()).device
     with inference(device):
         for batch in load_batches(network, dataset, config, progress):
-            features = features_of(network, batch.images.to(device))
-            whole.add(network.class_logits(features))
+            features = [features_of(network, images.to(device)) for images in batch.views]
+            whole.add(torch.stack([network.class_logits(view) for view in features]).mean(0))
             if network.head is not None:
-                best.add(*best_anchor_logits(network.head, features))
+                anchors = [best_anchor_logits(network.head, view) for view in features]
+                best.add(*(torch.stack(values).mean(0) for values in zip(*anchors, strict=True)))
 
 
 def best_anchor_logits(head: RegionHead, features: Tensor) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,7 @@ from yolo9000.evaluation.predict import (
     Progress,
     chosen_images,
     inference,
-    input_size,
+    input_sizes,
     join_predictions,
     load_batches,
 )
@@ -61,7 +61,8 @@ class DetectionResult(Result):
         truths: Objects that must be found.
         excused: Difficult objects and crowds, which count neither way.
         unmatched: Labels of the data set without a node -> objects left out.
-        size: (height, width) of the network input, pixels.
+        size: (height, width) of the network input, pixels; of several the first.
+        sizes: All of them.
         iou: Threshold of all but `coco`.
         rule: `voc` or `imagenet`: how `nodes` and `cuts` match predictions to objects.
         nodes: AP of the data set's classes at their mapped nodes.
@@ -84,6 +85,7 @@ class DetectionResult(Result):
     excused: int
     unmatched: Mapping[str, int]
     size: tuple[int, int]
+    sizes: tuple[tuple[int, int], ...]
     iou: float
     rule: str
     nodes: ClassScores
@@ -157,7 +159,8 @@ def evaluate_detection(
         truths=int(truths.counted.sum()),
         excused=int((~truths.counted).sum()),
         unmatched=dict(dataset.unmatched),
-        size=input_size(network, config),
+        size=(sizes := input_sizes(network, config))[0],
+        sizes=tuple(sizes),
         iou=iou,
         rule="imagenet" if rule is match_imagenet else "voc",
         nodes=nodes,
@@ -189,9 +192,10 @@ def _run(
     device = head.anchors.device
     with inference(device):
         for batch in load_batches(network, dataset, config, progress):
-            features = features_of(network, batch.images.to(device))
+            features = [features_of(network, images.to(device)) for images in batch.views]
             at_nodes.append(predictor(features, batch))
-            found = decoder.decode(features, min(config.score, config.confident), config.hier_threshold)
+            lowest = min(config.score, config.confident)
+            found = decoder.decode_views(features, batch.fits, lowest, config.hier_threshold)
             every.append(_labelled(found, batch, network.tree, config, config.score))
             confident.append(_labelled(found, batch, network.tree, config, config.confident))
             truths += [
@@ -248,7 +252,7 @@ def _labelled(
 ) -> Predictions:
     """Detections of a score above `above` as a user would get them, duplicates suppressed by the tree."""
     parts = []
-    for raw, index, fit in zip(found, batch.indices, batch.fits, strict=True):
+    for raw, index, fit in zip(found, batch.indices, batch.fits[0], strict=True):
         row = (raw.scores > above).nonzero().squeeze(1)
         boxes, scores, nodes = raw.boxes[row], raw.scores[row], raw.nodes[row]
         keep = suppress(cxcywh_to_xyxy(boxes), scores, nodes, tree, config.nms)[: config.per_image]

@@ -20,6 +20,8 @@ class EvaluateConfig:
 
     Attributes:
         size: Side of the network input, pixels; 0: as the cfg says.
+        sizes: Several sides: what is found in all of them counts as one, as in `YOLO9000.detect`. Instead of
+            `size`.
         batch_size: Pictures at a time.
         threads: That read pictures while the network computes.
         limit: Only so many pictures, evenly spread over the data set; 0: all.
@@ -42,6 +44,7 @@ class EvaluateConfig:
     """
 
     size: int = 0
+    sizes: tuple[int, ...] = ()
     batch_size: int = 16
     threads: int = 2
     limit: int = 0
@@ -60,6 +63,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         for name in ("size", "batch_size", "threads", "limit", "per_image"):
             object.__setattr__(self, name, whole(name, getattr(self, name)))
+        object.__setattr__(self, "sizes", tuple(whole("sizes", side) for side in self.sizes))
         fractions = ("score", "nms", "iou", "confident", "hier_threshold")
         for name in fractions:
             object.__setattr__(self, name, number(name, getattr(self, name)))
@@ -68,6 +72,8 @@ class EvaluateConfig:
                 object.__setattr__(self, name, (text,))
         checks = {
             "size": self.size >= 0,
+            "sizes without size": not (self.sizes and self.size),
+            "sizes above 0": all(side > 0 for side in self.sizes),
             "batch_size": self.batch_size >= 1,
             "threads": self.threads >= 1,
             "limit": self.limit >= 0,

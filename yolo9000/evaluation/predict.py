@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -53,14 +53,14 @@ class Loaded:
     Attributes:
         indices: [B] positions in the data set.
         samples: What the data set gave, pictures left out of memory where possible.
-        images: [B, 3, h, w] float32 0..1.
-        fits: Where each picture lies in its input.
+        views: The pictures [B, 3, h, w], float32 0..1, in each size.
+        fits: Where each of the B lies there.
     """
 
     indices: list[int]
     samples: list[Sample]
-    images: Tensor
-    fits: list[Letterbox]
+    views: list[Tensor]
+    fits: list[list[Letterbox]]
 
 
 def load_batches(
@@ -74,40 +74,42 @@ def load_batches(
         config: Size, batch size, threads, limit and letterbox mode.
         progress: Called after each batch.
     """
-    size = input_size(network, config)
+    sizes = input_sizes(network, config)
     mode = config.letterbox or ("darknet" if network.batchnorm == "darknet" else "torch")
 
-    def prepare(index: int) -> tuple[Sample, Tensor, Letterbox]:
+    def prepare(index: int) -> tuple[Sample, list[tuple[Tensor, Letterbox]]]:
         sample = dataset[index]
-        image, fit = letterbox(sample.image.as_subclass(Tensor), size, mode)
-        return sample, image, fit
+        image = sample.image.as_subclass(Tensor)
+        return sample, [letterbox(image, size, mode) for size in sizes]
 
     indices = chosen_images(len(dataset), config.limit)
     chunks = [indices[i : i + config.batch_size] for i in range(0, len(indices), config.batch_size)]
     with ThreadPoolExecutor(config.threads) as pool:
-        pending: deque[tuple[list[int], list[Future[tuple[Sample, Tensor, Letterbox]]]]] = deque()
+        pending: deque[tuple[list[int], list[Future[Any]]]] = deque()
         for chunk in [*chunks, None, None]:
             if chunk is not None:
                 pending.append((chunk, [pool.submit(prepare, i) for i in chunk]))
             if pending and (chunk is None or len(pending) > 2):
                 done, futures = pending.popleft()
-                samples, images, fits = zip(*(future.result() for future in futures), strict=True)
-                yield Loaded(done, list(samples), torch.stack(images), list(fits))
+                samples, boxed = zip(*(future.result() for future in futures), strict=True)
+                views = [[*zip(*view, strict=True)] for view in zip(*boxed, strict=True)]
+                images, fits = [torch.stack(view[0]) for view in views], [[*view[1]] for view in views]
+                yield Loaded(done, list(samples), images, fits)
                 if progress is not None:
                     progress(len(done), len(indices))
 
 
-def input_size(network: Network, config: EvaluateConfig) -> tuple[int, int]:
-    """(height, width) of the network input in pixels: as asked for, else as the cfg says.
+def input_sizes(network: Network, config: EvaluateConfig) -> list[tuple[int, int]]:
+    """(height, width) of the network inputs in pixels: as asked for, else as the cfg says.
 
     Raises:
         ConfigError: They are too large, or do not fit the network's stride; a classifier's own may be any.
     """
     own = network.cfg.height, network.cfg.width
-    height, width = (config.size, config.size) if config.size else own
-    if config.size or network.head is not None:
+    asked = [(side, side) for side in config.sizes or (config.size,) if side]
+    for height, width in asked or ([own] if network.head is not None else []):
         check_size(height, width, network.stride, own)
-    return height, width
+    return asked or [own]
 
 
 def chosen_images(count: int, limit: int) -> list[int]:
@@ -182,20 +184,20 @@ class NodePredictor:
         self.decoder = Decoder(pruned)
         self.config = config
 
-    def __call__(self, features: Tensor, batch: Loaded) -> Predictions:
+    def __call__(self, features: Sequence[Tensor], batch: Loaded) -> Predictions:
         """Predictions in a batch.
 
         Args:
-            features: [B, D, H, W] of the batch.
+            features: [B, D, H, W] of the batch in each size.
             batch: For the pictures' numbers and geometry.
 
         Returns:
             Boxes in pixels of the original pictures; `classes` are nodes of the full tree, `images` positions
             in the data set.
         """
-        found = self.decoder.decode(features, self.config.score, classes=self.classes)
+        found = self.decoder.decode_views(features, batch.fits, self.config.score, classes=self.classes)
         parts = []
-        for raw, index, fit in zip(found, batch.indices, batch.fits, strict=True):
+        for raw, index, fit in zip(found, batch.indices, batch.fits[0], strict=True):
             boxes, row = self._choose(raw, fit)
             nodes = self.kept[raw.nodes[row].cpu().numpy()]
             parts.append((boxes, nodes, np.full(len(nodes), index), raw.scores[row]))

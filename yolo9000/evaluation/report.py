@@ -62,10 +62,13 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else plural}"
 
 
+def _sizes(result: DetectionResult | ClassificationResult) -> str:
+    return ", ".join(f"{width} × {height}" for height, width in result.sizes)
+
+
 def _detection_summary(result: DetectionResult) -> Table:
-    height, width = result.size
     counts = f"{_count(result.images, 'picture')}, {_count(result.truths, 'object')}"
-    title = f"{result.data}: {counts}, {width} × {height}"
+    title = f"{result.data}: {counts}, {_sizes(result)}"
     table = _table(title, "average precision, %", "")
     rule = {"voc": "VOC", "imagenet": "ImageNet"}[result.rule]
     for scores in (result.nodes, *result.cuts, *result.ancestors):
@@ -145,9 +148,8 @@ def _ways(result: ClassificationResult) -> list[tuple[str, AccuracyScores]]:
 
 
 def _accuracy_table(result: ClassificationResult) -> Table:
-    height, width = result.size
     counts = f"{_count(result.images, 'picture')}, {_count(result.classes, 'class')}"
-    title = f"{result.data}: {counts}, {width} × {height}"
+    title = f"{result.data}: {counts}, {_sizes(result)}"
     ways = _ways(result)
     table = _table(title, "accuracy, %", *(name for name, _ in ways))
     table.add_row("top-1 of the data set's classes", *(_share(way.top1) for _, way in ways))
