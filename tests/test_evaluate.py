@@ -504,7 +504,7 @@ def test_coco_scores_against_the_annotation_file(network: Network, tmp_path: Pat
     config = EvaluateConfig()
     predict = NodePredictor(network.head, scored_nodes(dataset, config, []), config)
     with torch.inference_mode():
-        parts = [predict(network.features(b.images), b) for b in load_batches(network, dataset, config)]
+        parts = [predict([network.features(b.views[0])], b) for b in load_batches(network, dataset, config)]
     rows = [
         {"image_id": int(i), "category_id": int(c), "score": float(s), "bbox": [*b[:2], *(b[2:] - b[:2])]}
         for part in parts

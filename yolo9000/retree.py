@@ -19,7 +19,7 @@ from yolo9000.model import load_any
 from yolo9000.network import Network
 
 _NAMED = 8  # nodes that a line of the report names
-_STILL_TRUE = ("threshold", "licence")  # of a model's metadata; figures that were measured are not
+_STILL_TRUE = ("threshold", "sizes", "licence")  # of a model's metadata; figures that were measured are not
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def retree_file(
 ) -> Change:
     """`retree` from model to model file; the source as in `YOLO9000.load`.
 
-    Of the metadata the score threshold and the licence are kept: figures were measured with the old tree.
+    Of the metadata the score threshold, the sizes and the licence are kept: figures were measured with the old tree.
 
     Raises:
         WeightsError: The source is no model of ours.

@@ -1,6 +1,6 @@
 """Last step of the recipe: the model file that the package ships, and its card, from a trained run.
 
-    python recipes/nano/finish.py DATA RUNS [--threshold T] [--trained-on TEXT]
+    python recipes/nano/finish.py DATA RUNS [--threshold T] [--sizes PIXELS ...] [--trained-on TEXT]
 
 Measures exactly the file that is shipped (half precision) on the val parts of DATA.
 """
@@ -11,6 +11,7 @@ import argparse
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mean import mean
@@ -50,14 +51,21 @@ def main() -> None:
     )
     parser.add_argument("data", type=Path)
     parser.add_argument("runs", type=Path)
-    parser.add_argument("--threshold", type=float, default=0.24, help="default score threshold of the model")
+    parser.add_argument("--threshold", type=float, default=0.2, help="default score threshold of the model")
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=[320, 384, 448],
+        help="sides of the network input in which it looks at a picture by default",
+    )
     parser.add_argument(
         "--minimum", type=int, default=6, help="labels that a sibling group must be taught by"
     )
     parser.add_argument(
         "--hier-threshold",
         type=float,
-        default=0.6,
+        default=0.65,
         help="how sure labels must be by default: higher, they stop earlier and are less often overconfident",
     )
     parser.add_argument(
@@ -69,17 +77,22 @@ def main() -> None:
     network = mean([arguments.runs / stage / "model.safetensors" for stage in SHIPPED])
     forgotten = forget(network, arguments.runs, arguments.minimum)
     config = EvaluateConfig(
-        confident=arguments.threshold, hier_threshold=arguments.hier_threshold, cuts=("4", "8")
+        sizes=arguments.sizes,
+        confident=arguments.threshold,
+        hier_threshold=arguments.hier_threshold,
+        cuts=("4", "8"),
     )
     uncalibrated = evaluate_three(network, arguments.data, config)
     temperatures = calibrate(network, arguments.data)
     metadata = {"threshold": f"{arguments.threshold:g}", "hier_threshold": f"{arguments.hier_threshold:g}"}
+    metadata["sizes"] = " ".join(map(str, arguments.sizes))
     metadata["licence"] = "MIT; trained on photos for research use"
     metadata["temperatures"] = " ".join(f"{row.temperature:.3g}" for row in temperatures)
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / "trial.safetensors"
         save_model(network, trial, half=True, metadata=metadata)
         results = measure(trial, arguments.data, config)
+        in_one = measure(trial, arguments.data, replace(config, sizes=()))
         metadata |= figures(*results)
         save_model(network, trial, half=True, metadata=metadata)
         MODEL.parent.mkdir(parents=True, exist_ok=True)
@@ -89,6 +102,7 @@ def main() -> None:
     text = card(
         arguments,
         results,
+        in_one,
         floor,
         forgotten,
         calibration(temperatures, uncalibrated, results),
@@ -171,8 +185,37 @@ def percent(count: int, total: int) -> str:
     return f"{100 * count / max(1, total):.1f} %"
 
 
+def table(*models: Results) -> str:
+    """The main figures: of the model, of the model in one size, of an untrained one."""
+    rows = {
+        "VOC mAP at IoU 0.5, all-point (11-point), each class at its node": [
+            f"{voc.nodes.map:.3f} ({voc.nodes.map11:.3f})" for voc, _, _ in models
+        ],
+        "COCO AP50 (AP), each class at its node": [
+            f"{coco.coco.ap50:.3f} ({coco.coco.ap:.3f})" for _, coco, _ in models
+        ],
+        "ImageNet top-1 (top-5) among the 20 synsets, whole photo (averaged features)": [
+            f"{imagenet.whole.top1:.3f} ({imagenet.whole.top5:.3f})" for _, _, imagenet in models
+        ],
+        "the same at the anchor of most objectness": [
+            f"{imagenet.best_anchor.top1:.3f} ({imagenet.best_anchor.top5:.3f})"
+            for _, _, imagenet in models
+            if imagenet.best_anchor
+        ],
+    }
+    lines = ["", "yolo9000-nano", f"in one size, --size {SIZE}", "untrained"], ["---"] * 4
+    return "\n".join(
+        f"| {' | '.join(cells)} |" for cells in (*lines, *([name, *row] for name, row in rows.items()))
+    )
+
+
 def card(
-    arguments: argparse.Namespace, results: Results, floor: Results, forgotten: str, calibrated: str
+    arguments: argparse.Namespace,
+    results: Results,
+    in_one: Results,
+    floor: Results,
+    forgotten: str,
+    calibrated: str,
 ) -> str:
     """The model card as Markdown."""
     threshold, trained_on = arguments.threshold, arguments.trained_on
@@ -207,7 +250,7 @@ The model that comes with the package: a small network of the YOLOv2 family over
 ([cfg](../../yolo9000/cfgs/yolo9000-nano.cfg)). This card is written by `recipes/nano/finish.py` from a trained run.
 
 - **Parameters** {parameters / 1e6:.1f} million, {MODEL.stat().st_size / 1e6:.1f} MB in half precision with cfg, tree and names inside.
-- **Input** {SIZE} × {SIZE} pixels by default; any multiple of 32. Class rows are shared by all five anchors.
+- **Input** pictures are looked at in {len(arguments.sizes)} sizes ({", ".join(map(str, arguments.sizes))} pixels), and what is found in them counts as one; frames of videos in {SIZE} × {SIZE}. Any multiple of 32 can be asked for (`--size`). Class rows are shared by all five anchors.
 - **Default thresholds** score {threshold:g}, `--hier-threshold` {arguments.hier_threshold:g}.
 - **Licence** MIT for the weights as a work of this project. The photos it was trained on are not part of it; their terms (COCO,
   PASCAL VOC, ImageNet, Tiny ImageNet) allow research use.
@@ -244,11 +287,7 @@ python recipes/nano/finish.py DATA runs/nano  # measures, writes the model file 
 Val parts of the same data: 99 VOC photos ({voc.truths} objects), 77 COCO photos ({coco.truths} objects), 300 ImageNet photos of 20 synsets. These are small
 sets, and the figures are rough.
 
-| | yolo9000-nano | untrained |
-|---|---|---|
-| VOC mAP at IoU 0.5, all-point (11-point), each class at its node | {voc.nodes.map:.3f} ({voc.nodes.map11:.3f}) | {floor[0].nodes.map:.3f} ({floor[0].nodes.map11:.3f}) |
-| COCO AP50 (AP), each class at its node | {coco.coco.ap50:.3f} ({coco.coco.ap:.3f}) | {floor[1].coco.ap50:.3f} ({floor[1].coco.ap:.3f}) |
-| ImageNet top-1 (top-5) among the 20 synsets, whole photo (averaged features) | {imagenet.whole.top1:.3f} ({imagenet.whole.top5:.3f}) | {floor[2].whole.top1:.3f} ({floor[2].whole.top5:.3f}) |
+{table(results, in_one, floor)}
 
 mAP50 in percent where all classes below a cut of the tree count as one:
 
