@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from transfer_data import find_classification, prepare_detection, prepare_held_out
+from transfer_data import find_classification, prepare_detection, prepare_held_out, prepare_labelled
 from transfer_report import FORMAT, report, write_page
 
 from wordtree._files import atomic_write
@@ -144,6 +144,7 @@ class Plan:
         classifier_steps: Those of the classifier.
         base: Further settings on top, `key=value`.
         weights: What the arms start from instead of the classifier, or None.
+        left_out: How often photos that were left out stand among the labelled ones; 0: they do not.
     """
 
     model: str
@@ -157,6 +158,7 @@ class Plan:
     classifier_steps: int
     base: tuple[str, ...]
     weights: str | None
+    left_out: int = 0
 
 
 def title(name: str, settings: Sequence[str]) -> str:
@@ -276,6 +278,7 @@ def run_arm(
     target = plan.out / "results" / f"{slug(title(name, extra), seed)}.json"
     config = arm_config(plan, name, extra, seed, data)
     about = {"withheld": list(plan.withheld), "cuts": list(plan.cuts), "size": size, "steps": plan.steps}
+    about |= {"left out": plan.left_out} if plan.left_out else {}
     if target.exists():
         if (found := json.loads(target.read_text()))["about"] != about:
             raise ConfigError(f"{target} was measured with {found['about']}, not {about}; name another --out")
@@ -349,6 +352,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="labelled photos with boxes that such a model drew (recipes/nano/boxes.py), for mosaics; "
         "with an --out of its own",
     )
+    parser.add_argument(
+        "--label-left-out",
+        type=int,
+        default=0,
+        metavar="TIMES",
+        help="all COCO and every other VOC photo that is left out take part as labelled ones, without boxes, "
+        "each so often; held out are the others then; with an --out of its own",
+    )
     parser.add_argument("--batch-size", type=int, help="images a step; default: as the settings say")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--withhold", nargs="+", default=list(WITHHELD), metavar="CLASS", help="VOC classes")
@@ -382,6 +393,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         classifier_steps=options.classifier_steps,
         base=tuple(base),
         weights=options.weights,
+        left_out=options.label_left_out,
     )
 
 
@@ -397,7 +409,10 @@ def prepare(plan: Plan, console: Console) -> Data:
     folder = plan.out / "data"
     detection = prepare_detection(plan.data, folder, plan.withheld, tree, console)
     classification, labels = find_classification(plan.data, plan.withheld, tree, console)
-    held_out = prepare_held_out(plan.data, folder, plan.withheld, tree)
+    held_out = prepare_held_out(plan.data, folder, plan.withheld, tree, plan.left_out > 0)
+    if plan.left_out:
+        photos = prepare_labelled(plan.data, folder, plan.withheld, tree, console)
+        classification += plan.left_out * [photos]
     return Data(detection, classification, held_out, labels)
 
 

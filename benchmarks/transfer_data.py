@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from wordtree import class_list
+from wordtree._files import atomic_write
 from wordtree.tree import WordTree
 from yolo9000.datasets import Records, open_dataset, pack, read_records
 from yolo9000.datasets.labels import map_labels
@@ -77,16 +78,62 @@ def joined(first: Records, second: Records) -> Records:
     )
 
 
-def prepare_held_out(data: Path, target: Path, withheld: Sequence[str], tree: WordTree) -> str:
-    """A pack of all VOC photos that no arm is trained on: the val part, and what was left out of training."""
-    path = target / "held-out.h5"
+def every_other(drop: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Of the images that are left out the first, the third and so on."""
+    return drop & (np.cumsum(drop) % 2 == 1)
+
+
+def prepare_held_out(
+    data: Path, target: Path, withheld: Sequence[str], tree: WordTree, labelled: bool = False
+) -> str:
+    """A pack of all VOC photos that no arm is trained on: the val part, and what was left out of training.
+
+    Args:
+        data: Folder of the data sets.
+        target: Folder of the pack.
+        withheld: Names of VOC classes without boxes.
+        tree: The tree.
+        labelled: Leave out every other of the training photos, too: `prepare_labelled` takes them.
+    """
+    path = target / ("held-out-half.h5" if labelled else "held-out.h5")
     train, val = (read_records(f"voc:{data / 'voc-mini'}", split) for split in ("train", "val"))
     drop = shows(train, tree, withheld_nodes(tree, withheld))
+    if labelled:
+        drop &= ~every_other(drop)
     if not path.exists():
         pack(joined(val, without(train, ~drop)), path)
     if len(read_records(f"pack:{path}").store) != len(val.store) + int(drop.sum()):
         raise ConfigError(f"{path} was made from other data or for other withheld classes: remove it")
     return f"pack:{path}"
+
+
+def prepare_labelled(
+    data: Path, target: Path, withheld: Sequence[str], tree: WordTree, console: Console
+) -> str:
+    """Photos that were left out, a folder for each withheld class, as data without boxes; says what there is.
+
+    All of COCO's and every other of VOC's. A photo of several withheld classes stands in the folder of each.
+    """
+    folder = target / "labelled"
+    nodes = withheld_nodes(tree, withheld)
+    counts = np.zeros(len(nodes), np.int64)
+    for kind in ("coco", "voc"):
+        source = read_records(f"{kind}:{data / f'{kind}-mini'}", "train")
+        drop = shows(source, tree, nodes)
+        labels = map_labels(source.labels, tree).nodes
+        for image in np.flatnonzero(drop if kind == "coco" else every_other(drop)).tolist():
+            shown = labels[source.label_ids[source.offsets[image] : source.offsets[image + 1]]]
+            shown = shown[shown >= 0]
+            for place, node in enumerate(nodes.tolist()):
+                if ((shown == node) | tree.is_ancestor(node, shown)).any():
+                    photo = folder / tree.wnids[node] / f"{kind}-{image}.jpg"
+                    counts[place] += 1
+                    if not photo.exists():
+                        with atomic_write(photo) as stream:
+                            stream.write(source.store.read(image))
+    listed = ", ".join(f"{name} {count}" for name, count in zip(withheld, counts.tolist(), strict=True))
+    console.print(f"labelled: photos that were left out, without their boxes: {listed}")
+    return f"imagenet:{folder}"
 
 
 def prepare_detection(

@@ -139,6 +139,26 @@ def test_what_is_withheld(transfer: ModuleType, tree: WordTree, data: Path, tmp_
         part.withheld_nodes(tree, ["lion"])
 
 
+def test_photos_that_are_left_out_can_be_labelled(transfer: ModuleType, data: Path, tmp_path: Path) -> None:
+    """Without their boxes; half of VOC's, so that the other half can be measured on."""
+    console = Console(record=True, width=200, file=(tmp_path / "said").open("w"))
+    given = [str(data), "--out", str(tmp_path), "--model", str(data / "small.cfg"), "--label-left-out", "3"]
+    found = transfer.prepare(transfer.plan_of(transfer.parse(given)), console)
+    folder = tmp_path / "data" / "labelled"
+    assert found.classification == [f"imagenet:{data / 'imagenet-mini'}", *[f"imagenet:{folder}"] * 3]
+    photos = {str(path.relative_to(folder)) for path in folder.rglob("*.jpg")}
+    tree, part = WordTree.load("yolo9000"), import_module("transfer_data")
+    dog, cow, sheep = (tree.wnids[i] for i in part.withheld_nodes(tree, ["dog", "cow", "sheep"]))
+    assert photos == {f"{dog}/coco-1.jpg", f"{cow}/coco-2.jpg", f"{dog}/coco-3.jpg", f"{sheep}/voc-1.jpg"}
+    source = read_records(f"coco:{data / 'coco-mini'}", "train")
+    assert (folder / dog / "coco-3.jpg").read_bytes() == source.store.read(3)
+    assert "without their boxes: bird 0, boat 0, bottle 0, cat 0, cow 1, dog 2" in console.export_text()
+    held = read_records(found.held_out)
+    assert len(held.store) == 4  # val alone: the only training photo that was left out is labelled
+    plain = transfer.prepare(transfer.plan_of(transfer.parse(given[:-2])), console)
+    assert len(read_records(plain.held_out).store) == 5
+
+
 def run(transfer: ModuleType, data: Path, out: Path, *arguments: str) -> tuple[int, str]:
     console = Console(record=True, width=160, file=(data / "said").open("w"))
     common = ["--model", str(data / "small.cfg"), "--batch-size", "4", "--device", "cpu", "--size", "64"]

@@ -93,7 +93,8 @@ def retree_file(
 ) -> Change:
     """`retree` from model to model file; the source as in `YOLO9000.load`.
 
-    Of the metadata the score threshold, the sizes and the licence are kept: figures were measured with the old tree.
+    Of the metadata the score threshold, the sizes and the licence are kept: figures were measured with the
+    old tree.
 
     Raises:
         WeightsError: The source is no model of ours.
