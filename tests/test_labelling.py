@@ -226,6 +226,8 @@ def test_picked_detections_keep_their_boxes() -> None:
     assert picked.relabel(depth=0, under="animal").labels == ["animal"]
     assert picked.relabel(leaves=True, threshold=0.35).labels == ["car", "husky"]
     assert picked.relabel(leaves=True, threshold=0.40).labels == ["husky"]  # the car's score is 0.36
+    surer = Detections.choose(DOG_AND_CAR, Labelling(default_hier_threshold=0.85), TREE, (50, 50))[:]
+    assert surer.relabel(hier_threshold={"animal": 0.3}).labels == ["husky", "vehicle"]
     for wrong in ({"nms": 0.3}, {"under": "animal"}):
         with pytest.raises(ConfigError):
             picked.relabel(**wrong)
