@@ -165,7 +165,7 @@ def test_extensions_of_forks_are_not_passed_over(section: str, key: str, neutral
             NET + CONV + "[maxpool]\nsize=" + "9" * 5000,
             ["line 12: [maxpool] size", "whole number, got '9999"],
         ),
-        (NET + CONV + "[maxpool]\nsize=2\npadding=4\n", ["line 13: [maxpool] padding", "less than twice"]),
+        (NET + CONV + "[maxpool]\nsize=2\npadding=3\n", ["line 13: [maxpool] padding", "most 2 for size 2"]),
         (NET + CONV.replace("leaky", "mish"), ["line 10: [convolutional] activation", "'mish'", "leaky"]),
         (NET + CONV + "groups=3\n", ["[convolutional] groups", "3 groups", "8 filters"]),
         (NET + CONV + "xnor=1\n", ["line 11: [convolutional] xnor: is not supported"]),
