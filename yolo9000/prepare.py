@@ -200,7 +200,7 @@ def build_data(
         world_size=fabric.world_size,
         classification_weights=balance_weights(classification) if data.balance and classification else None,
         detection_weights=repeats,
-        stride=network.stride,
+        stride=network.stride if data.sizes else 1,  # the cfg's own size may be no multiple
     )
     cfg = network.cfg
     if cfg.width != cfg.height and not data.sizes and cfg.region is not None and cfg.region.random:
