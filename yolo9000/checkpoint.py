@@ -36,6 +36,7 @@ from yolo9000.network import Network, plan_network
 FORMAT = "yolo9000-1"
 _FAMILY = "yolo9000-"
 RESERVED = ("format", "cfg", "tree", "names", "batchnorm", "seen", "weights_version")
+_STILL_TRUE = ("threshold", "hier_threshold", "licence")
 _OPTIONAL = ("weights_version",)
 _FOREIGN = (".weights", ".cfg", ".names", ".tree", ".onnx", ".torchscript", ".pt2", ".ckpt")
 _MAX_DIGITS = 20  # of the largest number that a .weights header holds
@@ -192,6 +193,11 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         WeightsError: As `load_model`, as far as it shows without tensors.
     """
     return _read(Path(path), tensors=False)[0]
+
+
+def still_true(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Of a model's metadata what holds for a changed model, too: not the figures that were measured."""
+    return {key: metadata[key] for key in _STILL_TRUE if key in metadata}
 
 
 def check_name(path: Path) -> None:
