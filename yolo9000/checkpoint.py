@@ -9,8 +9,8 @@ The tensors are the network's `state_dict`. The metadata, all strings, are
 - `batchnorm`: `torch` or `darknet`, the formula of the batch norm (see `yolo9000.darknet.layers`);
 - `seen`: images seen in training;
 - `weights_version`: header version for writing darknet .weights (optional, 0.2.0);
-- and whatever the caller adds, such as `threshold` and `hier_threshold` (the defaults of detection) or figures
-  for a model card.
+- and whatever the caller adds, such as `threshold` and `hier_threshold` (the defaults of detection) or
+  figures for a model card.
 """
 
 from __future__ import annotations

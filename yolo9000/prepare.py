@@ -26,7 +26,7 @@ from wordtree.formats import read_lines
 from wordtree.tree import WordTree
 from yolo9000.checkpoint import is_model_file, load_model
 from yolo9000.config import AugmentConfig, DataConfig, TrainConfig
-from yolo9000.convert import with_classes
+from yolo9000.convert import with_classes, without_tree
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import DarknetBatchNorm
 from yolo9000.darknet.weights import load_weights
@@ -110,10 +110,12 @@ def build_network(config: TrainConfig, console: Console) -> Network:
         network, _ = load_model(config.model)
     else:
         cfg = Cfg.load(config.model)
-        if tree is not None and (classes := plan_network(cfg)[2]) != len(tree):
-            cfg = with_classes(cfg, len(tree))
-            made = f"{config.model}: made for the {len(tree)} classes of {config.names}, not {classes:,}"
-            console.print(made, markup=False)
+        if tree is not None:
+            if (classes := plan_network(cfg)[2]) != len(tree):
+                cfg = with_classes(cfg, len(tree))
+                made = f"{config.model}: made for the {len(tree)} classes of {config.names}, not {classes:,}"
+                console.print(made, markup=False)
+            cfg = without_tree(cfg)
         network = Network(cfg, tree)
     network.check_colour()
     if config.weights is not None and not (Path(config.out) / CHECKPOINT).exists():
