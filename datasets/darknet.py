@@ -25,7 +25,7 @@ from yolo9000.errors import DataError, FormatError
 
 # What data.c (fill_truth_region) replaces in an image's path, one after the other, each where it is first.
 _SUBSTITUTIONS = (("images", "labels"), ("JPEGImages", "labels"), ("raw", "labels"))
-_ENDINGS = (".data", ".dataset")  # of files of keys; darknet's `cfg/` holds both
+ENDINGS = (".data", ".dataset")  # of files of keys; darknet's `cfg/` holds both
 _SPLITS = {"val": ("valid", "val"), "valid": ("valid", "val")}  # other names that a split goes by
 
 
@@ -83,10 +83,23 @@ def read_darknet_classifier(root: str | Path, split: str = "train") -> Records:
     return classification_records(path, store, _labels(options, bases, path), ids)
 
 
+def darknet_names(path: Path) -> list[str]:
+    """The class names that a `.data` file gives.
+
+    Raises:
+        FormatError: It gives none, or a file breaks its format.
+        DataError: Their file is not there; says where it was looked for.
+    """
+    options = _options(path)
+    if not options.get("names"):
+        raise FormatError("gives no names.", path=path, remedy="Name their file: names = FILE")
+    return _column(options, "names", search_folders(path), path)
+
+
 def _options(path: Path) -> dict[str, str]:
     """Keys and values of a `.data` file, the first of each key as in darknet; none for a list of images."""
     options: dict[str, str] = {}
-    if path.suffix not in _ENDINGS:
+    if path.suffix not in ENDINGS:
         return options
     for number, line in enumerate(read_text(path, "a .data file").splitlines(), start=1):
         if not line.strip() or line.lstrip()[0] in "#;":
@@ -112,7 +125,7 @@ def _file(options: Mapping[str, str], key: str, bases: Sequence[Path], path: Pat
 
 
 def _list_file(options: Mapping[str, str], split: str, bases: Sequence[Path], path: Path) -> Path:
-    if path.suffix not in _ENDINGS:
+    if path.suffix not in ENDINGS:
         return path
     for key in _SPLITS.get(split, (split,)):
         if options.get(key):

@@ -41,6 +41,7 @@ from yolo9000.datasets import (
     open_datasets,
     repeat_weights,
 )
+from yolo9000.datasets.darknet import ENDINGS, darknet_names
 from yolo9000.datasets.transforms import Size
 from yolo9000.datasets.yolo import yolo_names
 from yolo9000.errors import ConfigError, DataError, FormatError, TrainingError
@@ -144,10 +145,12 @@ def build_network(config: TrainConfig, console: Console) -> Network:
 def _class_names(path: str) -> list[str]:
     """The lines of a list of classes to train, each of them once: which of two would a label mean?
 
-    Of a YOLO data set's `data.yaml` its `names`.
+    Of a YOLO data set's `data.yaml` its `names`, of darknet's `.data` the file that it names.
     """
-    listed = Path(path).suffix.lower() not in (".yaml", ".yml")
-    names = read_lines(path, "class names") if listed else yolo_names(Path(path))
+    readers = {".yaml": yolo_names, ".yml": yolo_names} | dict.fromkeys(ENDINGS, darknet_names)
+    read = readers.get(Path(path).suffix.lower())
+    listed = read is None
+    names = read_lines(path, "class names") if read is None else read(Path(path))
     first: dict[str, int] = {}
     for line, name in enumerate(names, 1):
         if first.setdefault(name, line) != line:

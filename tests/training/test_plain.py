@@ -134,6 +134,14 @@ def test_a_network_is_fitted_to_the_names(
     (tmp_path / "data.yaml").write_text("train: images\n")
     with pytest.raises(YOLO9000Error, match="gives no names"):
         detector_trainer(settings(tmp_path / "other", model=str(cfg), **changes))
+    (tmp_path / "own.data").write_text("classes=2\ntrain=train.txt\nnames=own.names\n")
+    (tmp_path / "own.names").write_text("bird\ndog\n")
+    changes["names"] = str(tmp_path / "own.data")
+    trainer = detector_trainer(settings(tmp_path / "other", model=str(cfg), **changes))
+    assert list(trainer.network.tree.names) == ["bird", "dog"]
+    (tmp_path / "own.data").write_text("classes=2\n")
+    with pytest.raises(YOLO9000Error, match=r"own\.data: gives no names"):
+        detector_trainer(settings(tmp_path / "other", model=str(cfg), **changes))
 
 
 def test_a_model_by_name_starts_a_training(settings: Settings, tmp_path: Path) -> None:
