@@ -193,6 +193,8 @@ def test_extensions_of_forks_are_not_passed_over(section: str, key: str, neutral
         ),
         (NET + LAST + REGION.replace("4", "-4"), ["line 9: [region] anchors", "above 0 grid cells, got -4"]),
         (NET + LAST + REGION.replace("anchors", "anchor"), ["line 8: [region] anchors: is missing"]),
+        (NET + LAST + REGION.replace("1,2,", "1,2"), ["line 9: [region] anchors", "commas", "got '2 3'"]),
+        (NET + LAST + REGION.replace(" 3,4", "\n3,4"), ["line 10", "'3,4'. A key and all its values stand"]),
         (NET + LAST + REGION.replace("1,2", "1_0,2"), ["line 9: [region] anchors", "a number, got '1_0'"]),
         (NET + LAST + REGION + "coords=5\n", ["line 12: [region] coords", "from 4 to 4, got 5"]),
         (NET + LAST + REGION.replace("num=2", "num=0"), ["[region] num", "from 1"]),
