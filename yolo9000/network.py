@@ -148,7 +148,7 @@ class Network(nn.Module):
         """Everything before the last convolution.
 
         Args:
-            images: [B, 3, H, W] float, RGB in 0..1; H and W multiples of `stride`.
+            images: [B, 3, H, W] float, RGB in 0..1; H and W multiples of `stride`, or the cfg's own.
 
         Returns:
             [B, D, H / stride, W / stride].
