@@ -8,7 +8,7 @@ import inspect
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from yolo9000.config import AugmentConfig, DataConfig, TrainConfig
 from yolo9000.convert import with_classes, without_tree
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import DarknetBatchNorm
+from yolo9000.darknet.plan import plan_layers
 from yolo9000.darknet.weights import load_weights
 from yolo9000.datasets import (
     ImageBank,
@@ -42,7 +43,7 @@ from yolo9000.datasets import (
     repeat_weights,
 )
 from yolo9000.datasets.darknet import ENDINGS, darknet_names
-from yolo9000.datasets.transforms import Size
+from yolo9000.datasets.transforms import Size, sides
 from yolo9000.datasets.yolo import yolo_names
 from yolo9000.errors import ConfigError, DataError, FormatError, TrainingError
 from yolo9000.model import is_known_name, load_any
@@ -180,6 +181,9 @@ def build_data(
     transform = build_transform(config.augment)  # what is refused is so before the data are read
     for size in data.sizes:
         check_size(size, size, network.stride)
+    sizes = data.sizes or training_sizes(network)
+    if config.batch_size * fabric.world_size == 1:
+        _refuse_single_values(config, network, sizes)
     for setting, lacking in _without_effect(config):
         console.print(f"[yellow]{setting} has no effect: {lacking}[/]")
     detection = open_datasets(data.detection, tree, map_file=data.map, cache=data.cache, kind="detection")
@@ -199,7 +203,7 @@ def build_data(
         0 if classification is None else len(classification),
         batch_size=config.batch_size,
         ratio=data.ratio,
-        sizes=data.sizes or training_sizes(network),
+        sizes=sizes,
         seed=config.seed,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
@@ -224,6 +228,18 @@ def build_data(
         repeats,
     )
     return dataset, sampler, bank
+
+
+def _refuse_single_values(config: TrainConfig, network: Network, sizes: Sequence[Size]) -> None:
+    """A batch norm has nothing to normalise by where a single picture has a map of one cell."""
+    trained = slice(max(config.freeze, network.cfg.frozen), None)
+    for height, width in map(sides, sizes):
+        plans = plan_layers(network.cfg, height, width)[trained]
+        if any(plan.batch_normalize and plan.output[1:] == (1, 1) for plan in plans):
+            raise ConfigError(
+                f"batch_size: 1 picture of {width} x {height} pixels is too little for batch norm: its map "
+                "has one cell. Give a batch more pictures, or larger ones (data.sizes)."
+            )
 
 
 def _without_effect(config: TrainConfig) -> list[tuple[str, str]]:

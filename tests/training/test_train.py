@@ -864,6 +864,7 @@ def test_settings_out_of_range(assignment: str, message: str) -> None:
     [
         ({"augment__flip": 2.0}, "flip: expected 0 to 1"),
         ({"data__sizes": [33]}, "size must be a multiple of 32 .* found 33"),
+        ({"data__sizes": [64, 32], "batch_size": 1}, "batch_size: 1 picture of 32 x 32 pixels is too little"),
         ({"freeze": 100}, r"freeze: expected at most the 8 layers of .*small\.cfg, got 100"),
         ({"device": "tpu"}, "device 'tpu'"),
     ],
