@@ -25,6 +25,7 @@ from yolo9000.errors import DataError, FormatError
 
 # What data.c (fill_truth_region) replaces in an image's path, one after the other, each where it is first.
 _SUBSTITUTIONS = (("images", "labels"), ("JPEGImages", "labels"), ("raw", "labels"))
+ENDINGS = (".data", ".dataset")  # of files of keys; darknet's `cfg/` holds both
 _SPLITS = {"val": ("valid", "val"), "valid": ("valid", "val")}  # other names that a split goes by
 
 
@@ -38,8 +39,8 @@ def read_darknet(root: str | Path, split: str = "train") -> Records:
     `boxfiles` for the lines.
 
     Args:
-        root: A file `*.data` with `train`, `valid`, `names`, and perhaps `labels` (WordNet ids beside the
-            names); or a list of images, whose classes then have no names: give a map file.
+        root: A file `*.data` or `*.dataset` with `train`, `valid`, `names`, and perhaps `labels` (WordNet ids
+            beside the names); or a list of images, whose classes then have no names: give a map file.
         split: `train`, `valid` (or `val`), or another key of the `.data` file; not used for a list.
 
     Raises:
@@ -60,7 +61,7 @@ def read_darknet_classifier(root: str | Path, split: str = "train") -> Records:
     An image's class is the line of the file `labels` that occurs in its path.
 
     Args:
-        root: A file `*.data` with `train`, `valid`, `labels`, and perhaps `names`.
+        root: A file `*.data` or `*.dataset` with `train`, `valid`, `labels`, and perhaps `names`.
         split: As for `read_darknet`.
 
     Raises:
@@ -82,10 +83,23 @@ def read_darknet_classifier(root: str | Path, split: str = "train") -> Records:
     return classification_records(path, store, _labels(options, bases, path), ids)
 
 
+def darknet_names(path: Path) -> list[str]:
+    """The class names that a `.data` file gives.
+
+    Raises:
+        FormatError: It gives none, or a file breaks its format.
+        DataError: Their file is not there; says where it was looked for.
+    """
+    options = _options(path)
+    if not options.get("names"):
+        raise FormatError("gives no names.", path=path, remedy="Name their file: names = FILE")
+    return _column(options, "names", search_folders(path), path)
+
+
 def _options(path: Path) -> dict[str, str]:
     """Keys and values of a `.data` file, the first of each key as in darknet; none for a list of images."""
     options: dict[str, str] = {}
-    if path.suffix != ".data":
+    if path.suffix not in ENDINGS:
         return options
     for number, line in enumerate(read_text(path, "a .data file").splitlines(), start=1):
         if not line.strip() or line.lstrip()[0] in "#;":
@@ -111,7 +125,7 @@ def _file(options: Mapping[str, str], key: str, bases: Sequence[Path], path: Pat
 
 
 def _list_file(options: Mapping[str, str], split: str, bases: Sequence[Path], path: Path) -> Path:
-    if path.suffix != ".data":
+    if path.suffix not in ENDINGS:
         return path
     for key in _SPLITS.get(split, (split,)):
         if options.get(key):

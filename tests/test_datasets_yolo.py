@@ -449,7 +449,8 @@ def test_darknet_labels_are_wordnet_ids(tmp_path: Path) -> None:
     assert [dataset.nodes(i) for i in range(3)] == [[DOG, CAT], [HUSKY], []]
 
 
-def test_darknet_classifier(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["pets.data", "pets.hierarchy.dataset"])
+def test_darknet_classifier(tmp_path: Path, name: str) -> None:
     images = ["train/n02110185_1.jpg", "train/n02084071/a.jpg", "x/3_my-cat-2.jpg"]
     for image in images:
         save((tmp_path / image).parent, "a")
@@ -457,7 +458,7 @@ def test_darknet_classifier(tmp_path: Path) -> None:
     (tmp_path / "all.txt").write_text("\r\n".join(images).replace("/", "\\"))
     (tmp_path / "labels.txt").write_text("train\nn02084071\nn02110185\nmy-cat\nunused\n")
     (tmp_path / "names.txt").write_text("train\ndog\nhusky\ncat\nunused\n")
-    path = tmp_path / "pets.data"
+    path = tmp_path / name
     path.write_text("classes=4\ntrain=all.txt\nlabels=labels.txt\nnames=names.txt\n")
     dataset = open_dataset(f"darknet-classifier:{path}", TREE)
     assert dataset.kind == "classification"

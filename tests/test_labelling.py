@@ -38,7 +38,8 @@ def unsure_model(tree: WordTree | None = VOC, classes: int = len(VOC)) -> YOLO90
 
 @pytest.fixture(scope="module")
 def model() -> YOLO9000:
-    return unsure_model()
+    """With a threshold of its own, as the built-in model."""
+    return YOLO9000(unsure_model().network, metadata={"hier_threshold": "0.6"}, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +59,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"hier_threshold": 0.0},
     {"hier_threshold": 0.9},
     {"hier_threshold": {"animal": 0.1, "*": 0.7}},
+    {"hier_threshold": {"animal": 0.1}},
     {"depth": 0},
     {"depth": 2},
     {"depth": 4, "hier_threshold": 0.3},
@@ -224,6 +226,8 @@ def test_picked_detections_keep_their_boxes() -> None:
     assert picked.relabel(depth=0, under="animal").labels == ["animal"]
     assert picked.relabel(leaves=True, threshold=0.35).labels == ["car", "husky"]
     assert picked.relabel(leaves=True, threshold=0.40).labels == ["husky"]  # the car's score is 0.36
+    surer = Detections.choose(DOG_AND_CAR, Labelling(default_hier_threshold=0.85), TREE, (50, 50))[:]
+    assert surer.relabel(hier_threshold={"animal": 0.3}).labels == ["husky", "vehicle"]
     for wrong in ({"nms": 0.3}, {"under": "animal"}):
         with pytest.raises(ConfigError):
             picked.relabel(**wrong)

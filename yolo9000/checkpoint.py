@@ -9,7 +9,8 @@ The tensors are the network's `state_dict`. The metadata, all strings, are
 - `batchnorm`: `torch` or `darknet`, the formula of the batch norm (see `yolo9000.darknet.layers`);
 - `seen`: images seen in training;
 - `weights_version`: header version for writing darknet .weights (optional, 0.2.0);
-- and whatever the caller adds, such as `threshold` (the default for detection) or figures for a model card.
+- and whatever the caller adds, such as `threshold` and `hier_threshold` (the defaults of detection) or
+  figures for a model card.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from yolo9000.network import Network, plan_network
 FORMAT = "yolo9000-1"
 _FAMILY = "yolo9000-"
 RESERVED = ("format", "cfg", "tree", "names", "batchnorm", "seen", "weights_version")
+_STILL_TRUE = ("threshold", "hier_threshold", "sizes", "licence")
 _OPTIONAL = ("weights_version",)
 _FOREIGN = (".weights", ".cfg", ".names", ".tree", ".onnx", ".torchscript", ".pt2", ".ckpt")
 _MAX_DIGITS = 20  # of the largest number that a .weights header holds
@@ -192,6 +194,11 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         WeightsError: As `load_model`, as far as it shows without tensors.
     """
     return _read(Path(path), tensors=False)[0]
+
+
+def still_true(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Of a model's metadata what holds for a changed model, too: not the figures that were measured."""
+    return {key: metadata[key] for key in _STILL_TRUE if key in metadata}
 
 
 def check_name(path: Path) -> None:

@@ -177,8 +177,8 @@ class TrainConfig:
     """One training run."""
 
     model: str = "yolo9000"  # built-in cfg name, .cfg file, or a model file to go on from
-    # class names, one a line or a YOLO data.yaml, to which the cfg's last layers are fitted; None: those of
-    # VOC, COCO or ImageNet-1k, by the number of classes
+    # class names, one a line, or a data.yaml or .data file, to which the cfg's last layers are fitted; None:
+    # those of VOC, COCO or ImageNet-1k, by the number of classes
     names: str | None = None
     weights: str | None = None  # what initialises layers: darknet weights (also partial), model file or name
     # model files or names: trained networks whose answers, everywhere in every picture, are learnt as well as

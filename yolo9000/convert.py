@@ -113,6 +113,17 @@ def with_classes(cfg: Cfg, classes: int) -> Cfg:
     return Cfg.parse(set_option(text, last, "filters", str(filters)), cfg.path)
 
 
+def without_tree(cfg: Cfg) -> Cfg:
+    """The same network over a plain list of classes: of a tree in its cfg the softmax is left."""
+    text = cfg.text
+    for number, layer in enumerate(cfg.layers):
+        if layer.name in LABELLED and layer.options.get("tree"):
+            text = set_option(text, number, "tree", None)
+            if layer.name == "region":
+                text = set_option(text, number, "softmax", "1")
+    return Cfg.parse(text, cfg.path)
+
+
 def set_option(text: str, layer: int, key: str, value: str | None) -> str:
     """Set one option of a layer (counted from 0 after `[net]`) in a cfg's text, or remove it for None."""
     section = Cfg.parse(text).layers[layer]

@@ -76,7 +76,8 @@ class Labelling:
             `hier_threshold` gives: `depth` and `leaves` choose other words for the same boxes, none is lost
             because its deeper label is less probable.
         hier_threshold: Go down the path as long as the next node's absolute probability is above this; the
-            top node is always given. By default 0.5, or no limit where `depth` or `leaves` is given.
+            top node is always given. By default `default_hier_threshold`, or no limit where `depth` or
+            `leaves` is given.
         depth: Go down to this depth (0 is the top), or to the leaf where the path ends earlier. Together with
             `hier_threshold`, whichever stops first.
         leaves: Go down to the leaf.
@@ -85,6 +86,8 @@ class Labelling:
         nms: Overlap (intersection over union, 0..1) above which boxes with related labels are one object.
         decoder: "paper": score = objectness × P(label). "darknet": its C code's way, see
             `yolo9000.decode.Decoder`.
+        default_hier_threshold: `hier_threshold` wherever none is given: the model's own. Beside `depth` or
+            `leaves` it decides which boxes there are.
 
     Raises:
         ConfigError: A value out of range or of a wrong type, or rules that exclude each other.
@@ -98,6 +101,7 @@ class Labelling:
     not_under: tuple[str, ...] = ()
     nms: float = DEFAULT_NMS
     decoder: DecoderMode = "paper"
+    default_hier_threshold: float = DEFAULT_HIER_THRESHOLD
 
     def __post_init__(self) -> None:
         hier = self.hier_threshold
@@ -109,6 +113,7 @@ class Labelling:
             "under": _nodes("under", self.under),
             "not_under": _nodes("not_under", self.not_under),
             "nms": _fraction("nms", self.nms),
+            "default_hier_threshold": _fraction("default_hier_threshold", self.default_hier_threshold),
         }
         for name, value in plain.items():
             object.__setattr__(self, name, value)
@@ -120,7 +125,7 @@ class Labelling:
             known = ", ".join(get_args(DecoderMode))
             raise ConfigError(f"the decoder is one of {known}; got {self.decoder!r}")
         if self.hier_threshold is None and self.depth is None and not self.leaves:
-            object.__setattr__(self, "hier_threshold", DEFAULT_HIER_THRESHOLD)
+            object.__setattr__(self, "hier_threshold", self.default_hier_threshold)
 
     @property
     def lowest_threshold(self) -> float:
@@ -201,6 +206,7 @@ class Labelling:
             "not_under": list(self.not_under),
             "nms": self.nms,
             "decoder": self.decoder,
+            "default_hier_threshold": self.default_hier_threshold,
         }
 
 
@@ -245,7 +251,7 @@ def labels(
     product = np.cumprod(absolute, axis=1) if rule.decoder == "darknet" else absolute
     last = (found.paths >= 0).sum(axis=1) - 1
     if rule.hier_threshold is not None:
-        limit = _limits(rule.hier_threshold, DEFAULT_HIER_THRESHOLD, tree)[found.paths]
+        limit = _limits(rule.hier_threshold, rule.default_hier_threshold, tree)[found.paths]
         sure = (product > limit) & (found.paths >= 0)
         last = np.clip(np.cumprod(sure, axis=1).sum(axis=1) - 1, 0, last)
     if rule.depth is not None:

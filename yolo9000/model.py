@@ -305,10 +305,9 @@ class YOLO9000:
             ImageError: A picture cannot be read.
             WeightsError: What the network gives are no numbers: NaN or infinity.
         """
-        free = hier_threshold is None and (leaves or depth is not None)
         labelling = Labelling(
             threshold=_with_own(threshold, self.threshold),
-            hier_threshold=None if free else _with_own(hier_threshold, self.hier_threshold),
+            hier_threshold=hier_threshold,
             depth=depth,
             leaves=leaves,
             under=under,  # type: ignore[arg-type]  # becomes a tuple
@@ -316,6 +315,7 @@ class YOLO9000:
             nms=nms,
             # Over a plain class list both decoders do the same, which is the paper's.
             decoder="paper" if self.engine.decoder.flat and decoder == "darknet" else decoder,
+            default_hier_threshold=self.hier_threshold,
         )
         settings = _Settings(*self._input_sizes(size, sizes), labelling.for_tree(self.tree))
         batch = whole("batch", batch)

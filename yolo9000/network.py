@@ -77,7 +77,7 @@ class Network(nn.Module):
         CfgError: The cfg describes no network of this family, or one above the limits of `check_limits`.
 
     Warns:
-        CfgWarning: Keys of the cfg that nothing reads; names of classes that their number alone suggests.
+        CfgWarning: Keys of the cfg that nothing reads; class names guessed by their number, or unknown.
     """
 
     def __init__(self, cfg: Cfg, tree: WordTree | None = None, *, initialise: bool = True) -> None:
@@ -148,7 +148,7 @@ class Network(nn.Module):
         """Everything before the last convolution.
 
         Args:
-            images: [B, 3, H, W] float, RGB in 0..1; H and W multiples of `stride`.
+            images: [B, 3, H, W] float, RGB in 0..1; H and W multiples of `stride`, or the cfg's own.
 
         Returns:
             [B, D, H / stride, W / stride].
@@ -431,17 +431,19 @@ def _known_list(classes: int) -> WordTree:
 
 
 def _tell_guess(cfg: Cfg, classes: int) -> None:
-    """Warn where a cfg that is none of darknet's own gets the names of a known list."""
+    """Warn where a cfg that is none of darknet's own gets the names of a known list; a file, also numbers."""
     name, own = _KNOWN_LISTS.get(classes, ("", ""))
-    if not name or (cfg.path is not None and cfg.path.stem in own.split()):
+    if cfg.path is None:
+        remedy = "give the network its tree"
+    else:
+        remedy = f"write their names into {cfg.path.with_suffix('.names')}, one a line"
+    if name and (cfg.path is None or cfg.path.stem not in own.split()):
+        taken = f"those of {name} are taken, by their number alone. If they are others"
+    elif not name and cfg.path is not None:
+        taken = "they are numbered. To name them"
+    else:
         return
-    remedy = "give the network its tree"
-    if cfg.path is not None:
-        remedy = f"write theirs into {cfg.path.with_suffix('.names')}, one a line"
-    message = (
-        f"{cfg.path or 'the cfg'}: does not name its {classes:,} classes; those of {name} are taken, by "
-        f"their number alone. If they are others, {remedy}."
-    )
+    message = f"{cfg.path or 'the cfg'}: does not name its {classes:,} classes; {taken}, {remedy}."
     warnings.warn(message, CfgWarning, stacklevel=2)
 
 

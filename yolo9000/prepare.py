@@ -8,7 +8,7 @@ import inspect
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ from wordtree.formats import read_lines
 from wordtree.tree import WordTree
 from yolo9000.checkpoint import is_model_file, load_model
 from yolo9000.config import AugmentConfig, DataConfig, TrainConfig
-from yolo9000.convert import with_classes
+from yolo9000.convert import with_classes, without_tree
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.layers import DarknetBatchNorm
+from yolo9000.darknet.plan import plan_layers
 from yolo9000.darknet.weights import load_weights
 from yolo9000.datasets import (
     ImageBank,
@@ -41,7 +42,8 @@ from yolo9000.datasets import (
     open_datasets,
     repeat_weights,
 )
-from yolo9000.datasets.transforms import Size
+from yolo9000.datasets.darknet import ENDINGS, darknet_names
+from yolo9000.datasets.transforms import Size, sides
 from yolo9000.datasets.yolo import yolo_names
 from yolo9000.errors import ConfigError, DataError, FormatError, TrainingError
 from yolo9000.model import is_known_name, load_any
@@ -110,10 +112,12 @@ def build_network(config: TrainConfig, console: Console) -> Network:
         network, _ = load_model(config.model)
     else:
         cfg = Cfg.load(config.model)
-        if tree is not None and (classes := plan_network(cfg)[2]) != len(tree):
-            cfg = with_classes(cfg, len(tree))
-            made = f"{config.model}: made for the {len(tree)} classes of {config.names}, not {classes:,}"
-            console.print(made, markup=False)
+        if tree is not None:
+            if (classes := plan_network(cfg)[2]) != len(tree):
+                cfg = with_classes(cfg, len(tree))
+                made = f"{config.model}: made for the {len(tree)} classes of {config.names}, not {classes:,}"
+                console.print(made, markup=False)
+            cfg = without_tree(cfg)
         network = Network(cfg, tree)
     network.check_colour()
     if config.weights is not None and not (Path(config.out) / CHECKPOINT).exists():
@@ -142,10 +146,12 @@ def build_network(config: TrainConfig, console: Console) -> Network:
 def _class_names(path: str) -> list[str]:
     """The lines of a list of classes to train, each of them once: which of two would a label mean?
 
-    Of a YOLO data set's `data.yaml` its `names`.
+    Of a YOLO data set's `data.yaml` its `names`, of darknet's `.data` the file that it names.
     """
-    listed = Path(path).suffix.lower() not in (".yaml", ".yml")
-    names = read_lines(path, "class names") if listed else yolo_names(Path(path))
+    readers = {".yaml": yolo_names, ".yml": yolo_names} | dict.fromkeys(ENDINGS, darknet_names)
+    read = readers.get(Path(path).suffix.lower())
+    listed = read is None
+    names = read_lines(path, "class names") if read is None else read(Path(path))
     first: dict[str, int] = {}
     for line, name in enumerate(names, 1):
         if first.setdefault(name, line) != line:
@@ -175,6 +181,9 @@ def build_data(
     transform = build_transform(config.augment)  # what is refused is so before the data are read
     for size in data.sizes:
         check_size(size, size, network.stride)
+    sizes = data.sizes or training_sizes(network)
+    if config.batch_size * fabric.world_size == 1:
+        _refuse_single_values(config, network, sizes)
     for setting, lacking in _without_effect(config):
         console.print(f"[yellow]{setting} has no effect: {lacking}[/]")
     detection = open_datasets(data.detection, tree, map_file=data.map, cache=data.cache, kind="detection")
@@ -194,13 +203,13 @@ def build_data(
         0 if classification is None else len(classification),
         batch_size=config.batch_size,
         ratio=data.ratio,
-        sizes=data.sizes or training_sizes(network),
+        sizes=sizes,
         seed=config.seed,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
         classification_weights=balance_weights(classification) if data.balance and classification else None,
         detection_weights=repeats,
-        stride=network.stride,
+        stride=network.stride if data.sizes else 1,  # the cfg's own size may be no multiple
     )
     cfg = network.cfg
     if cfg.width != cfg.height and not data.sizes and cfg.region is not None and cfg.region.random:
@@ -219,6 +228,18 @@ def build_data(
         repeats,
     )
     return dataset, sampler, bank
+
+
+def _refuse_single_values(config: TrainConfig, network: Network, sizes: Sequence[Size]) -> None:
+    """A batch norm has nothing to normalise by where a single picture has a map of one cell."""
+    trained = slice(max(config.freeze, network.cfg.frozen), None)
+    for height, width in map(sides, sizes):
+        plans = plan_layers(network.cfg, height, width)[trained]
+        if any(plan.batch_normalize and plan.output[1:] == (1, 1) for plan in plans):
+            raise ConfigError(
+                f"batch_size: 1 picture of {width} x {height} pixels is too little for batch norm: its map "
+                "has one cell. Give a batch more pictures, or larger ones (data.sizes)."
+            )
 
 
 def _without_effect(config: TrainConfig) -> list[tuple[str, str]]:

@@ -315,8 +315,8 @@ class Detections:
             raise ConfigError("relabel needs hier_threshold, depth or leaves where candidates are not known.")
         if "nms" in given:
             raise ConfigError("nms needs the candidates, and these detections were picked out of them.")
-        decoder = self.labelling.decoder if self.labelling else "paper"
-        rule = Labelling(**({"threshold": 0.0, "decoder": decoder} | dict(given))).for_tree(self.tree)
+        free = replace(self.labelling or Labelling(), threshold=0.0, under=(), not_under=())
+        rule = free.changed(**given).for_tree(self.tree)
         found = Candidates(self.boxes, self.objectness, self.paths, self.path_probs)
         nodes, scores = labels(found, rule, self.tree)
         kept = np.ones(len(self), bool)

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from wordtree.tree import WordTree
-from yolo9000.checkpoint import check_target, save_model
+from yolo9000.checkpoint import check_target, save_model, still_true
 from yolo9000.convert import with_classes
 from yolo9000.model import load_any
 from yolo9000.network import Network
 
 _NAMED = 8  # nodes that a line of the report names
-_STILL_TRUE = ("threshold", "sizes", "licence")  # of a model's metadata; figures that were measured are not
 
 
 @dataclass(frozen=True)
@@ -93,8 +92,8 @@ def retree_file(
 ) -> Change:
     """`retree` from model to model file; the source as in `YOLO9000.load`.
 
-    Of the metadata the score threshold, the sizes and the licence are kept: figures were measured with the
-    old tree.
+    Of the metadata the thresholds, the sizes and the licence are kept: figures were measured with the old
+    tree.
 
     Raises:
         WeightsError: The source is no model of ours.
@@ -102,8 +101,7 @@ def retree_file(
     check_target(target)
     network, metadata = load_any(source)
     result, change = retree(network, tree)
-    kept = {key: value for key, value in metadata.items() if key in _STILL_TRUE}
-    save_model(result, target, half=half, metadata=kept)
+    save_model(result, target, half=half, metadata=still_true(metadata))
     return change
 
 

@@ -115,7 +115,9 @@ def test_a_network_is_fitted_to_the_names(
 ) -> None:
     """To fewer classes than it has, with own rows an anchor or tied ones."""
     (tmp_path / "data.yaml").write_text("train: images\nnames: {0: dog, 1: bird}\n")
-    cfg = (data if model == "small.cfg" else cfgs) / model
+    text = ((data if model == "small.cfg" else cfgs) / model).read_text()
+    cfg = tmp_path / model
+    cfg.write_text(text.replace("softmax=1\n", ""))  # which a tree does not need
     console = Console(record=True, width=300)
     changes = {"names": str(tmp_path / "data.yaml"), "data__classification": [], "max_steps": 1}
     trained = train_detector(settings(tmp_path / "run", model=str(cfg), **changes), console=console)
@@ -123,13 +125,22 @@ def test_a_network_is_fitted_to_the_names(
     assert list(network.tree.names) == ["dog", "bird"]
     assert network.region is not None
     assert network.region.classes == 2
-    assert network.region.tied == (model == "small.cfg")
+    assert network.region.tied == network.region.softmax == (model == "small.cfg")
+    assert network.region.tree is None, "that of other classes"
     assert "made for the 2 classes of" in console.export_text()
     (tmp_path / "data.yaml").write_text("train: images\nnames: [dog, dog]\n")
     with pytest.raises(YOLO9000Error, match="'dog' stands twice"):
         detector_trainer(settings(tmp_path / "other", model=str(cfg), **changes))
     (tmp_path / "data.yaml").write_text("train: images\n")
     with pytest.raises(YOLO9000Error, match="gives no names"):
+        detector_trainer(settings(tmp_path / "other", model=str(cfg), **changes))
+    (tmp_path / "own.data").write_text("classes=2\ntrain=train.txt\nnames=own.names\n")
+    (tmp_path / "own.names").write_text("bird\ndog\n")
+    changes["names"] = str(tmp_path / "own.data")
+    trainer = detector_trainer(settings(tmp_path / "other", model=str(cfg), **changes))
+    assert list(trainer.network.tree.names) == ["bird", "dog"]
+    (tmp_path / "own.data").write_text("classes=2\n")
+    with pytest.raises(YOLO9000Error, match=r"own\.data: gives no names"):
         detector_trainer(settings(tmp_path / "other", model=str(cfg), **changes))
 
 

@@ -17,14 +17,6 @@ if TYPE_CHECKING:
     from yolo9000.calibrate import DepthTemperature
 
 
-_STILL_TRUE = (
-    "threshold",
-    "hier_threshold",
-    "sizes",
-    "licence",
-)  # of a model's metadata; measured figures are not
-
-
 def calibrate(
     model: Annotated[str, typer.Argument(help="Model file or packaged model.", show_default=False)],
     data: Annotated[
@@ -63,7 +55,7 @@ def calibrate(
         fit_temperatures,
         join_steps,
     )
-    from yolo9000.checkpoint import check_target, save_model
+    from yolo9000.checkpoint import check_target, save_model, still_true
     from yolo9000.datasets import open_dataset
     from yolo9000.evaluation.options import EvaluateConfig
     from yolo9000.labelling import DEFAULT_HIER_THRESHOLD, own_number
@@ -81,7 +73,7 @@ def calibrate(
     steps = join_steps([collect_steps(network, dataset, config) for dataset in sets])
     found = fit_temperatures(steps, network.ops.levels, minimum)
     apply_temperatures(network, [row.temperature for row in found])
-    extras = {key: metadata[key] for key in _STILL_TRUE if key in metadata}
+    extras = still_true(metadata)
     if hier_threshold is not None:
         extras["hier_threshold"] = f"{hier_threshold:g}"
     extras["temperatures"] = _temperatures(found, metadata.get("temperatures", ""))

@@ -81,7 +81,7 @@ _OPTIONS: dict[str, tuple[Any, str | None]] = {
             str | None,
             typer.Option(
                 "--names",
-                help="Your classes, one a line, or a data.yaml.",
+                help="Your classes, one a line, or a data.yaml or .data file.",
                 show_default="VOC, COCO, ImageNet-1k",
             ),
         ],

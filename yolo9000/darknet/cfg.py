@@ -120,7 +120,7 @@ class Section:
 
     def get_ints(self, key: str) -> tuple[int, ...]:
         """Whole numbers separated by commas."""
-        return tuple(self._int(key, part, -_MAX_INT, _MAX_INT) for part in self.get_str(key).split(","))
+        return tuple(self._int(key, part, -_MAX_INT, _MAX_INT) for part in self._parts(key))
 
     def get_float(self, key: str, default: float | None = None) -> float:
         """A finite number."""
@@ -130,11 +130,17 @@ class Section:
 
     def get_floats(self, key: str) -> tuple[float, ...]:
         """Finite numbers separated by commas."""
-        return tuple(self._float(key, part) for part in self.get_str(key).split(","))
+        return tuple(self._float(key, part) for part in self._parts(key))
 
     def get_bool(self, key: str, default: bool = False) -> bool:
         """A switch: 0 is off, any other whole number on."""
         return self.get_int(key, int(default)) != 0
+
+    def _parts(self, key: str) -> list[str]:
+        parts = self.get_str(key).split(",")
+        if several := next((part for part in parts if len(part.split()) > 1), None):
+            self.fail(f"expected commas between numbers, got {_short(several.strip())}.", key=key)
+        return parts
 
     def _int(self, key: str, text: str, minimum: int, maximum: int) -> int:
         text = text.strip()
@@ -435,7 +441,8 @@ def _read_sections(text: str, path: Path | None) -> list[Section]:
                 if equals and key
                 else "neither [section], key=value nor #"
             )
-            raise CfgError(f"{problem}: {_short(line)}.", path=path, line=number)
+            remedy = "A key and all its values stand on one line, below the [section]."
+            raise CfgError(f"{problem}: {_short(line)}.", path=path, line=number, remedy=remedy)
         # A comment behind a value: darknet's atoi stops there by itself. A path may hold `#`.
         value = re.split(r"\s[#;]", value, maxsplit=1)[0].strip()
         if key not in options:

@@ -210,8 +210,9 @@ def _plan_maxpool(
     size = section.get_int("size", step, minimum=1)
     padding = section.get_int("padding", size - 1, minimum=0)  # both sides together
     output = (channels, (height + padding - size) // step + 1, (width + padding - size) // step + 1)
-    if padding >= 2 * size:
-        section.fail(f"expected less than twice the size {size}, got {padding}.", key="padding")
+    most = 2 * (size - 1)  # beyond that a window can lie outside of the map
+    if padding > most:
+        section.fail(f"expected at most {most} for size {size}, got {padding}.", key="padding")
     return LayerPlan(index, section, shape, output, stride * step, kernel=size, step=step, padding=padding)
 
 
