@@ -15,6 +15,7 @@ from yolo9000.darknet.layers import DarknetBatchNorm
 from yolo9000.decode import Decoder, RawDetections
 from yolo9000.engine import Bucketed, Engine, compiled
 from yolo9000.errors import ConfigError
+from yolo9000.letterbox import Letterbox
 from yolo9000.model import YOLO9000
 from yolo9000.network import Network
 
@@ -177,6 +178,9 @@ def test_gpu_finds_what_the_cpu_finds(precision: str, compile: bool) -> None:
         tolerance = 1e-3 if precision == "fp32" else 0.05 * float(features.abs().max())
         torch.testing.assert_close(found.cpu(), features, rtol=0.05, atol=tolerance)
         assert_same(engine.candidates(features.cuda(), 0.3), Engine(detector()).candidates(features, 0.3))
+    views, fits = [features, features.flip(0)], [[Letterbox.fit((64, 64), (64, 64))] * len(features)] * 2
+    fused = engine.fused([view.cuda() for view in views], fits, 0.3)
+    assert_same(fused, Engine(detector()).fused(views, fits, 0.3))
 
 
 @pytest.mark.parametrize("batch", [pytest.param(b, marks=gpu) for b in (1, 3)])
