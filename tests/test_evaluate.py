@@ -137,7 +137,7 @@ def test_several_sizes(network: Network, tmp_path: Path) -> None:
     assert own.labels.labels + own.labels.unmatched == sum(found)
     titles = [table.title for table in tables(own)]
     assert "128 × 128, 256 × 256" in str(titles[0])
-    for wrong in ({"size": 128, "sizes": (128,)}, {"sizes": (0,)}, {"sizes": (128, -1)}):
+    for wrong in ({"size": 128, "sizes": 128}, {"sizes": (0,)}, {"sizes": (128, -1)}):
         with pytest.raises(ConfigError, match="settings out of range: sizes"):
             EvaluateConfig(**wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="multiple of 32"):

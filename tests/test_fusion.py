@@ -210,6 +210,9 @@ def test_sizes_that_are_refused(model: YOLO9000) -> None:
         model.detect(image, size=96, sizes=[64, 96])
     with pytest.raises(ConfigError, match=r"several sizes such as \[320, 448\], found 96"):
         model.detect(image, sizes=96)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"several sizes such as \[320, 448\], found 96\.5"):
+        model.detect(image, sizes=96.5)  # type: ignore[arg-type]
+    assert model.detect(image, sizes=None).to_dict() == model.detect(image).to_dict()
     with pytest.raises(ConfigError, match="multiple of 32 from 32 to 4096 pixels, found 100"):
         model.detect(image, sizes=[64, 100])
 

@@ -233,7 +233,7 @@ class YOLO9000:
         under: str | Iterable[str] = (),
         not_under: str | Iterable[str] = (),
         size: Size | None = None,
-        sizes: Iterable[Size] = (),
+        sizes: Iterable[Size] | None = None,
         nms: float = DEFAULT_NMS,
         decoder: DecoderMode = "paper",
     ) -> Detections: ...
@@ -249,7 +249,7 @@ class YOLO9000:
         under: str | Iterable[str] = (),
         not_under: str | Iterable[str] = (),
         size: Size | None = None,
-        sizes: Iterable[Size] = (),
+        sizes: Iterable[Size] | None = None,
         nms: float = DEFAULT_NMS,
         decoder: DecoderMode = "paper",
         batch: int = 8,
@@ -265,7 +265,7 @@ class YOLO9000:
         under: str | Iterable[str] = (),
         not_under: str | Iterable[str] = (),
         size: Size | None = None,
-        sizes: Iterable[Size] = (),
+        sizes: Iterable[Size] | None = None,
         nms: float = DEFAULT_NMS,
         decoder: DecoderMode = "paper",
         batch: int = 8,
@@ -355,12 +355,12 @@ class YOLO9000:
         return [self.input_size(side) for side in own] or [self._size]
 
     def _input_sizes(
-        self, size: Size | None, sizes: Iterable[Size]
+        self, size: Size | None, sizes: Iterable[Size] | None
     ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """Of pictures and of the frames of videos, as they were asked for; checked."""
-        if isinstance(sizes, int | str):
+        if isinstance(sizes, int | str) or not isinstance(sizes or (), Iterable):
             raise ConfigError(f"sizes must be several sizes such as [320, 448], found {sizes!r}.")
-        several = [self.input_size(one) for one in sizes]
+        several = [self.input_size(one) for one in sizes or ()]
         if several and size is not None:
             raise ConfigError(f"expected size or sizes, found both ({size!r} and {len(several)} sizes).")
         if len(several) > 1 and isinstance(self.engine, Program):

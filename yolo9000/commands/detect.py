@@ -173,7 +173,7 @@ def detect(
         offline=offline or None,
         mirror=mirror,
     )
-    options = labels | {"sizes": size or (), "decoder": decoder}
+    options = labels | {"sizes": size, "decoder": decoder}
     show = _show(tree, json, save, out, draw_path, () if json else ("pictures",))
     everything = (demo_photos() if demo else []) + (sources or [])
     with _finished_on_signals():

@@ -63,7 +63,8 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         for name in ("size", "batch_size", "threads", "limit", "per_image"):
             object.__setattr__(self, name, whole(name, getattr(self, name)))
-        object.__setattr__(self, "sizes", tuple(whole("sizes", side) for side in self.sizes))
+        sides = self.sizes if isinstance(self.sizes, tuple | list) else (self.sizes,)
+        object.__setattr__(self, "sizes", tuple(whole("sizes", side) for side in sides))
         fractions = ("score", "nms", "iou", "confident", "hier_threshold")
         for name in fractions:
             object.__setattr__(self, name, number(name, getattr(self, name)))
