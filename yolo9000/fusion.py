@@ -51,8 +51,10 @@ def cluster(boxes: Tensor, objectness: Tensor, view: Tensor, views: int, thresho
         return Clusters(view, objectness, boxes, objectness)
     order = objectness.argsort(descending=True, stable=True)
     leaders = order[greedy(boxes[order], FUSION_IOU)]
-    overlap = box_iou(boxes, boxes[leaders]) > FUSION_IOU
-    member = overlap.float().argmax(1)  # the first, which has the highest objectness
+    overlap = box_iou(boxes, boxes[leaders])
+    near = overlap > FUSION_IOU
+    # The first, which has the highest objectness; on the edge `greedy` may have rounded otherwise.
+    member = torch.where(near.any(1), near.float().argmax(1), overlap.argmax(1))
     member[leaders] = torch.arange(len(leaders), device=boxes.device)  # also of boxes without area
     best = objectness.new_zeros(len(leaders) * views)
     best.scatter_reduce_(0, member * views + view, objectness, "amax")
