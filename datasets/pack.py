@@ -1,6 +1,6 @@
 """Any data set in one HDF5 file: the encoded images as they are, boxes, and labels as WordNet ids and names.
 
-Layout (attributes `format`, `kind`, `rules`; R images, T labels of all images, L classes):
+Layout (attributes `format`, `kind`, `rules`, `fingerprint`; R images, T labels of all images, L classes):
 
     images      uint8 [bytes]       the encoded images, one after the other, in one piece of the file
     starts      int64 [R]           first byte of each image in `images`
@@ -17,7 +17,9 @@ Layout (attributes `format`, `kind`, `rules`; R images, T labels of all images, 
 
 `rules` is whose rules boxes are scored by: `voc`, `coco`, `imagenet-det`, or `mixed` where data sets of
 several are in the pack. Packs from before there was this attribute are read as `voc`, those from before there
-was `stated` as if nothing was stated.
+was `stated` as if nothing was stated. `fingerprint` is that of the records (`Records.fingerprint`): labels,
+boxes and names that were damaged later do not have it. All texts are of fixed length: where those of variable
+length are damaged, HDF5 may look for them for ever.
 
 The space of `images` is reserved when the file is made, so its place in the file is known: images are
 written and read with plain positioned I/O, and the file's structure is never touched again. A pack that is
@@ -187,23 +189,29 @@ def _create(path: Path, records: Records, sizes: NDArray[np.int64]) -> None:
     reserved.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     reserved.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     reserved.set_obj_track_times(False)  # the same data give the same file, byte for byte
-    names = [os.fsencode(records.store.inner_name(i)) for i in range(len(records.store))]
-    text = h5py.string_dtype()
+    about = {
+        "format": FORMAT,
+        "kind": records.kind,
+        "rules": records.rules,
+        "fingerprint": records.fingerprint,
+    }
     with h5py.File(path, "w") as file:
-        file.attrs["format"], file.attrs["kind"], file.attrs["rules"] = FORMAT, records.kind, records.rules
+        for name, value in about.items():
+            file.attrs[name] = np.bytes_(value, "ascii")
         h5py.h5d.create(file.id, b"images", h5py.h5t.STD_U8LE, space, reserved)
         file["starts"], file["sizes"] = np.cumsum(sizes) - sizes, sizes
-        file["names"] = np.asarray(names, dtype=np.bytes_)
         file["offsets"], file["label_ids"] = records.offsets, records.label_ids
         file["boxes"], file["ignored"] = records.boxes, records.ignored
         file["normalised"], file["stated"] = records.normalised, records.stated
         texts = {
+            "names": [records.store.inner_name(i) for i in range(len(records.store))],
             "label_names": [label.name for label in records.labels],
             "label_wnids": [label.wnid for label in records.labels],
             "issues": records.issues,
         }
         for name, values in texts.items():
-            file.create_dataset(name, data=[encoded(value) for value in values], dtype=text)
+            data = np.asarray([encoded(value) for value in values], dtype=np.bytes_)
+            file[name] = data.astype(h5py.string_dtype(length=data.itemsize))
 
 
 def _copy(
@@ -259,10 +267,9 @@ def read_pack(path: str | Path, split: str = "train") -> Records:
     source = Path(path)
     try:
         with h5py.File(source, "r") as file:
-            if file.attrs.get("format") != FORMAT:
+            if (found := _attribute(file, "format")) != FORMAT:
                 raise DataError(
-                    f"{source}: expected a file that `yolo9000 pack` wrote (format {FORMAT!r}), got "
-                    f"{file.attrs.get('format')!r}"
+                    f"{source}: expected a file that `yolo9000 pack` wrote (format {FORMAT!r}), got {found!r}"
                 )
             _check_datasets(file, source)
             starts = file["starts"][:] + int(file["images"].id.get_offset())
@@ -270,9 +277,9 @@ def read_pack(path: str | Path, split: str = "train") -> Records:
             names, wnids, issues = (
                 map(os.fsdecode, file[name][:]) for name in ("label_names", "label_wnids", "issues")
             )
-            return Records(
+            records = Records(
                 source,
-                file.attrs["kind"],
+                _attribute(file, "kind"),
                 store,
                 tuple(Label(name, wnid) for name, wnid in zip(names, wnids, strict=True)),
                 file["offsets"][:],
@@ -281,14 +288,26 @@ def read_pack(path: str | Path, split: str = "train") -> Records:
                 file["ignored"][:].astype(np.bool_),
                 tuple(issues),
                 file["normalised"][:].astype(np.bool_),
-                file.attrs.get("rules", "voc"),
+                _attribute(file, "rules", "voc"),
                 file["stated"][:] if "stated" in file else np.zeros((len(store), 2), np.int32),
             )
+            if _attribute(file, "fingerprint", records.fingerprint) != records.fingerprint:
+                raise DataError(
+                    f"{source}: its labels, boxes or names are not those that were packed: the file is "
+                    "damaged; pack it again, or copy it again"
+                )
+            return records
     except _DAMAGE as error:
         raise DataError(
             f"{source}: cannot be read as a packed data set: {error}; pack it again, "
             "or copy it again if it is cut off"
         ) from error
+
+
+def _attribute(file: Any, name: str, otherwise: str | None = None) -> Any:
+    """What a file says of itself; packs from before texts had a fixed length give text, not bytes."""
+    value = file.attrs.get(name, otherwise)
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _check_datasets(file: Any, source: Path) -> None:
@@ -297,9 +316,9 @@ def _check_datasets(file: Any, source: Path) -> None:
     Raises:
         DataError: With the array that does not.
     """
-    if (kind := file.attrs["kind"]) not in ("detection", "classification"):
+    if (kind := _attribute(file, "kind")) not in ("detection", "classification"):
         raise DataError(f"{source}: kind {kind!r}: expected detection or classification; pack it again")
-    if (rules := file.attrs.get("rules", "voc")) not in SCORE_RULES:
+    if (rules := _attribute(file, "rules", "voc")) not in SCORE_RULES:
         raise DataError(f"{source}: rules {rules!r}: expected one of {', '.join(SCORE_RULES)}; pack it again")
     images, labels = len(file["names"]), len(file["label_ids"])
     shapes = {
@@ -310,7 +329,7 @@ def _check_datasets(file: Any, source: Path) -> None:
         "boxes": ((labels if kind == "detection" else 0, 4), "f"),
         "ignored": ((labels,), "biu"),
         "normalised": ((images,), "biu"),
-        "label_wnids": (file["label_names"].shape, "O"),
+        "label_wnids": (file["label_names"].shape, "OS"),
     }
     if "stated" in file:
         shapes["stated"] = ((images, 2), "i")
