@@ -123,7 +123,7 @@ def _pack(
     sizes = np.asarray([records.store.size(i) for i in range(len(records.store))], dtype=np.int64)
     partial = target.with_name(target.name + ".partial")
     journal = _Journal(target.with_name(target.name + ".partial.json"), _fingerprint(records, sizes))
-    done = journal.read() if partial.exists() else 0
+    done = journal.read() if _is_begun(partial, records) else 0
     try:
         if not done:
             journal.path.unlink(missing_ok=True)
@@ -135,6 +135,14 @@ def _pack(
         ) from error
     partial.replace(target)
     journal.path.unlink(missing_ok=True)
+
+
+def _is_begun(partial: Path, records: Records) -> bool:
+    """Whether a pack of these records was begun in a file, which is whole but for images."""
+    try:
+        return partial.exists() and read_pack(partial).fingerprint == records.fingerprint
+    except DataError:
+        return False
 
 
 def _records_of(dataset: SampleDataset | Records) -> Iterator[Records]:
@@ -162,9 +170,9 @@ class _Journal:
     def read(self) -> int:
         try:
             entry = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return int(entry["done"]) if entry["fingerprint"] == self.fingerprint else 0
+        except (OSError, ValueError, LookupError, TypeError):  # none, or a damaged one
             return 0
-        return int(entry["done"]) if entry.get("fingerprint") == self.fingerprint else 0
 
     def write(self, done: int) -> None:
         with atomic_write(self.path, text=True) as stream:

@@ -203,6 +203,34 @@ def test_killed_pack_goes_on(tmp_path: Path, detection: TableDataset) -> None:
     assert path.read_bytes() == pack(detection, tmp_path / "whole.h5").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("d.h5.partial", lambda data: data[:-100]),
+        ("d.h5.partial", lambda data: bytes(4096) + data[4096:]),
+        ("d.h5.partial", lambda data: data.replace(b"gizmo", b"gizmX")),
+        *(
+            ("d.h5.partial.json", lambda data, text=text: text)
+            for text in (b"[]", b"5", b"{}", b'{"done": 3}')
+        ),
+        ("d.h5.partial.json", lambda data: data.replace(b": 4", b": null")),
+    ],
+)
+def test_what_is_left_of_an_interrupted_pack_is_damaged(
+    tmp_path: Path, detection: TableDataset, name: str, damage: Callable[[bytes], bytes]
+) -> None:
+    """It begins anew."""
+    path = tmp_path / "d.h5"
+    interrupt(detection, path)
+    left = tmp_path / name
+    assert damage(left.read_bytes()) != left.read_bytes()
+    left.write_bytes(damage(left.read_bytes()))
+    begun: list[int] = []
+    pack(detection, path, progress=lambda done, total: begun.append(done))
+    assert begun == list(range(1, 7))
+    assert same(opened(path), detection)
+
+
 @pytest.mark.parametrize("name", ["label_ids", "boxes", "ignored", "offsets", "label_names"])
 def test_labels_that_are_damaged(tmp_path: Path, detection: TableDataset, name: str) -> None:
     path = pack(detection, tmp_path / "d.h5")
