@@ -787,6 +787,10 @@ def saved(content: object) -> bytes:
         (bytes(10_000), "it does not end as one"),
         (saved({"format": 1})[:-100], "it does not end as one"),
         (saved(Path()), "other content than tensors, numbers and texts"),
+        (
+            saved(torch.ones(99)).replace(bytes(torch.ones(9).numpy()), bytes(36), 1),
+            "the checksum of .* is wrong",
+        ),
     ],
 )
 def test_a_damaged_checkpoint_is_named(
