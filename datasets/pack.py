@@ -31,6 +31,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -127,14 +129,30 @@ def _pack(
     try:
         if not done:
             journal.path.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
+            _check_room(target, int(sizes.sum()))
             _create(partial, records, sizes)
         _copy(partial, records, sizes, done, journal, progress, journal_bytes)
-    except OSError as error:
-        raise DataError(
-            f"{partial}: {error.strerror or error}; run the same command again to go on"
-        ) from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: HDF5 could not write
+        raise DataError(f"{partial}: {_reason(error)}; run the same command again to go on") from error
     partial.replace(target)
     journal.path.unlink(missing_ok=True)
+
+
+def _check_room(target: Path, needed: int) -> None:
+    """Refuse at once what would not fit on the disk hours later."""
+    free = shutil.disk_usage(target.parent).free
+    if needed > free:
+        raise DataError(
+            f"{target}: the images take {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free there; "
+            "make room, or name a file on another disk"
+        )
+
+
+def _reason(error: OSError | RuntimeError) -> str:
+    """Why a file cannot be written; HDF5 says so amid much else."""
+    found = re.search(r"errno = (\d+)", str(error))
+    return os.strerror(int(found[1])) if found else getattr(error, "strerror", None) or str(error)
 
 
 def _is_begun(partial: Path, records: Records) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -18,6 +20,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from toys import files_up_to
 from wordtree import WordTree
 from yolo9000.datasets import (
     ConcatDataset,
@@ -244,6 +247,29 @@ def test_labels_that_are_damaged(tmp_path: Path, detection: TableDataset, name: 
 def test_no_text_of_variable_length(tmp_path: Path, detection: TableDataset) -> None:
     """HDF5 looks for ever for texts whose place in its heap is damaged."""
     assert b"GCOL" not in pack(detection, tmp_path / "d.h5").read_bytes()
+
+
+def test_a_disk_that_is_too_small(
+    tmp_path: Path, detection: TableDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(
+        DataError, match=r"d\.h5: the images take 0\.0 MB, and 0\.0 MB are free there; make room"
+    ):
+        pack(detection, tmp_path / "d.h5")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # h5py closes a second time
+def test_a_disk_that_is_full(tmp_path: Path, detection: TableDataset) -> None:
+    path = tmp_path / "d.h5"
+    for limit in range(0, pack(detection, tmp_path / "whole.h5").stat().st_size, 1000):
+        with (
+            files_up_to(limit),
+            pytest.raises(DataError, match=r"d\.h5\.partial: File too large; run the same"),
+        ):
+            pack(detection, path)
+    pack(detection, path)
+    assert same(opened(path), detection)
 
 
 def test_one_process_packs_at_a_time(tmp_path: Path, detection: TableDataset) -> None:
