@@ -149,8 +149,8 @@ def _check_room(target: Path, needed: int) -> None:
         )
 
 
-def _reason(error: OSError | RuntimeError) -> str:
-    """Why a file cannot be written; HDF5 says so amid much else."""
+def _reason(error: Exception) -> str:
+    """Why a file cannot be written or read; HDF5 says so amid much else."""
     found = re.search(r"errno = (\d+)", str(error))
     return os.strerror(int(found[1])) if found else getattr(error, "strerror", None) or str(error)
 
@@ -325,7 +325,7 @@ def read_pack(path: str | Path, split: str = "train") -> Records:
             return records
     except _DAMAGE as error:
         raise DataError(
-            f"{source}: cannot be read as a packed data set: {error}; pack it again, "
+            f"{source}: cannot be read as a packed data set: {_reason(error)}; pack it again, "
             "or copy it again if it is cut off"
         ) from error
 

@@ -315,7 +315,8 @@ def test_errors(tmp_path: Path, detection: TableDataset) -> None:
     cut.write_bytes(path.read_bytes()[:-3000])
     for wrong, message in (
         (text, "cannot be read as a packed data set"),
-        (tmp_path / "none.h5", "cannot be read as a packed data set"),
+        (tmp_path / "none.h5", "cannot be read as a packed data set: No such file or directory; pack it"),
+        (tmp_path, "cannot be read as a packed data set: Is a directory; pack it"),
         (foreign, "expected a file that `yolo9000 pack` wrote"),
         (cut, "cut off"),
     ):
