@@ -83,7 +83,7 @@ def pack(
     Args:
         dataset: What `open_dataset` or `read_records` gives; all its images are packed, also those whose
             labels the data set's tree lacks.
-        path: The file to write.
+        path: The file to write; of a link, the file that it leads to.
         overwrite: Replace a finished file.
         progress: Called with images done and images in all.
         journal_bytes: See `JOURNAL_BYTES`.
@@ -101,6 +101,8 @@ def pack(
     if target.exists() and not overwrite:
         raise DataError(f"{target}: exists already; remove it or pack with overwrite")
     records = concat_records(list(_records_of(dataset)))
+    if target.is_symlink():
+        target = Path(os.path.realpath(target))  # on the disk that the link is to
     try:
         make_folder(target.parent)
         with TemporaryFile(dir=target.parent):  # a lock that cannot be made would look like one that is held
@@ -116,7 +118,7 @@ def pack(
                 Path(lock.lock_file).unlink(missing_ok=True)
     except Timeout as error:
         raise DataError(f"{target}: another process is packing into it; wait for that one") from error
-    return target
+    return Path(path)
 
 
 def _pack(

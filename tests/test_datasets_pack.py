@@ -249,6 +249,16 @@ def test_no_text_of_variable_length(tmp_path: Path, detection: TableDataset) -> 
     assert b"GCOL" not in pack(detection, tmp_path / "d.h5").read_bytes()
 
 
+def test_a_pack_is_written_where_a_link_leads_to(tmp_path: Path, detection: TableDataset) -> None:
+    link, file = tmp_path / "d.h5", tmp_path / "large disk" / "1.h5"
+    link.symlink_to(file)
+    for overwrite in (False, True):
+        assert pack(detection, link, overwrite=overwrite) == link
+        assert link.is_symlink()
+        assert [path.name for path in file.parent.iterdir()] == ["1.h5"]
+        assert same(opened(link), detection)
+
+
 def test_a_disk_that_is_too_small(
     tmp_path: Path, detection: TableDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
