@@ -1,6 +1,6 @@
 """Any data set in one HDF5 file: the encoded images as they are, boxes, and labels as WordNet ids and names.
 
-Layout (attributes `format`, `kind`, `rules`; R images, T labels of all images, L classes):
+Layout (attributes `format`, `kind`, `rules`, `fingerprint`; R images, T labels of all images, L classes):
 
     images      uint8 [bytes]       the encoded images, one after the other, in one piece of the file
     starts      int64 [R]           first byte of each image in `images`
@@ -17,7 +17,9 @@ Layout (attributes `format`, `kind`, `rules`; R images, T labels of all images, 
 
 `rules` is whose rules boxes are scored by: `voc`, `coco`, `imagenet-det`, or `mixed` where data sets of
 several are in the pack. Packs from before there was this attribute are read as `voc`, those from before there
-was `stated` as if nothing was stated.
+was `stated` as if nothing was stated. `fingerprint` is that of the records (`Records.fingerprint`): labels,
+boxes and names that were damaged later do not have it. All texts are of fixed length: where those of variable
+length are damaged, HDF5 may look for them for ever.
 
 The space of `images` is reserved when the file is made, so its place in the file is known: images are
 written and read with plain positioned I/O, and the file's structure is never touched again. A pack that is
@@ -29,6 +31,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -79,7 +83,7 @@ def pack(
     Args:
         dataset: What `open_dataset` or `read_records` gives; all its images are packed, also those whose
             labels the data set's tree lacks.
-        path: The file to write.
+        path: The file to write; of a link, the file that it leads to.
         overwrite: Replace a finished file.
         progress: Called with images done and images in all.
         journal_bytes: See `JOURNAL_BYTES`.
@@ -97,6 +101,8 @@ def pack(
     if target.exists() and not overwrite:
         raise DataError(f"{target}: exists already; remove it or pack with overwrite")
     records = concat_records(list(_records_of(dataset)))
+    if target.is_symlink():
+        target = Path(os.path.realpath(target))  # on the disk that the link is to
     try:
         make_folder(target.parent)
         with TemporaryFile(dir=target.parent):  # a lock that cannot be made would look like one that is held
@@ -112,7 +118,7 @@ def pack(
                 Path(lock.lock_file).unlink(missing_ok=True)
     except Timeout as error:
         raise DataError(f"{target}: another process is packing into it; wait for that one") from error
-    return target
+    return Path(path)
 
 
 def _pack(
@@ -121,18 +127,42 @@ def _pack(
     sizes = np.asarray([records.store.size(i) for i in range(len(records.store))], dtype=np.int64)
     partial = target.with_name(target.name + ".partial")
     journal = _Journal(target.with_name(target.name + ".partial.json"), _fingerprint(records, sizes))
-    done = journal.read() if partial.exists() else 0
+    done = journal.read() if _is_begun(partial, records) else 0
     try:
         if not done:
             journal.path.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
+            _check_room(target, int(sizes.sum()))
             _create(partial, records, sizes)
         _copy(partial, records, sizes, done, journal, progress, journal_bytes)
-    except OSError as error:
-        raise DataError(
-            f"{partial}: {error.strerror or error}; run the same command again to go on"
-        ) from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: HDF5 could not write
+        raise DataError(f"{partial}: {_reason(error)}; run the same command again to go on") from error
     partial.replace(target)
     journal.path.unlink(missing_ok=True)
+
+
+def _check_room(target: Path, needed: int) -> None:
+    """Refuse at once what would not fit on the disk hours later."""
+    free = shutil.disk_usage(target.parent).free
+    if needed > free:
+        raise DataError(
+            f"{target}: the images take {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free there; "
+            "make room, or name a file on another disk"
+        )
+
+
+def _reason(error: Exception) -> str:
+    """Why a file cannot be written or read; HDF5 says so amid much else."""
+    found = re.search(r"errno = (\d+)", str(error))
+    return os.strerror(int(found[1])) if found else getattr(error, "strerror", None) or str(error)
+
+
+def _is_begun(partial: Path, records: Records) -> bool:
+    """Whether a pack of these records was begun in a file, which is whole but for images."""
+    try:
+        return partial.exists() and read_pack(partial).fingerprint == records.fingerprint
+    except DataError:
+        return False
 
 
 def _records_of(dataset: SampleDataset | Records) -> Iterator[Records]:
@@ -160,9 +190,9 @@ class _Journal:
     def read(self) -> int:
         try:
             entry = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return int(entry["done"]) if entry["fingerprint"] == self.fingerprint else 0
+        except (OSError, ValueError, LookupError, TypeError):  # none, or a damaged one
             return 0
-        return int(entry["done"]) if entry.get("fingerprint") == self.fingerprint else 0
 
     def write(self, done: int) -> None:
         with atomic_write(self.path, text=True) as stream:
@@ -187,23 +217,29 @@ def _create(path: Path, records: Records, sizes: NDArray[np.int64]) -> None:
     reserved.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     reserved.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     reserved.set_obj_track_times(False)  # the same data give the same file, byte for byte
-    names = [os.fsencode(records.store.inner_name(i)) for i in range(len(records.store))]
-    text = h5py.string_dtype()
+    about = {
+        "format": FORMAT,
+        "kind": records.kind,
+        "rules": records.rules,
+        "fingerprint": records.fingerprint,
+    }
     with h5py.File(path, "w") as file:
-        file.attrs["format"], file.attrs["kind"], file.attrs["rules"] = FORMAT, records.kind, records.rules
+        for name, value in about.items():
+            file.attrs[name] = np.bytes_(value, "ascii")
         h5py.h5d.create(file.id, b"images", h5py.h5t.STD_U8LE, space, reserved)
         file["starts"], file["sizes"] = np.cumsum(sizes) - sizes, sizes
-        file["names"] = np.asarray(names, dtype=np.bytes_)
         file["offsets"], file["label_ids"] = records.offsets, records.label_ids
         file["boxes"], file["ignored"] = records.boxes, records.ignored
         file["normalised"], file["stated"] = records.normalised, records.stated
         texts = {
+            "names": [records.store.inner_name(i) for i in range(len(records.store))],
             "label_names": [label.name for label in records.labels],
             "label_wnids": [label.wnid for label in records.labels],
             "issues": records.issues,
         }
         for name, values in texts.items():
-            file.create_dataset(name, data=[encoded(value) for value in values], dtype=text)
+            data = np.asarray([encoded(value) for value in values], dtype=np.bytes_)
+            file[name] = data.astype(h5py.string_dtype(length=data.itemsize))
 
 
 def _copy(
@@ -259,10 +295,9 @@ def read_pack(path: str | Path, split: str = "train") -> Records:
     source = Path(path)
     try:
         with h5py.File(source, "r") as file:
-            if file.attrs.get("format") != FORMAT:
+            if (found := _attribute(file, "format")) != FORMAT:
                 raise DataError(
-                    f"{source}: expected a file that `yolo9000 pack` wrote (format {FORMAT!r}), got "
-                    f"{file.attrs.get('format')!r}"
+                    f"{source}: expected a file that `yolo9000 pack` wrote (format {FORMAT!r}), got {found!r}"
                 )
             _check_datasets(file, source)
             starts = file["starts"][:] + int(file["images"].id.get_offset())
@@ -270,9 +305,9 @@ def read_pack(path: str | Path, split: str = "train") -> Records:
             names, wnids, issues = (
                 map(os.fsdecode, file[name][:]) for name in ("label_names", "label_wnids", "issues")
             )
-            return Records(
+            records = Records(
                 source,
-                file.attrs["kind"],
+                _attribute(file, "kind"),
                 store,
                 tuple(Label(name, wnid) for name, wnid in zip(names, wnids, strict=True)),
                 file["offsets"][:],
@@ -281,14 +316,26 @@ def read_pack(path: str | Path, split: str = "train") -> Records:
                 file["ignored"][:].astype(np.bool_),
                 tuple(issues),
                 file["normalised"][:].astype(np.bool_),
-                file.attrs.get("rules", "voc"),
+                _attribute(file, "rules", "voc"),
                 file["stated"][:] if "stated" in file else np.zeros((len(store), 2), np.int32),
             )
+            if _attribute(file, "fingerprint", records.fingerprint) != records.fingerprint:
+                raise DataError(
+                    f"{source}: its labels, boxes or names are not those that were packed: the file is "
+                    "damaged; pack it again, or copy it again"
+                )
+            return records
     except _DAMAGE as error:
         raise DataError(
-            f"{source}: cannot be read as a packed data set: {error}; pack it again, "
+            f"{source}: cannot be read as a packed data set: {_reason(error)}; pack it again, "
             "or copy it again if it is cut off"
         ) from error
+
+
+def _attribute(file: Any, name: str, otherwise: str | None = None) -> Any:
+    """What a file says of itself; packs from before texts had a fixed length give text, not bytes."""
+    value = file.attrs.get(name, otherwise)
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 def _check_datasets(file: Any, source: Path) -> None:
@@ -297,9 +344,9 @@ def _check_datasets(file: Any, source: Path) -> None:
     Raises:
         DataError: With the array that does not.
     """
-    if (kind := file.attrs["kind"]) not in ("detection", "classification"):
+    if (kind := _attribute(file, "kind")) not in ("detection", "classification"):
         raise DataError(f"{source}: kind {kind!r}: expected detection or classification; pack it again")
-    if (rules := file.attrs.get("rules", "voc")) not in SCORE_RULES:
+    if (rules := _attribute(file, "rules", "voc")) not in SCORE_RULES:
         raise DataError(f"{source}: rules {rules!r}: expected one of {', '.join(SCORE_RULES)}; pack it again")
     images, labels = len(file["names"]), len(file["label_ids"])
     shapes = {
@@ -310,7 +357,7 @@ def _check_datasets(file: Any, source: Path) -> None:
         "boxes": ((labels if kind == "detection" else 0, 4), "f"),
         "ignored": ((labels,), "biu"),
         "normalised": ((images,), "biu"),
-        "label_wnids": (file["label_names"].shape, "O"),
+        "label_wnids": (file["label_names"].shape, "OS"),
     }
     if "stated" in file:
         shapes["stated"] = ((images, 2), "i")

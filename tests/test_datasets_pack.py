@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -17,6 +20,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from toys import files_up_to
 from wordtree import WordTree
 from yolo9000.datasets import (
     ConcatDataset,
@@ -133,7 +137,7 @@ def test_rules(tmp_path: Path, detection: TableDataset) -> None:
     with pytest.raises(DataError, match=r"rules 'golf': expected one of voc, coco, .*; pack it again"):
         opened(path)
     with h5py.File(path, "r+") as file:
-        del file.attrs["rules"]
+        del file.attrs["rules"], file.attrs["fingerprint"]
     assert opened(path).rules == "voc"
     assert opened(path).records.ignored.tolist() == detection.records.ignored.tolist()
 
@@ -151,18 +155,23 @@ class InterruptedPackError(Exception):
     pass
 
 
-@pytest.mark.parametrize(("journal_bytes", "first"), [(1, 5), (5000, 4), (1 << 20, 1)])
-def test_interrupted_pack_goes_on(
-    tmp_path: Path, detection: TableDataset, journal_bytes: int, first: int
-) -> None:
-    path = tmp_path / "d.h5"
+def interrupt(dataset: TableDataset, path: Path, journal_bytes: int = 1) -> None:
+    """Pack the first four images."""
 
     def stop(done: int, total: int) -> None:
         if done == 4:
             raise InterruptedPackError
 
     with pytest.raises(InterruptedPackError):
-        pack(detection, path, progress=stop, journal_bytes=journal_bytes)
+        pack(dataset, path, progress=stop, journal_bytes=journal_bytes)
+
+
+@pytest.mark.parametrize(("journal_bytes", "first"), [(1, 5), (5000, 4), (1 << 20, 1)])
+def test_interrupted_pack_goes_on(
+    tmp_path: Path, detection: TableDataset, journal_bytes: int, first: int
+) -> None:
+    path = tmp_path / "d.h5"
+    interrupt(detection, path, journal_bytes)
     assert not path.exists()
     begun: list[int] = []
     pack(detection, path, progress=lambda done, total: begun.append(done), journal_bytes=journal_bytes)
@@ -195,6 +204,82 @@ def test_killed_pack_goes_on(tmp_path: Path, detection: TableDataset) -> None:
     assert sorted(p.name for p in tmp_path.glob("d.h5*")) == ["d.h5"]
     time.sleep(1.1)  # HDF5 counts in seconds
     assert path.read_bytes() == pack(detection, tmp_path / "whole.h5").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("d.h5.partial", lambda data: data[:-100]),
+        ("d.h5.partial", lambda data: bytes(4096) + data[4096:]),
+        ("d.h5.partial", lambda data: data.replace(b"gizmo", b"gizmX")),
+        *(
+            ("d.h5.partial.json", lambda data, text=text: text)
+            for text in (b"[]", b"5", b"{}", b'{"done": 3}')
+        ),
+        ("d.h5.partial.json", lambda data: data.replace(b": 4", b": null")),
+    ],
+)
+def test_what_is_left_of_an_interrupted_pack_is_damaged(
+    tmp_path: Path, detection: TableDataset, name: str, damage: Callable[[bytes], bytes]
+) -> None:
+    """It begins anew."""
+    path = tmp_path / "d.h5"
+    interrupt(detection, path)
+    left = tmp_path / name
+    assert damage(left.read_bytes()) != left.read_bytes()
+    left.write_bytes(damage(left.read_bytes()))
+    begun: list[int] = []
+    pack(detection, path, progress=lambda done, total: begun.append(done))
+    assert begun == list(range(1, 7))
+    assert same(opened(path), detection)
+
+
+@pytest.mark.parametrize("name", ["label_ids", "boxes", "ignored", "offsets", "label_names"])
+def test_labels_that_are_damaged(tmp_path: Path, detection: TableDataset, name: str) -> None:
+    path = pack(detection, tmp_path / "d.h5")
+    with h5py.File(path, "r+") as file:
+        values = file[name][:]
+        file[name][:] = values[::-1] if name != "offsets" else np.sort(np.r_[0, values[2:], values[-1]])
+    with pytest.raises(DataError, match=r"d\.h5: its labels, boxes or names are not those that were packed"):
+        opened(path)
+
+
+def test_no_text_of_variable_length(tmp_path: Path, detection: TableDataset) -> None:
+    """HDF5 looks for ever for texts whose place in its heap is damaged."""
+    assert b"GCOL" not in pack(detection, tmp_path / "d.h5").read_bytes()
+
+
+def test_a_pack_is_written_where_a_link_leads_to(tmp_path: Path, detection: TableDataset) -> None:
+    link, file = tmp_path / "d.h5", tmp_path / "large disk" / "1.h5"
+    link.symlink_to(file)
+    for overwrite in (False, True):
+        assert pack(detection, link, overwrite=overwrite) == link
+        assert link.is_symlink()
+        assert [path.name for path in file.parent.iterdir()] == ["1.h5"]
+        assert same(opened(link), detection)
+
+
+def test_a_disk_that_is_too_small(
+    tmp_path: Path, detection: TableDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(
+        DataError, match=r"d\.h5: the images take 0\.0 MB, and 0\.0 MB are free there; make room"
+    ):
+        pack(detection, tmp_path / "d.h5")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # h5py closes a second time
+def test_a_disk_that_is_full(tmp_path: Path, detection: TableDataset) -> None:
+    path = tmp_path / "d.h5"
+    for limit in range(0, pack(detection, tmp_path / "whole.h5").stat().st_size, 1000):
+        with (
+            files_up_to(limit),
+            pytest.raises(DataError, match=r"d\.h5\.partial: File too large; run the same"),
+        ):
+            pack(detection, path)
+    pack(detection, path)
+    assert same(opened(path), detection)
 
 
 def test_one_process_packs_at_a_time(tmp_path: Path, detection: TableDataset) -> None:
@@ -240,7 +325,8 @@ def test_errors(tmp_path: Path, detection: TableDataset) -> None:
     cut.write_bytes(path.read_bytes()[:-3000])
     for wrong, message in (
         (text, "cannot be read as a packed data set"),
-        (tmp_path / "none.h5", "cannot be read as a packed data set"),
+        (tmp_path / "none.h5", "cannot be read as a packed data set: No such file or directory; pack it"),
+        (tmp_path, "cannot be read as a packed data set: Is a directory; pack it"),
         (foreign, "expected a file that `yolo9000 pack` wrote"),
         (cut, "cut off"),
     ):

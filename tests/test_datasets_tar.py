@@ -175,10 +175,13 @@ def test_headers_are_read_once(tmp_path: Path, cache: Path, monkeypatch: pytest.
     assert len(read_records(f"imagenet-tar:{folder}").store) == 9
     assert len(read) == 6
     (saved,) = cache.rglob("*.npz")
-    for content in (b"", b"nonsense", saved.read_bytes()[:300]):
+    whole = saved.read_bytes()
+    encrypted = re.sub(rb"(?s)(PK\x01\x02....)\0", lambda found: found[1] + b"\1", whole)  # as it says
+    assert encrypted != whole
+    for content in (b"", b"nonsense", whole[:300], encrypted):
         saved.write_bytes(content)
         assert len(read_records(f"imagenet-tar:{folder}").store) == 9
-    assert len(read) == 15
+    assert len(read) == 18
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

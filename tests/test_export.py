@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -382,6 +383,19 @@ def test_damaged_metadata(onnx_file: Path, tmp_path: Path) -> None:
     data = onnx_file.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(WeightsError, match=r"cut off"):
+        YOLO9000.load(path, device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "pt2"])
+def test_weights_that_are_damaged(eager: YOLO9000, tmp_path: Path, kind: str) -> None:
+    """Torch takes them as they are."""
+    path = tmp_path / f"model.{kind}"
+    export(eager, path)
+    with zipfile.ZipFile(path) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(("data/0", "weight_0")))
+        content = archive.read(name)
+    path.write_bytes(path.read_bytes().replace(content, bytes(len(content))))
+    with pytest.raises(WeightsError, match=rf"model\.{kind}: .* the checksum of .* is wrong"):
         YOLO9000.load(path, device="cpu")
 
 

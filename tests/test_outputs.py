@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from toys import files_up_to
 from wordtree.tree import WordTree
 from yolo9000.errors import ConfigError, YOLO9000Error
 from yolo9000.outputs import KINDS, Outputs
@@ -47,6 +48,21 @@ def write(folder: Path, kinds: list[str], *results: Detections) -> None:
 
 
 PAGES = (found([2, 5], "in/000139.jpg"), found([], "in/empty.png"), found([3], "other/empty.png"))
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_disk_that_fills_leaves_whole_lines(tmp_path: Path, kind: str) -> None:
+    write(tmp_path / "whole", [kind], *PAGES)
+    whole = (tmp_path / "whole" / f"detections.{kind}").read_text()
+    for room in range(0, len(whole), 97):
+        with (
+            files_up_to(room),
+            pytest.raises(YOLO9000Error, match=rf"detections\.{kind}: cannot be written: File too large"),
+        ):
+            write(tmp_path, [kind], *PAGES)
+        left = (tmp_path / f"detections.{kind}").read_text()
+        assert whole.startswith(left)
+        assert left == "" or left.endswith("\n")
 
 
 def test_coco_is_read_by_pycocotools(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -380,6 +380,28 @@ def test_videos_that_are_none(home: Path) -> None:
         list(frames("none.mp4"))
 
 
+@pytest.mark.parametrize("kind", ["mp4", "avi"])
+@pytest.mark.usefixtures("home")
+def test_a_video_that_is_cut_off_behind_its_index(kind: str) -> None:
+    """Its index stands in front, as for the web: what is there of it can be played."""
+    av = pytest.importorskip("av")
+    path = Path(f"clip.{kind}")
+    with av.open(str(path), "w", options={"movflags": "faststart"} if kind == "mp4" else {}) as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 96, 80, "yuv420p"
+        for grey in range(60):
+            container.mux(stream.encode(av.VideoFrame.from_image(Image.new("L", (96, 80), 4 * grey))))
+        container.mux(stream.encode(None))
+    assert len(list(frames(str(path)))) == 60
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    read: list[int | None] = []
+    with pytest.raises(ImageError, match=r"ends after \d\.\d of .* s, \d+ of 60 frames: was it cut off"):
+        read.extend(frame.number for frame in frames(str(path)))
+    assert read == list(range(len(read)))
+    assert 0 < len(read) < 60
+
+
 def test_a_video_out_of_a_pipe(home: Path) -> None:
     """Its length is not asked for: that would be read out of the pipe, too."""
     av = pytest.importorskip("av")

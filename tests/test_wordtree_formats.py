@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import IO
 
 import networkx as nx
@@ -146,6 +149,43 @@ def test_a_failed_write_leaves_the_old_file(pets: WordTree, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == [folder]
     with pytest.raises(IsADirectoryError):
         save_tree(pets, "/", ".tree")
+
+
+def interrupted_write(path: Path, after: int) -> bool:
+    """Write a file with Ctrl-C after so many lines of code, if there are as many."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, _: object) -> Callable[..., object]:
+        nonlocal lines
+        if event == "line" and Path(frame.f_code.co_filename).name in (
+            "_files.py",
+            "tempfile.py",
+            "pathlib.py",
+        ):
+            lines += 1
+            if lines == after:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        write_lines(path, ["new"])
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_a_write_that_is_interrupted_anywhere_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    path, after = tmp_path / "a", 1
+    path.write_text("old\n")
+    while interrupted_write(path, after):
+        assert path.read_text() in ("old\n", "new\n")
+        assert list(tmp_path.iterdir()) == [path], f"after {after} lines"
+        after += 1
+    assert after > 20
 
 
 def test_a_write_replaces_what_a_link_leads_to(tmp_path: Path) -> None:

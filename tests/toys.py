@@ -5,6 +5,8 @@ A cfg is a sum of sections: `input_size(64) + conv(8) + POOL + linear(14) + regi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -97,6 +99,19 @@ class Truths:
     tiles: Tensor = field(default_factory=lambda: torch.zeros(0, 4))
     tile_nodes: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     tile_index: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+
+
+@contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """Within the block no file grows beyond so many bytes, as on a disk that is full."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def labels_only(*labels: int) -> Truths:

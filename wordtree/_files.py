@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import string
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Literal, overload
 
@@ -40,28 +41,17 @@ def atomic_write(path: str | Path, *, text: bool = False) -> Iterator[IO[Any]]:
     check_replaceable(target)  # now, not after it was written
     if target.is_symlink():
         target = Path(os.path.realpath(target))  # unlike `resolve`, no error of links in a circle
-    temporary: Path | None = None
+    # Its name is known before the file is there: whenever a signal comes, it can be removed.
+    temporary = target.with_name(f".{target.name[:_START]}.{secrets.token_hex(4)}")
     try:
         make_folder(target.parent)
-        start = target.name[:_START]
-        descriptor, name = tempfile.mkstemp(prefix=f".{start}.", dir=target.parent)
-        temporary = Path(name)
-        # mkstemp makes files for the owner alone; give the result the mode any new file would have.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        if text:
-            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
-                yield stream
-                _sync(stream)
-        else:
-            with os.fdopen(descriptor, "wb") as stream_bytes:
-                yield stream_bytes
-                _sync(stream_bytes)
+        with temporary.open("x", encoding="utf-8", newline="\n") if text else temporary.open("xb") as stream:
+            yield stream
+            _sync(stream)
         temporary.replace(target)
     except BaseException as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         if isinstance(error, OSError) and error.errno and _about(error, temporary):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
@@ -130,9 +120,9 @@ def write_together(contents: Mapping[Path, str | Callable[[IO[bytes]], object]])
             _sync(stream)
 
 
-def _about(error: OSError, temporary: Path | None) -> bool:
+def _about(error: OSError, temporary: Path) -> bool:
     """Whether an error comes from writing the file: then it should name that one, not the temporary one."""
-    return temporary is None or error.filename is None or str(error.filename) == str(temporary)
+    return error.filename is None or Path(error.filename) in (temporary, *temporary.parents)
 
 
 def _sync(stream: IO[Any]) -> None:

@@ -16,6 +16,7 @@ The tensors are the network's `state_dict`. The metadata, all strings, are
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,17 @@ def check_name(path: Path) -> None:
         raise WeightsError(
             f"{path}: its name is no UTF-8 text, and models are read by no other: rename it."
         ) from error
+
+
+def check_sums(path: Path) -> None:
+    """Compare what a file of torch's, a ZIP archive, holds with the checksums in it: torch reads it without.
+
+    Raises:
+        Exception: It is damaged; `zipfile` has several kinds.
+    """
+    with zipfile.ZipFile(path) as archive:
+        if name := archive.testzip():
+            raise zipfile.BadZipFile(f"the checksum of {name} in it is wrong")
 
 
 def _read(path: Path, *, tensors: bool) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -20,10 +20,10 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from PIL import Image
 from torch import Tensor
@@ -203,15 +203,22 @@ class _Lines:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stream: IO[str] | None = None
+        self._stream: io.FileIO | None = None
 
     def add(self, text: str) -> None:
         with _writing(self._path):
             if self._stream is None:
                 make_folder(self._path.parent)
-                self._stream = self._path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
-            self._stream.write(text)
-            self._stream.flush()
+                self._stream = self._path.open("wb", buffering=0)
+            data, done = text.encode(errors="backslashreplace"), 0
+            try:
+                while done < len(data):
+                    done += self._stream.write(data[done:])  # a disk that becomes full takes a part
+            except BaseException:
+                with suppress(OSError):  # a device
+                    self._stream.seek(-done, io.SEEK_END)
+                    self._stream.truncate()  # whole lines can be read again
+                raise
 
     def close(self) -> None:
         if self._stream is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,8 +80,10 @@ def _to_a_leaf(tree: WordTree, node: int) -> list[int]:
 
 def save_batch(batch: Batch, tree: WordTree, path: Path) -> None:
     """Write `draw_batch` as a JPEG file."""
+    data = io.BytesIO()  # into a file Pillow writes by itself, and notices no full disk
+    draw_batch(batch, tree).save(data, "JPEG", quality=90)
     with atomic_write(path) as stream:
-        draw_batch(batch, tree).save(stream, "JPEG", quality=90)
+        stream.write(data.getvalue())
 
 
 def save_curves(log: Path, target: Path) -> bool:

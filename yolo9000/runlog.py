@@ -19,6 +19,7 @@ from typing import IO, Any, Self
 import torch
 
 from wordtree._files import atomic_write, make_folder
+from yolo9000.checkpoint import check_sums
 from yolo9000.errors import ConfigError, TrainingError
 from yolo9000.hangup import hangup_signals, leave_terminal
 
@@ -233,6 +234,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not zipfile.is_zipfile(path):  # torch takes it for one of its earlier formats
         raise TrainingError(f"{path}: not a readable checkpoint: it does not end as one; {RENEW}")
     try:
+        check_sums(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # torch's words for what is no plain data are advice to run it

@@ -21,6 +21,7 @@ from yolo9000.optional import optional
 from yolo9000.sources import Frame, is_camera, is_stream
 
 _TICKS = 90_000  # per second: the clock of MPEG, which divides 24, 25, 30 and 60 frames a second
+_WHOLE = 0.99  # share of its length that a video has at least
 _FALLBACK_RATE = 25  # frames a second, where a stream does not say
 _CODECS = ("libx264", "mpeg4")  # H.264 plays everywhere; PyAV built without it has the other
 _QUALITY = {"libx264": {"crf": "20", "preset": "veryfast"}, "mpeg4": {"qscale": "3"}}
@@ -33,7 +34,7 @@ def read_video(source: str) -> Iterator[Frame]:
         source: A file, the address of a file or stream, the number of a camera or its device.
 
     Raises:
-        ImageError: Missing, no video, or damaged beyond its first frames.
+        ImageError: Missing, no video, damaged beyond its first frames, or cut off.
         ConfigError: PyAV is not installed.
     """
     av = optional("av", "reading videos")
@@ -45,6 +46,7 @@ def read_video(source: str) -> Iterator[Frame]:
         stream.thread_type = "AUTO"
         rate = float(stream.average_rate or _FALLBACK_RATE)
         first: float | None = None
+        when = 0.0
         number = 0
         try:
             for frame in container.decode(stream):
@@ -55,8 +57,16 @@ def read_video(source: str) -> Iterator[Frame]:
                 number += 1
         except (av.error.FFmpegError, ValueError) as error:
             raise ImageError(f"{source}: damaged after {number} frames: {_reason(error)}.") from error
-    if not number:
-        raise ImageError(f"{source}: holds no frames.")
+        if not number:
+            raise ImageError(f"{source}: holds no frames.")
+        # Both: where the last frame stands long, or some are damaged, one of them alone is so.
+        stated = float(stream.duration * stream.time_base) if stream.duration else 0.0
+        lasted = when - (first or 0.0)
+        if number < stream.frames and lasted + 2 / rate < _WHOLE * stated:
+            raise ImageError(
+                f"{source}: ends after {lasted:.1f} of {stated:.1f} s, {number} of {stream.frames} frames: "
+                "was it cut off? Copy it again."
+            )
 
 
 def video_length(source: str) -> int | None:

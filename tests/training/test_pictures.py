@@ -12,11 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from toys import files_up_to
 from wordtree.tree import WordTree
 from yolo9000.config import TrainConfig
 from yolo9000.datasets import Batch
 from yolo9000.errors import ConfigError, TrainingError
-from yolo9000.pictures import batch_truths, draw_batch, read_log, running_mean, save_curves
+from yolo9000.pictures import batch_truths, draw_batch, read_log, running_mean, save_batch, save_curves
 from yolo9000.runlog import CsvLog
 from yolo9000.train import train_joint
 
@@ -34,6 +35,14 @@ def batch(images: int = 3, size: int = 64) -> Batch:
         labels=torch.tensor([-1, TREE.index("bald eagle")] + [-1] * (images - 2)),
         sources=["a.jpg"] * images,
     )
+
+
+def test_a_picture_that_does_not_fit_on_the_disk_is_told(tmp_path: Path) -> None:
+    save_batch(batch(), TREE, tmp_path / "batch-1.jpg")
+    size = (tmp_path / "batch-1.jpg").stat().st_size
+    with files_up_to(size - 1), pytest.raises(OSError, match=r"batch-2\.jpg"):
+        save_batch(batch(), TREE, tmp_path / "batch-2.jpg")
+    assert [path.name for path in tmp_path.iterdir()] == ["batch-1.jpg"]
 
 
 def test_truths_of_a_batch_are_boxes_in_pixels() -> None:

@@ -9,7 +9,6 @@ import json
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -28,7 +27,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 import yolo9000
-from toys import CLASSIFIED, conv, input_size, linear, region
+from toys import CLASSIFIED, conv, files_up_to, input_size, linear, region
 from wordtree.tree import WordTree
 from yolo9000.cli import app
 from yolo9000.config import TrainConfig, from_mapping, load_config, to_yaml
@@ -538,13 +537,8 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written(tmp_path: Path) -> None
     """It is told as such, and the checkpoint before is kept; torch speaks of a position in its file."""
     path = tmp_path / "last.ckpt"
     save_checkpoint(path, {"step": 1})
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
-        with pytest.raises(OSError, match=f"File too large: '{path}'"):
-            save_checkpoint(path, {str(i): torch.zeros(10_000) for i in range(5)})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with files_up_to(100_000), pytest.raises(OSError, match=f"File too large: '{path}'"):
+        save_checkpoint(path, {str(i): torch.zeros(10_000) for i in range(5)})
     assert load_checkpoint(path)["step"] == 1
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
@@ -789,6 +783,10 @@ def saved(content: object) -> bytes:
         (bytes(10_000), "it does not end as one"),
         (saved({"format": 1})[:-100], "it does not end as one"),
         (saved(Path()), "other content than tensors, numbers and texts"),
+        (
+            saved(torch.ones(99)).replace(bytes(torch.ones(9).numpy()), bytes(36), 1),
+            "the checksum of .* is wrong",
+        ),
     ],
 )
 def test_a_damaged_checkpoint_is_named(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from wordtree.textfile import is_file
 from wordtree.tree import WordTree
-from yolo9000.checkpoint import check_name
+from yolo9000.checkpoint import check_name, check_sums
 from yolo9000.decode import Decoder, Kept, RawDetections
 from yolo9000.errors import ConfigError, WeightsError
 from yolo9000.export.about import METADATA_FILE, About
@@ -168,6 +168,7 @@ def _open_onnx(path: Path, device: torch.device) -> tuple[Mapping[str, Any], _Ru
 
 
 def _open_pt2(path: Path, device: torch.device) -> tuple[Mapping[str, Any], _Run]:
+    check_sums(path)
     texts = {METADATA_FILE: ""}
     run = _named(torch.export.load(path, extra_files=texts).module())
 
@@ -184,6 +185,7 @@ def _open_pt2(path: Path, device: torch.device) -> tuple[Mapping[str, Any], _Run
 
 
 def _open_torchscript(path: Path, device: torch.device) -> tuple[Mapping[str, Any], _Run]:
+    check_sums(path)
     texts = {METADATA_FILE: ""}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # that torch.export will take its place
