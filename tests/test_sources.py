@@ -360,6 +360,15 @@ def test_odd_sizes_and_frames_of_another_size(home: Path) -> None:
     assert found[2].image[:, 0].float().mean() < 10, "a frame of another size keeps its proportions"
 
 
+def test_a_video_is_written_where_a_link_leads_to(home: Path) -> None:
+    (home / "disk").mkdir()
+    (home / "clip.mp4").symlink_to(home / "disk" / "real.mp4")
+    film(home / "clip.mp4", [0, 1])
+    assert (home / "clip.mp4").is_symlink()
+    assert [path.name for path in (home / "disk").iterdir()] == ["real.mp4"]
+    assert video_length("clip.mp4") == 2
+
+
 def test_a_video_among_pictures(home: Path) -> None:
     film(home / "ab.mp4", [0, 1])
     assert [(Path(str(f.source)).name, f.number) for f in frames(str(home))] == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -138,8 +139,9 @@ class VideoWriter:
 
     def __init__(self, path: str | Path, rate: float = _FALLBACK_RATE) -> None:
         self._av = optional("av", "writing videos")
-        self.path = path = Path(path)
-        self._partial = path.with_name(f".{path.name}.part")
+        self.path = Path(path)
+        self._target = Path(os.path.realpath(path))  # of a link, the file that it leads to
+        self._partial = self._target.with_name(f".{self._target.name}.part")
         self._rate = Fraction(rate).limit_denominator(1001)
         self._container: Any = None
         self._stream: Any = None
@@ -180,7 +182,7 @@ class VideoWriter:
 
     def _begin(self, picture: Image.Image) -> None:
         codec = next(name for name in _CODECS if name in self._av.codecs_available)
-        make_folder(self.path.parent)
+        make_folder(self._target.parent)
         self._container = self._av.open(str(self._partial), "w", format="mp4")
         self._stream = self._container.add_stream(codec, rate=self._rate, options=_QUALITY[codec])
         self._stream.width, self._stream.height = (side + side % 2 for side in picture.size)
@@ -199,7 +201,7 @@ class VideoWriter:
             self._container.mux(self._stream.encode(None))
             self._container.close()
             self._container = None
-            self._partial.replace(self.path)
+            self._partial.replace(self._target)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
