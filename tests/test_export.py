@@ -386,6 +386,20 @@ def test_damaged_metadata(onnx_file: Path, tmp_path: Path) -> None:
         YOLO9000.load(path, device="cpu")
 
 
+def test_damage_that_shows_when_it_runs(onnx_file: Path, tmp_path: Path) -> None:
+    proto = onnx.load(str(onnx_file))
+    rows = {node.input[1] for node in proto.graph.node if node.op_type == "Gather"}
+    for tensor in proto.graph.initializer:
+        if tensor.name in rows:
+            far = np.full_like(onnx.numpy_helper.to_array(tensor), 1_000_000)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(far, tensor.name))
+    path = tmp_path / "damaged.onnx"
+    onnx.save(proto, str(path))
+    model = YOLO9000.load(path)
+    with pytest.raises(WeightsError, match=r"damaged\.onnx: onnxruntime cannot run it: .* export the model"):
+        model.detect(np.zeros((64, 64, 3), np.uint8))
+
+
 @pytest.mark.parametrize("kind", ["torchscript", "pt2"])
 def test_weights_that_are_damaged(eager: YOLO9000, tmp_path: Path, kind: str) -> None:
     """Torch takes them as they are."""

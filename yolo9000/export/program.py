@@ -136,11 +136,14 @@ def _open(path: Path, device: torch.device) -> tuple[Mapping[str, Any], _Run]:
     except ConfigError:
         raise
     except Exception as error:  # each runtime has its own kinds
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise WeightsError(
-            f"{path}: expected an exported model, but it cannot be read: {reason[0]} It is damaged, cut "
-            "off or of another kind; export the model again."
+            f"{path}: expected an exported model, but it cannot be read: {_first_line(error)} It is damaged, "
+            "cut off or of another kind; export the model again."
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _open_onnx(path: Path, device: torch.device) -> tuple[Mapping[str, Any], _Run]:
@@ -160,7 +163,13 @@ def _open_onnx(path: Path, device: torch.device) -> tuple[Mapping[str, Any], _Ru
     wanted = [name for name in given if name != "logits"] if "paths" in given else given
 
     def run(images: Tensor) -> Outputs:
-        values = session.run(wanted, {"images": images.cpu().numpy()})
+        try:
+            values = session.run(wanted, {"images": images.cpu().numpy()})
+        except Exception as error:  # it exports none of its kinds
+            raise WeightsError(
+                f"{path}: onnxruntime cannot run it: {_first_line(error)} Is memory short? Otherwise the "
+                "file is damaged: export the model again."
+            ) from error
         tensors = (torch.from_numpy(value).to(device) for value in values)
         return dict(zip(wanted, tensors, strict=True))
 
