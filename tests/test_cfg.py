@@ -153,7 +153,16 @@ def test_extensions_of_forks_are_not_passed_over(section: str, key: str, neutral
         (NET + "=3\n", ["line 5", "'=3'"]),
         (CONV, ["line 1: [convolutional]: expected [net] as the first section"]),
         (NET + CONV + NET, ["line 11: [net]: a second [net]; the first is on line 1"]),
-        (NET + "[shortcut]\n", ["line 5: [shortcut]: unsupported layer", "convolutional", "region", "route"]),
+        (NET + "[lstm]\n", ["line 5: [lstm]: unsupported layer", "convolutional", "region", "shortcut"]),
+        (NET + CONV + "[shortcut]\n", ["line 11: [shortcut] from", "missing"]),
+        (NET + CONV + "[shortcut]\nfrom=-2\n", ["line 12: [shortcut] from", "layer 1 cannot join layer -1"]),
+        (NET + CONV + "[shortcut]\nfrom=-1\nactivation=mish\n", ["line 13", "unknown activation 'mish'"]),
+        (NET + CONV + "[shortcut]\nfrom=-1\nweights_type=per_channel\n", ["line 13", "extension of a fork"]),
+        (
+            NET + CONV + "[maxpool]\nstride=2\n[shortcut]\nfrom=0\n",
+            ["line 14: [shortcut] from", "cannot be added: layer 1 8 x 16 x 32, layer 0 8 x 32 x 64"],
+        ),
+        (NET + CONV + "[upsample]\nstride=-2\n", ["line 12: [upsample] stride", "number from 1", "got -2"]),
         ("[net]\nwidth=3\nheight=3\n" + CONV, ["line 1: [net] channels: is missing", "`channels=...`"]),
         (
             "[net]\nwidth=x\nheight=3\nchannels=3\n" + CONV,

@@ -115,6 +115,26 @@ def test_dynamic_onnx_takes_any_size_and_batch(eager: YOLO9000, dynamic_file: Pa
     assert compare(YOLO9000.load(dynamic_file, device="cpu"), eager, (*SIZES, 16)) > 100
 
 
+@pytest.mark.parametrize("suffix", ["onnx", "pt2"])
+@pytest.mark.parametrize("back", ["[upsample]\n", conv(32) + "[reorg]\nstride=2\nreverse=1\n"])
+def test_dynamic_files_keep_to_sizes_that_the_coarsest_map_divides(
+    back: str, suffix: str, tmp_path: Path
+) -> None:
+    cfg = TRUNK + POOL + conv(8) + back + conv(8) + "[route]\nlayers=-1,3\n" + linear(10)
+    eager = random_detector(cfg + region(5, "1,1", softmax=1), PETS)
+    coarsest = eager.network.stride * 2
+    assert eager.network.multiple == coarsest
+    exported = YOLO9000.load(
+        export(eager, tmp_path / f"m.{suffix}", ExportOptions(dynamic=True)), device="cpu"
+    )
+    assert compare(exported, eager, (None, coarsest * 2, (coarsest * 2, coarsest * 5))) > 20
+    for model in (eager, exported):
+        with pytest.raises(
+            ConfigError, match=f"size must be a multiple of {coarsest} .* found {coarsest + 8}"
+        ):
+            model.detect(pictures()[0], size=coarsest + 8)
+
+
 def test_dynamic_programs_take_any_size_of_two_cells_and_batch(eager: YOLO9000, tmp_path: Path) -> None:
     exported = YOLO9000.load(export(eager, tmp_path / "m.pt2", ExportOptions(dynamic=True)), device="cpu")
     assert compare(exported, eager, SIZES) > 100
@@ -128,6 +148,8 @@ CONVS = input_size(64) + "".join(
     conv(8, 3, kind, norm, stride=2) for kind, norm in (("relu", 1), ("logistic", 0), ("linear", 1))
 )
 UNEVEN = input_size(101, 67) + POOL * 3 + linear(10) + region(5, "1,1", softmax=1)
+# The map in the middle has cells of twice the pixels of those at the end.
+GROWN = TRUNK + POOL + conv(8) + "[upsample]\n" + conv(6) + "[shortcut]\nfrom=-5\nactivation=leaky\nbeta=.5\n"
 POOLED = input_size(52) + conv(4, stride=2) + POOL + "[maxpool]\nsize=2\nstride=1\n" + conv(4, groups=2)
 
 
@@ -145,12 +167,13 @@ POOLED = input_size(52) + conv(4, stride=2) + POOL + "[maxpool]\nsize=2\nstride=
         (CONVS + linear(10) + region(5, "1,1", softmax=1), PETS),
         (POOLED + linear(10) + region(5, "1,1", softmax=1), PETS),
         (TRUNK + "[reorg]\nstride=2\nreverse=1\n" + linear(10) + region(5, "1,1", softmax=1), PETS),
+        (GROWN + linear(10) + region(5, "1,1", softmax=1), PETS),
         (TRUNK + conv(8, pad=0) + linear(10) + region(5, "1,1", softmax=1), PETS),
         (TRUNK + conv(8, pad=0, padding=3) + linear(10) + region(5, "1,1", softmax=1), PETS),
         (UNEVEN, PETS),
     ],
     ids=(
-        "tied sigmoid-tree sigmoids flat-tied one-class one-node deep wide activations pools reorg "
+        "tied sigmoid-tree sigmoids flat-tied one-class one-node deep wide activations pools reorg upsample "
         "smaller-grid larger-grid uneven-size"
     ).split(),
 )

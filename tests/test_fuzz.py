@@ -101,9 +101,12 @@ WORDS = "leaky,linear,swish,9k.tree,coco,.tree,/dev/zero,..,é\0.tree,x,\0,=,[ne
 EXTREMES = [*NUMBERS.split(","), *WORDS.split(","), ",", "1,", "1,2", "a" * 300, "a" * 5000]
 KEYS = (
     "width,height,channels,filters,size,stride,pad,padding,groups,activation,batch_normalize,layers,reverse,"
-    "anchors,num,classes,coords,tied,tree,softmax,thresh,temperature,probability,flatten,jitter,background"
+    "anchors,num,classes,coords,tied,tree,softmax,thresh,temperature,probability,flatten,jitter,background,"
+    "from,alpha,beta,scale"
 ).split(",")
-SECTIONS = "net,convolutional,maxpool,avgpool,route,reorg,region,softmax,dropout,cost,shortcut".split(",")
+SECTIONS = (
+    "net,convolutional,maxpool,avgpool,route,reorg,region,softmax,dropout,cost,shortcut,upsample".split(",")
+)
 
 
 @st.composite

@@ -160,6 +160,24 @@ def test_shapes_and_attributes() -> None:
     assert net.class_logits(net.features(images())).shape == (2, 5)
 
 
+@pytest.mark.parametrize(
+    ("end", "multiple"),
+    [
+        ("", 4),
+        ("[upsample]\n[shortcut]\nfrom=1\n", 4),
+        ("[upsample]\nstride=4\n", 4),
+        ("[route]\nlayers=1\n", 2),  # what lies between leads nowhere
+    ],
+)
+def test_input_sides_are_multiples_of_the_coarsest_cell_on_the_way(end: str, multiple: int) -> None:
+    net = network(
+        input_size(64) + conv(8) + POOL + conv(8) + POOL + conv(8) + end + linear(10) + region(5, "1,1")
+    )
+    assert net.multiple == multiple
+    height = 3 * multiple
+    assert net.features(images(1, height, height)).shape[-1] == height // net.stride
+
+
 def test_pooled_classifier_equals_convolution_before_pooling() -> None:
     net = network(CLASSIFIER).eval()
     features = net.features(images())

@@ -59,13 +59,15 @@ class Teachers(nn.Module):
 
     Raises:
         ConfigError: A teacher's answers cannot be compared with the student's: other channels, another tree,
-            classes that do not exclude one another; for boxes other anchors, another grid, a classifier.
+            classes that do not exclude one another; for boxes other anchors in pixels, cells that are not
+            the student's or a whole number of times larger, a classifier.
         WeightsError: A model cannot be had.
     """
 
     def __init__(self, models: Sequence[str], student: Network, *, boxes: bool = True) -> None:
         super().__init__()
         self.networks = nn.ModuleList()
+        self.stride = student.stride
         for model in models:
             network, _ = load_any(model)
             if problem := _difference(network, student, boxes):
@@ -93,16 +95,22 @@ class Teachers(nn.Module):
         """What they see in pictures [B,3,H,W]."""
         features = [network.features(images) for network in self._each()]
         heads = [network.head for network in self._each() if network.head is not None]
+        finer = [network.stride // self.stride for network in self._each()]
         boxes = torch.stack(
-            [_answers(head.boxes(own)) for head, own in zip(heads, features, strict=True)]
+            [
+                _refine(_answers(head.boxes(own)), factor)
+                for head, own, factor in zip(heads, features, finer, strict=True)
+            ]
         ).mean(0)
         objectness = boxes[:, :, 4]
         surest = objectness.flatten().topk(min(_MOST * len(images), objectness.numel())).indices
         surest = surest[objectness.flatten()[surest] >= _SURE]
         b, a, y, x = torch.unravel_index(surest, objectness.shape)
         paths = [
-            head.ops.path_log_probs(head.ops.log_softmax(head.class_logits(own, b, a, y, x)))
-            for head, own in zip(heads, features, strict=True)
+            head.ops.path_log_probs(
+                head.ops.log_softmax(head.class_logits(own, b, a, y // factor, x // factor))
+            )
+            for head, own, factor in zip(heads, features, finer, strict=True)
         ]
         return Lesson(boxes, b, a, y, x, _mean_paths(paths))
 
@@ -191,6 +199,28 @@ def _answers(raw: Tensor) -> Tensor:
     return torch.cat((raw[:, :, :2].sigmoid(), raw[:, :, 2:4], raw[:, :, 4:].sigmoid()), 2)
 
 
+def _refine(boxes: Tensor, factor: int) -> Tensor:
+    """Answers of a coarse grid on one of `factor` times as many rows and columns.
+
+    Args:
+        boxes: [B,A,5,H,W] centre in the cell, log sides, objectness.
+        factor: Cells of the finer grid in one of the coarse one, along each side.
+
+    Returns:
+        [B,A,5,H·factor,W·factor]: objectness is where the centre lies, 0 in its other cells.
+    """
+    if factor == 1:
+        return boxes
+    height, width = boxes.shape[-2:]
+    fine = boxes.repeat_interleave(factor, 3).repeat_interleave(factor, 4)
+    within = torch.arange(factor, device=boxes.device, dtype=boxes.dtype)
+    column, row = within.repeat(width), within.repeat(height)[:, None]
+    x, y = fine[:, :, 0] * factor, fine[:, :, 1] * factor
+    here = (x.floor().clamp(max=factor - 1) == column) & (y.floor().clamp(max=factor - 1) == row)
+    centre = torch.stack(((x - column).clamp(0, 1), (y - row).clamp(0, 1)), 2)
+    return torch.cat((centre, fine[:, :, 2:4], (fine[:, :, 4] * here)[:, :, None]), 2)
+
+
 def _difference(teacher: Network, student: Network, boxes: bool) -> str:
     """Why the student cannot learn from this teacher, or nothing."""
     if teacher.cfg.channels != student.cfg.channels:
@@ -209,12 +239,18 @@ def _difference(teacher: Network, student: Network, boxes: bool) -> str:
     if teacher.region is None:
         return "is a classifier; a detector learns from detectors, so train one from it first"
     same = "their anchors answer for different boxes: give both cfgs the same"
-    if teacher.region.anchors != student.region.anchors:
-        found, wanted = (_listed(region.anchors) for region in (teacher.region, student.region))
+    factor, rest = divmod(teacher.stride, student.stride)
+    grown = [side * factor for anchor in teacher.region.anchors for side in anchor]
+    own = [side for anchor in student.region.anchors for side in anchor]
+    if not rest and len(grown) == len(own) and all(map(math.isclose, grown, own)):
+        return ""
+    found, wanted = (_listed(region.anchors) for region in (teacher.region, student.region))
+    if teacher.stride == student.stride:
         return f"has the anchors {found}, the student {wanted}; {same}"
-    if teacher.stride != student.stride:
-        return f"has cells of {teacher.stride} pixels, the student of {student.stride}; {same} stride"
-    return ""
+    return (
+        f"has the anchors {found} in cells of {teacher.stride} pixels, the student {wanted} in cells of "
+        f"{student.stride}; {same} in pixels, and the teacher cells as large or some whole times larger"
+    )
 
 
 def _listed(anchors: Sequence[Sequence[float]]) -> str:

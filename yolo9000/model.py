@@ -111,7 +111,7 @@ class YOLO9000:
             self.device, self.engine, about = network.device, network, network.about
             self.tree: WordTree = about.tree
             self.letterbox: LetterboxMode = about.letterbox
-            self._stride, self._size = about.stride, about.size
+            self._multiple, self._size = about.multiple, about.size
             return
         if not isinstance(network, Network):
             raise ConfigError(
@@ -127,7 +127,7 @@ class YOLO9000:
         self._network = network.to(self.device).eval()
         self.tree = network.tree
         self.letterbox = "darknet" if network.batchnorm == "darknet" else "torch"
-        self._stride, self._size = network.stride, (network.cfg.height, network.cfg.width)
+        self._multiple, self._size = network.multiple, (network.cfg.height, network.cfg.width)
         self.engine = Engine(self._network, precision, compile=compile)
 
     @property
@@ -381,7 +381,7 @@ class YOLO9000:
         if len(sides) != 2:
             raise ConfigError(f"size must be one number or (height, width), found {size!r}.")
         height, width = (whole("size", side) for side in sides)
-        check_size(height, width, self._stride, self._size)
+        check_size(height, width, self._multiple, self._size)
         if isinstance(self.engine, Program):
             self.engine.check_size(height, width)
         return height, width

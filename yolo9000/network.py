@@ -6,7 +6,9 @@ Letters: B batch, H W input pixels, S output cells, D feature channels, A anchor
 from __future__ import annotations
 
 import copy
+import math
 import warnings
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -70,6 +72,7 @@ class Network(nn.Module):
         last: Index of the last convolution; all layers before it make the features.
         layers: One module per layer of the cfg; the detector's last convolution is in `head`.
         stride: Input pixels per cell of the feature map.
+        multiple: Input pixels that height and width are multiples of: a cell of the coarsest map.
         seen: Images seen in training, as .weights files count them.
         weights_version: Header version of .weights files: that of the file read last, else (0, 2, 0).
 
@@ -95,6 +98,7 @@ class Network(nn.Module):
                 remedy="Set classes= and the filters= above to fit, or name the tree of this cfg.",
             )
         self.stride = int(last.stride)
+        self.multiple = _multiple(self.plans, self.last)
         self.seen = 0
         self._batchnorm = "torch"
         self.weights_version: tuple[int, int, int] = (0, 2, 0)
@@ -148,7 +152,7 @@ class Network(nn.Module):
         """Everything before the last convolution.
 
         Args:
-            images: [B, 3, H, W] float, RGB in 0..1; H and W multiples of `stride`, or the cfg's own.
+            images: [B, 3, H, W] float, RGB in 0..1; H and W multiples of `multiple`, or the cfg's own.
 
         Returns:
             [B, D, H / stride, W / stride].
@@ -163,18 +167,23 @@ class Network(nn.Module):
         outputs: dict[int, Tensor] = {}
         x = images
         for index in range(self.last):
-            sources = self.plans[index].sources
-            if sources:
-                x = (
-                    torch.cat([outputs[source] for source in sources], 1)
-                    if sources[1:]
-                    else outputs[sources[0]]
-                )
-            else:
-                x = self.layers[index](x)
+            x = self.apply_layer(index, x, [outputs[source] for source in self.plans[index].sources])
             if index in self._kept:
                 outputs[index] = x
         return x
+
+    def apply_layer(self, index: int, x: Tensor, sources: Sequence[Tensor]) -> Tensor:
+        """What one layer makes of the output of the one before, and of those that it names.
+
+        Args:
+            index: The layer.
+            x: [B, C, H, W] what comes before it.
+            sources: [B, C', H', W'] each, of `plans[index].sources`.
+        """
+        if self.plans[index].type == "route":
+            return torch.cat([*sources], 1) if sources[1:] else sources[0]
+        result: Tensor = self.layers[index](x, *sources)
+        return result
 
     def forward(self, images: Tensor) -> Tensor:
         """The dense output, the form that darknet computes and exports need.
@@ -307,23 +316,35 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def check_size(height: int, width: int, stride: int, own: tuple[int, int] | None = None) -> None:
-    """Refuse a network input of which the grid's cells leave something over.
+def _multiple(plans: Sequence[LayerPlan], last: int) -> int:
+    """The least common multiple of the strides of all maps that a layer's output depends on, pixels."""
+    strides = [1]
+    wanted = {last}
+    for plan in reversed(plans[: last + 1]):
+        if plan.index in wanted:
+            strides.append(plan.stride.numerator)
+            before = () if plan.type == "route" else (plan.index - 1,)
+            wanted.update(before, plan.sources)
+    return math.lcm(*strides)
+
+
+def check_size(height: int, width: int, multiple: int, own: tuple[int, int] | None = None) -> None:
+    """Refuse a network input of which the cells of a map would leave something over.
 
     Args:
         height: Of the input, pixels.
         width: Likewise.
-        stride: Of the network, pixels.
+        multiple: What the network's input sides are multiples of, pixels.
         own: Height and width of its cfg, which may be no multiples: darknet runs such networks.
 
     Raises:
-        ConfigError: A side, in pixels, is no multiple of the stride, or too large.
+        ConfigError: A side, in pixels, is no such multiple, or too large.
     """
     for side in (height, width):
-        if not 0 < side <= MAX_SIDE or (side % stride and (height, width) != own):
-            nearest = min(max(stride, round(side / stride) * stride), MAX_SIDE // stride * stride)
+        if not 0 < side <= MAX_SIDE or (side % multiple and (height, width) != own):
+            nearest = min(max(multiple, round(side / multiple) * multiple), MAX_SIDE // multiple * multiple)
             raise ConfigError(
-                f"size must be a multiple of {stride} from {stride} to {MAX_SIDE} pixels, found {side}; "
+                f"size must be a multiple of {multiple} from {multiple} to {MAX_SIDE} pixels, found {side}; "
                 f"the nearest is {nearest}."
             )
 

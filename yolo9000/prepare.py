@@ -180,7 +180,7 @@ def build_data(
     data, tree = config.data, network.tree
     transform = build_transform(config.augment)  # what is refused is so before the data are read
     for size in data.sizes:
-        check_size(size, size, network.stride)
+        check_size(size, size, network.multiple)
     sizes = data.sizes or training_sizes(network)
     if config.batch_size * fabric.world_size == 1:
         _refuse_single_values(config, network, sizes)
@@ -209,7 +209,7 @@ def build_data(
         world_size=fabric.world_size,
         classification_weights=balance_weights(classification) if data.balance and classification else None,
         detection_weights=repeats,
-        stride=network.stride if data.sizes else 1,  # the cfg's own size may be no multiple
+        stride=network.multiple if data.sizes else 1,  # the cfg's own size may be no multiple
     )
     cfg = network.cfg
     if cfg.width != cfg.height and not data.sizes and cfg.region is not None and cfg.region.random:
@@ -320,13 +320,13 @@ def build_transform(config: AugmentConfig) -> TrainTransform:
 
 
 def training_sizes(network: Network) -> tuple[Size, ...]:
-    """Input sizes in pixels: the cfg's own, or where it says `random=1` squares of multiples of the stride.
+    """Input sizes in pixels: the cfg's own, or where it says `random=1` squares that fit the network.
 
     These go from 320/416 to 608/416 of the width: for 416 pixels the paper's 320 to 608.
     """
     cfg = network.cfg
     if cfg.region is None or not cfg.region.random:
         return (cfg.width if cfg.width == cfg.height else (cfg.height, cfg.width),)
-    step = network.stride
+    step = network.multiple
     low, high = round(cfg.width * 320 / 416 / step), round(cfg.width * 608 / 416 / step)
     return tuple(range(max(1, low) * step, high * step + 1, step))

@@ -197,8 +197,38 @@ stride=2
 [route]
 layers = 2, -1, -3
 
+[convolutional]
+batch_normalize=1
+filters=40
+size=3
+pad=1
+activation=leaky
+
+[shortcut]
+from=-2
+activation=leaky
+
+[convolutional]
+filters=7
+activation=relu
+
+[shortcut]
+from = -2
+alpha=.5
+beta=-2
+
+[shortcut]
+from=7
+activation=logistic
+
+[upsample]
+
+[upsample]
+stride=3
+scale=.25
+
 [maxpool]
-stride=2
+stride=6
 
 [convolutional]
 batch_normalize=1
@@ -239,8 +269,8 @@ def test_unusual_layers_equal_libdarknet(
         probabilities = net.predict(images.numpy())
         x = images
         outputs = []
-        for index, (plan, layer) in enumerate(zip(network.plans, network.layers, strict=True)):
-            x = torch.cat([outputs[source] for source in plan.sources], 1) if plan.sources else layer(x)
+        for index, plan in enumerate(network.plans):
+            x = network.apply_layer(index, x, [outputs[source] for source in plan.sources])
             outputs.append(x)
             if plan.type not in ("softmax", "cost"):
                 theirs = net.output(index)

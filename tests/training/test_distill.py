@@ -15,7 +15,7 @@ from wordtree.tree import WordTree
 from yolo9000.checkpoint import save_model
 from yolo9000.config import LossConfig, TrainConfig
 from yolo9000.darknet.cfg import Cfg
-from yolo9000.distill import _MOST, Imitation, Teachers, tree_divergence
+from yolo9000.distill import _MOST, Imitation, Lesson, Teachers, tree_divergence
 from yolo9000.errors import ConfigError, WeightsError
 from yolo9000.loss import JointLoss
 from yolo9000.network import Network
@@ -103,6 +103,39 @@ def test_a_lesson_is_about_the_anchors_that_show_something(finder: Network, tmp_
     assert len(full.b) == min(_MOST, 16)
 
 
+@pytest.mark.parametrize("factor", [2, 4])
+def test_a_student_of_finer_cells_is_told_the_same_boxes(
+    factor: int, finder: Network, tmp_path: Path
+) -> None:
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in finder.head.parameters():  # type: ignore[union-attr]
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    cells = f"[upsample]\nstride={factor}\n"
+    own = region(len(BREEDS), f"{factor},{factor}", softmax=1)
+    student = Network(Cfg.parse(input_size(128) + POOL * 5 + cells + linear(5 + len(BREEDS)) + own), BREEDS)
+    model, images = save(finder, tmp_path / "t.safetensors"), coloured(3)
+    coarse, fine = (Teachers([model], network).lesson(images) for network in (finder, student))
+    assert fine.boxes.shape == (3, 1, 5, 4 * factor, 4 * factor)
+
+    def found(lesson: Lesson) -> dict[tuple[int, int, int], Tensor]:
+        """Centre, sides (pixels), objectness, path of the surest, by picture, row and column of 32 pixels."""
+        pixels = 128 // lesson.boxes.shape[-1]
+        own = lesson.boxes[lesson.b, lesson.a, :, lesson.y, lesson.x]
+        corner = pixels * torch.stack((lesson.x, lesson.y), 1)
+        rows = torch.cat((corner + pixels * own[:, :2], 32 * own[:, 2:4].exp(), own[:, 4:], lesson.paths), 1)
+        places = zip(lesson.b.tolist(), (corner // 32).tolist(), strict=True)
+        return {(b, y, x): row for (b, (x, y)), row in zip(places, rows, strict=True)}
+
+    expected, told = found(coarse), found(fine)
+    assert expected.keys() == told.keys()
+    assert len(expected) == len(fine.b) > 10
+    for place, row in expected.items():
+        torch.testing.assert_close(told[place], row)
+    # Each is in one cell of the finer grid.
+    torch.testing.assert_close(fine.boxes[:, :, 4].sum((2, 3)), coarse.boxes[:, :, 4].sum((2, 3)))
+
+
 def test_who_says_the_same_has_nothing_to_learn(finder: Network, tmp_path: Path) -> None:
     student = finder.eval()
     own = imitation(student, save(finder, tmp_path / "t.safetensors"))
@@ -168,7 +201,8 @@ def test_teachers_of_another_kind_are_refused(tmp_path: Path) -> None:
         "reads pictures of 1 channels, the student of 3": other(channels=1),
         "another tree": other(tree=BREEDS),
         "the anchors 2,2, the student 1,1": other("2,2"),
-        "cells of 16 pixels": other(pools=4),
+        "1,1 in cells of 16 pixels, the student 1,1 in cells of 32": other(pools=4),
+        "1,1 in cells of 64 pixels": other(pools=6),
         "is a classifier": classifier,
     }
     for words, network in wrong.items():

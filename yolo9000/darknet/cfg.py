@@ -49,6 +49,8 @@ _KEYS = {
     "avgpool": "",
     "route": "layers",
     "reorg": "stride reverse flatten extra",
+    "shortcut": "from activation alpha beta",
+    "upsample": "stride scale",
     "region": "anchors classes num coords softmax bias_match rescore object_scale noobject_scale "
     "class_scale coord_scale mask_scale thresh absolute random jitter tree map tied max log sqrt background "
     "classfix",
@@ -70,6 +72,7 @@ FORK_KEYS: Mapping[str, Mapping[str, str]] = {
     },
     "maxpool": {"stride_x": "", "stride_y": "", "antialiasing": "0", "maxpool_depth": "0"},
     "route": {"groups": "1", "group_id": "0"},
+    "shortcut": {"weights_type": "none", "weights_normalization": "none"},
 }
 # Those of darknet's that change its training and not ours, and the values that change nothing.
 _UNTRAINED = {"onlyforward": 0, "learning_rate": 1, "smooth": 0, "truth": 0, "clip": 0}

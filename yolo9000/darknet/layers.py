@@ -220,6 +220,45 @@ class Reorg(nn.Module):
         return x.flatten(1).reshape(b, c * s * s, h // s, w // s)
 
 
+class Shortcut(nn.Module):
+    """`[shortcut]`: the sum of two maps, each times a factor; of other channels only those that both have.
+
+    Args:
+        plan: The planned layer.
+    """
+
+    def __init__(self, plan: LayerPlan) -> None:
+        super().__init__()
+        self.activation = plan.activation
+        self.alpha = plan.section.get_float("alpha", 1.0)  # of the layer before
+        self.beta = plan.section.get_float("beta", 1.0)  # of the one that is added
+
+    def forward(self, x: Tensor, added: Tensor) -> Tensor:
+        """[B, C, H, W], [B, C', H, W] -> [B, C, H, W]."""
+        missing = x.shape[1] - added.shape[1]
+        added = F.pad(added, (0, 0, 0, 0, 0, missing)) if missing else added
+        x = x if self.alpha == 1 else x * self.alpha
+        return activate(torch.add(x, added, alpha=self.beta), self.activation)
+
+
+class Upsample(nn.Module):
+    """`[upsample]`: every cell becomes a square of as many times `stride` cells, its values times `scale`.
+
+    Args:
+        plan: The planned layer.
+    """
+
+    def __init__(self, plan: LayerPlan) -> None:
+        super().__init__()
+        self.stride = plan.step
+        self.scale = plan.section.get_float("scale", 1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H s, W s]."""
+        x = F.interpolate(x, scale_factor=float(self.stride), mode="nearest")
+        return x if self.scale == 1 else x * self.scale
+
+
 class AvgPool(nn.Module):
     """`[avgpool]`: the mean of each channel over all cells."""
 
@@ -242,6 +281,10 @@ def build_layer(plan: LayerPlan, *, initialise: bool = True) -> nn.Module:
         return MaxPool(plan)
     if plan.type == "reorg":
         return Reorg(plan)
+    if plan.type == "shortcut":
+        return Shortcut(plan)
+    if plan.type == "upsample":
+        return Upsample(plan)
     if plan.type == "avgpool":
         return AvgPool()
     if plan.type == "dropout":

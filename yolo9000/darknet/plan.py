@@ -36,9 +36,10 @@ class LayerPlan:
         stride: Input pixels per output cell (1 / 2 after a reversed reorg at the input).
         parameters: Trained values; running statistics are not counted.
         flops: Multiplications and additions of convolutions, as darknet counts them.
-        sources: Layers whose outputs a `route` joins.
+        sources: Layers whose outputs a `route` joins, or the one that a `shortcut` adds.
         kernel, step, padding, groups: Of convolutions and pools.
-        batch_normalize, activation: Of convolutions.
+        batch_normalize: Of convolutions.
+        activation: Of convolutions and shortcuts.
     """
 
     index: int
@@ -172,9 +173,7 @@ def _plan_convolutional(
     step = section.get_int("stride", 1, minimum=1)
     groups = section.get_int("groups", 1, minimum=1)
     padding = size // 2 if section.get_bool("pad") else section.get_int("padding", 0, minimum=0)
-    activation = section.get_str("activation", "logistic")
-    if activation not in ACTIVATIONS:
-        section.fail(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}.", key="activation")
+    activation = _activation(section, "logistic")
     if channels % groups or filters % groups:
         section.fail(
             f"{groups} groups divide neither evenly: {channels} channels, {filters} filters.", key="groups"
@@ -200,6 +199,13 @@ def _plan_convolutional(
         batch_normalize=normalize,
         activation=activation,
     )
+
+
+def _activation(section: Section, default: str) -> str:
+    activation = section.get_str("activation", default)
+    if activation not in ACTIVATIONS:
+        section.fail(f"unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}.", key="activation")
+    return activation
 
 
 def _plan_maxpool(
@@ -243,18 +249,46 @@ def _plan_reorg(
 def _plan_route(
     index: int, section: Section, shape: Shape, _: Fraction, before: list[LayerPlan]
 ) -> LayerPlan:
-    sources = tuple(index + number if number < 0 else number for number in section.get_ints("layers"))
-    for number in sources:
-        if not 0 <= number < index:
-            section.fail(
-                f"layer {index} cannot join layer {number}: only 0 to {index - 1} exist.", key="layers"
-            )
+    sources = tuple(_earlier(index, section, number, "layers") for number in section.get_ints("layers"))
     joined = [before[number] for number in sources]
     if any(plan.output[1:] != joined[0].output[1:] for plan in joined):
         shapes = ", ".join(f"layer {plan.index} {_text(plan.output)}" for plan in joined)
         section.fail(f"outputs of different height or width cannot be joined: {shapes}.", key="layers")
     output = (sum(plan.output[0] for plan in joined), *joined[0].output[1:])
     return LayerPlan(index, section, shape, output, joined[0].stride, sources=sources)
+
+
+def _earlier(index: int, section: Section, number: int, key: str) -> int:
+    """The layer before `index` that a cfg means: counted from it where negative, else from the first."""
+    number = index + number if number < 0 else number
+    if not 0 <= number < index:
+        section.fail(f"layer {index} cannot join layer {number}: only 0 to {index - 1} exist.", key=key)
+    return number
+
+
+def _plan_shortcut(
+    index: int, section: Section, shape: Shape, stride: Fraction, before: list[LayerPlan]
+) -> LayerPlan:
+    added = before[_earlier(index, section, section.get_int("from"), "from")]
+    activation = _activation(section, "linear")
+    for key in ("alpha", "beta"):
+        section.get_float(key, 1.0)
+    if added.output[1:] != shape[1:]:
+        section.fail(
+            f"outputs of different height or width cannot be added: layer {index - 1} {_text(shape)}, layer "
+            f"{added.index} {_text(added.output)}.",
+            key="from",
+        )
+    return LayerPlan(index, section, shape, shape, stride, sources=(added.index,), activation=activation)
+
+
+def _plan_upsample(
+    index: int, section: Section, shape: Shape, stride: Fraction, _: list[LayerPlan]
+) -> LayerPlan:
+    step = section.get_int("stride", 2, minimum=1)
+    section.get_float("scale", 1.0)
+    output = (shape[0], shape[1] * step, shape[2] * step)
+    return LayerPlan(index, section, shape, output, stride / step, step=step)
 
 
 def _plan_avgpool(
@@ -321,6 +355,8 @@ _PLANNERS = {
     "maxpool": _plan_maxpool,
     "reorg": _plan_reorg,
     "route": _plan_route,
+    "shortcut": _plan_shortcut,
+    "upsample": _plan_upsample,
     "avgpool": _plan_avgpool,
     "softmax": _plan_softmax,
     "dropout": _plan_dropout,

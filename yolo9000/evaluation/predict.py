@@ -103,12 +103,12 @@ def input_sizes(network: Network, config: EvaluateConfig) -> list[tuple[int, int
     """(height, width) of the network inputs in pixels: as asked for, else as the cfg says.
 
     Raises:
-        ConfigError: They are too large, or do not fit the network's stride; a classifier's own may be any.
+        ConfigError: They are too large, or do not fit the network; a classifier's own may be any.
     """
     own = network.cfg.height, network.cfg.width
     asked = [(side, side) for side in config.sizes or (config.size,) if side]
     for height, width in asked or ([own] if network.head is not None else []):
-        check_size(height, width, network.stride, own)
+        check_size(height, width, network.multiple, own)
     return asked or [own]
 
 

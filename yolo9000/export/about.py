@@ -6,7 +6,7 @@ model's own file said (`threshold`, licence, figures), the metadata are
 - `format`: `yolo9000-export-1`;
 - `layout`: `gated` or `dense`, see `yolo9000.export.graph`;
 - `height`, `width`: of the input, pixels; `dynamic`: `1` where batch, height and width are free;
-- `stride`: pixels of a grid cell, of which height and width are multiples;
+- `stride`: pixels that height and width are multiples of: those of a cell of the coarsest map;
 - `anchors`: the priors, `width,height` in grid cells, separated by spaces;
 - `kept`: anchors kept of each prior (0: all);
 - `letterbox`: how pictures are resampled, `torch` or `darknet`, see `yolo9000.letterbox`;
@@ -50,7 +50,7 @@ class About:
         kept: Anchors kept of each prior; 0 means all.
         size: Height and width of the input, pixels.
         dynamic: Batch, height and width are free.
-        stride: Pixels of a grid cell.
+        multiple: Pixels that height and width are multiples of.
         cells: Of the grid at `size`.
         letterbox: How pictures are resampled.
         device: Of torch programs.
@@ -64,7 +64,7 @@ class About:
     kept: int
     size: tuple[int, int]
     dynamic: bool
-    stride: int
+    multiple: int
     cells: int
     letterbox: LetterboxMode
     device: str
@@ -105,7 +105,7 @@ class About:
             kept=int(metadata["kept"]),
             size=size,
             dynamic=metadata["dynamic"] == "1",
-            stride=int(metadata["stride"]),
+            multiple=int(metadata["stride"]),
             cells=grid_cells(cfg, *size),
             letterbox=cast(LetterboxMode, metadata["letterbox"]),
             device=metadata.get("device", "cpu"),
@@ -133,7 +133,7 @@ def describe_export(
         "height": str(size[0]),
         "width": str(size[1]),
         "dynamic": str(int(dynamic)),
-        "stride": str(network.stride),
+        "stride": str(network.multiple),
         "anchors": " ".join(f"{width:g},{height:g}" for width, height in network.region.anchors),
         "kept": str(kept),
         "letterbox": "darknet" if network.batchnorm == "darknet" else "torch",

@@ -74,7 +74,7 @@ def export(model: YOLO9000, path: str | os.PathLike[str], options: ExportOptions
     if (precision := model.engine.precision) != "fp32":
         raise ConfigError(f"a model in {precision} cannot be exported: load it with precision='fp32'.")
     if options.dynamic:
-        check_size(*size, original.stride)  # the cfg's own may be no multiple
+        check_size(*size, original.multiple)  # the cfg's own may be no multiple
     original.check_values()
     network = model.engine.network
     kept = 0 if options.dense else _per_prior(network, options, size)
@@ -86,7 +86,7 @@ def export(model: YOLO9000, path: str | os.PathLike[str], options: ExportOptions
     example = torch.rand(shape, dtype=torch.float32, device=model.device)
     with torch.no_grad(), warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # about torch's own parts, and of tracing what is constant here
-        data = write(graph.eval(), example, network.stride if options.dynamic else None, metadata)
+        data = write(graph.eval(), example, network.multiple if options.dynamic else None, metadata)
     with atomic_write(path) as stream:
         stream.write(data)
     return path
@@ -120,27 +120,27 @@ def _per_prior(network: Network, options: ExportOptions, size: tuple[int, int]) 
     """Anchors kept of each prior: never more than there are, in programs of fixed size."""
     assert network.head is not None
     wanted = -(-(options.top or _TOP) // network.head.num_anchors)
-    largest = (MAX_SIDE // network.stride * network.stride,) * 2 if options.dynamic else size
+    largest = (MAX_SIDE // network.multiple * network.multiple,) * 2 if options.dynamic else size
     return min(wanted, grid_cells(network.cfg, *largest))
 
 
 _Write = Callable[[GatedGraph | DenseGraph, torch.Tensor, int | None, Mapping[str, str]], bytes]
 
 
-def _exported(graph: nn.Module, example: torch.Tensor, stride: int | None) -> torch.export.ExportedProgram:
+def _exported(graph: nn.Module, example: torch.Tensor, multiple: int | None) -> torch.export.ExportedProgram:
     shapes = None
-    if stride:
-        most = MAX_SIDE // stride
-        height, width = (stride * torch.export.Dim(name, min=1, max=most) for name in ("rows", "columns"))
+    if multiple:
+        most = MAX_SIDE // multiple
+        height, width = (multiple * torch.export.Dim(name, min=1, max=most) for name in ("rows", "columns"))
         shapes = ({0: torch.export.Dim("batch", min=1, max=_MAX_BATCH), 2: height, 3: width},)
     return torch.export.export(graph, (example,), dynamic_shapes=shapes)
 
 
 def _onnx(
-    graph: GatedGraph | DenseGraph, example: torch.Tensor, stride: int | None, metadata: Mapping[str, str]
+    graph: GatedGraph | DenseGraph, example: torch.Tensor, multiple: int | None, metadata: Mapping[str, str]
 ) -> bytes:
     program = torch.onnx.export(
-        _exported(graph, example, stride), dynamo=True, input_names=["images"],
+        _exported(graph, example, multiple), dynamo=True, input_names=["images"],
         output_names=list(graph.outputs), external_data=False, verbose=False,
     )  # fmt: skip
     assert program is not None
@@ -151,16 +151,16 @@ def _onnx(
 
 
 def _pt2(
-    graph: GatedGraph | DenseGraph, example: torch.Tensor, stride: int | None, metadata: Mapping[str, str]
+    graph: GatedGraph | DenseGraph, example: torch.Tensor, multiple: int | None, metadata: Mapping[str, str]
 ) -> bytes:
     data = io.BytesIO()
-    program = _exported(graph, example, stride)
+    program = _exported(graph, example, multiple)
     torch.export.save(program, data, extra_files={METADATA_FILE: json.dumps(metadata)})
     return data.getvalue()
 
 
 def _torchscript(
-    graph: GatedGraph | DenseGraph, example: torch.Tensor, stride: int | None, metadata: Mapping[str, str]
+    graph: GatedGraph | DenseGraph, example: torch.Tensor, multiple: int | None, metadata: Mapping[str, str]
 ) -> bytes:
     data = io.BytesIO()
     traced = torch.jit.trace(graph, (example,), check_trace=False)  # type: ignore[no-untyped-call]
