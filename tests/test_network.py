@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from toys import CLASSIFIED, POOL, conv, input_size, linear, region
 from wordtree.tree import WordTree
 from yolo9000.darknet.cfg import Cfg
+from yolo9000.darknet.describe import describe
 from yolo9000.darknet.layers import Convolution, DarknetBatchNorm, MaxPool, Reorg
 from yolo9000.darknet.plan import plan_layers
 from yolo9000.decode import Decoder
@@ -502,6 +503,12 @@ def test_describe_published_networks() -> None:
     assert " ".join(lines[-1].split()) == "total 50,962,889 62.938"
 
 
+def test_describe_layers_that_grow_and_add() -> None:
+    text = input_size(8) + conv(8) + "[upsample]\nstride=3\n[shortcut]\nfrom=1\n"
+    sizes = [row.size for row in describe(plan_layers(Cfg.parse(text))).rows]
+    assert sizes == ["3 x 3 / 1", "3x", "1"]
+
+
 # --- copying from another network
 
 
@@ -582,6 +589,12 @@ def test_backbone_stops_at_the_first_difference() -> None:
     assert (
         network(CLASSIFIER).load_backbone(network(PASSTHROUGH)).reason
         == "the other network has 5 more layers"
+    )
+    grown = input_size(64) + conv(8, stride=2) + "[upsample]\n{}" + linear(10) + region(5, "1,1")
+    report = network(grown.format("")).load_backbone(network(grown.format("scale=.5\n")))
+    assert (report.layers, report.classes) == (1, False)
+    assert report.reason == (
+        "layer 1 is [upsample], 8 -> 8 channels here, [upsample] scale=.5, 8 -> 8 channels there"
     )
 
 

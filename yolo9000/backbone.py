@@ -114,6 +114,7 @@ def _signature(plan: LayerPlan) -> tuple[object, ...]:
         plan.batch_normalize,
         plan.activation,
         plan.sources,
+        plan.factors,
         plan.input[0],
         plan.output[0],
     )
@@ -124,7 +125,8 @@ def _words(plan: LayerPlan) -> str:
         norm = ", batch norm" if plan.batch_normalize else ""
         kernel = f"{plan.kernel} x {plan.kernel} / {plan.step}"
         return f"a {kernel} convolution {plan.input[0]} -> {plan.output[0]}, {plan.activation}{norm}"
-    return f"[{plan.type}] {plan.input[0]} -> {plan.output[0]} channels"
+    options = "".join(f" {key}={value}" for key, value in plan.section.options.items())
+    return f"[{plan.type}]{options}, {plan.input[0]} -> {plan.output[0]} channels"
 
 
 def _head_difference(source: Network, target: Network) -> str:
