@@ -598,6 +598,17 @@ def test_backbone_stops_at_the_first_difference() -> None:
     )
 
 
+def test_backbone_of_a_classifier_whose_last_convolution_is_not_linear() -> None:
+    text = BACKBONE + conv(5) + CLASSIFIED
+    source = network(text, seed=1).eval()
+    report = network(DETECTOR).load_backbone(source)
+    assert (report.layers, report.classes) == (4, False)
+    assert report.reason.startswith("layer 4 is a 1 x 1 / 1 convolution 16 -> 20, linear here, a 3 x 3 / 1")
+    target = network(text, seed=2).eval()
+    assert target.load_backbone(source).classes
+    assert torch.equal(target(images()), source(images()))
+
+
 def test_backbone_with_another_tree_or_fused() -> None:
     flat = network(CLASSIFIER, WordTree.flat(list("vwxyz")))
     report = network(DETECTOR).load_backbone(flat)
