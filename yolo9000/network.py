@@ -298,6 +298,20 @@ class Network(nn.Module):
         """
         return describe(plan_layers(self.cfg, height, width))
 
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse an input that the network cannot take.
+
+        Args:
+            height: Of the input, pixels.
+            width: Likewise.
+
+        Raises:
+            ConfigError: See the function `check_size`.
+            CfgError: Too little would be left for a layer without padding.
+        """
+        check_size(height, width, self.multiple, (self.cfg.height, self.cfg.width))
+        plan_layers(self.cfg, height, width)
+
     def convolutions(self) -> list[tuple[LayerPlan, Convolution | RegionHead]]:
         """All layers with weights, in the order of .weights files."""
         found: list[tuple[LayerPlan, Convolution | RegionHead]] = []
