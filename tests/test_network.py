@@ -167,7 +167,8 @@ def test_shapes_and_attributes() -> None:
         ("", 4),
         ("[upsample]\n[shortcut]\nfrom=1\n", 4),
         ("[upsample]\nstride=4\n", 4),
-        ("[route]\nlayers=1\n", 2),  # what lies between leads nowhere
+        ("[route]\nlayers=1\n", 2),  # what lies between leads nowhere, and is not run
+        (conv(16) + "[reorg]\nstride=4\n[route]\nlayers=1\n", 2),
     ],
 )
 def test_input_sides_are_multiples_of_the_coarsest_cell_on_the_way(end: str, multiple: int) -> None:
