@@ -22,6 +22,7 @@ from yolo9000.commands.evaluate import evaluate
 from yolo9000.commands.export import export
 from yolo9000.commands.train import anchors, train, train_classifier, train_joint
 from yolo9000.commands.tree import draw, retree
+from yolo9000.hangup import unwound_by_signals
 from yolo9000.memory import keep_freed_memory
 
 _DEBUG = "YOLO9000_DEBUG"  # environment: 1 shows where an error came from
@@ -137,7 +138,8 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     keep_freed_memory()
     try:
-        app()
+        with unwound_by_signals():
+            app()
     except YOLO9000Error as error:
         _fail(str(error), error)
     except OSError as error:

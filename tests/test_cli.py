@@ -321,6 +321,24 @@ def test_sigterm_finishes_what_is_written(run: Run, home: Path, monkeypatch: pyt
     ] == ["spot.png"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_removes_a_file_that_is_half_written(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "x.yaml").write_text("animal: [cat, dog]\n")
+    code = "import os, time\nfrom yolo9000 import cli\n"
+    code += "os.fsync = lambda _: print('writing', flush=True) or time.sleep(60)\n"
+    run = subprocess.Popen(
+        [sys.executable, "-c", f"{code}cli.main()", "build-tree", "--from", "x.yaml", "-o", "x.tree"],
+        cwd=tmp_path, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert run.stdout is not None
+    assert b"writing\n" in run.stdout
+    assert len(list(tmp_path.iterdir())) > 1
+    run.send_signal(number)
+    assert run.wait(60) == 128 + number
+    run.stdout.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["x.yaml"]
+
+
 def test_a_closed_terminal_finishes_what_is_written(home: Path) -> None:
     keyboard, terminal = os.openpty()
     run = subprocess.Popen(

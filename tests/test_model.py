@@ -23,7 +23,7 @@ from yolo9000.checkpoint import load_model, save_model
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.darknet.weights import save_weights
 from yolo9000.engine import Engine
-from yolo9000.errors import ConfigError, ImageError, WeightsError
+from yolo9000.errors import CfgError, ConfigError, ImageError, WeightsError
 from yolo9000.model import pick_device
 from yolo9000.network import Network
 
@@ -239,6 +239,14 @@ def test_sizes(model: YOLO9000) -> None:
         model.detect(image, size=(64, 0))
     with pytest.raises(ConfigError, match="found 8192; the nearest is 4096"):
         model.detect([image], size=8192)
+
+
+def test_a_size_that_leaves_a_layer_nothing() -> None:
+    text = input_size(64) + POOL + POOL + conv(8, 5, pad=0) + linear(10) + region(5, "1,1")
+    model = YOLO9000(Network(Cfg.parse(text), PETS), device="cpu")
+    assert model.input_size(20) == (20, 20)
+    with pytest.raises(CfgError, match=r"layer 2 would have output 8 x 0 x 0; .*Raise the input size"):
+        model.detect(torch.zeros(3, 9, 9), size=16)
 
 
 def test_a_cfgs_own_size_need_not_fit_the_stride() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from toys import CLASSIFIED, POOL, conv, input_size, linear, region
 from wordtree.tree import WordTree
 from yolo9000.darknet.cfg import Cfg
+from yolo9000.darknet.describe import describe
 from yolo9000.darknet.layers import Convolution, DarknetBatchNorm, MaxPool, Reorg
 from yolo9000.darknet.plan import plan_layers
 from yolo9000.decode import Decoder
@@ -166,7 +167,8 @@ def test_shapes_and_attributes() -> None:
         ("", 4),
         ("[upsample]\n[shortcut]\nfrom=1\n", 4),
         ("[upsample]\nstride=4\n", 4),
-        ("[route]\nlayers=1\n", 2),  # what lies between leads nowhere
+        ("[route]\nlayers=1\n", 2),  # what lies between leads nowhere, and is not run
+        (conv(16) + "[reorg]\nstride=4\n[route]\nlayers=1\n", 2),
     ],
 )
 def test_input_sides_are_multiples_of_the_coarsest_cell_on_the_way(end: str, multiple: int) -> None:
@@ -502,6 +504,12 @@ def test_describe_published_networks() -> None:
     assert " ".join(lines[-1].split()) == "total 50,962,889 62.938"
 
 
+def test_describe_layers_that_grow_and_add() -> None:
+    text = input_size(8) + conv(8) + "[upsample]\nstride=3\n[shortcut]\nfrom=1\n"
+    sizes = [row.size for row in describe(plan_layers(Cfg.parse(text))).rows]
+    assert sizes == ["3 x 3 / 1", "3x", "1"]
+
+
 # --- copying from another network
 
 
@@ -583,6 +591,23 @@ def test_backbone_stops_at_the_first_difference() -> None:
         network(CLASSIFIER).load_backbone(network(PASSTHROUGH)).reason
         == "the other network has 5 more layers"
     )
+    grown = input_size(64) + conv(8, stride=2) + "[upsample]\n{}" + linear(10) + region(5, "1,1")
+    report = network(grown.format("")).load_backbone(network(grown.format("scale=.5\n")))
+    assert (report.layers, report.classes) == (1, False)
+    assert report.reason == (
+        "layer 1 is [upsample], 8 -> 8 channels here, [upsample] scale=.5, 8 -> 8 channels there"
+    )
+
+
+def test_backbone_of_a_classifier_whose_last_convolution_is_not_linear() -> None:
+    text = BACKBONE + conv(5) + CLASSIFIED
+    source = network(text, seed=1).eval()
+    report = network(DETECTOR).load_backbone(source)
+    assert (report.layers, report.classes) == (4, False)
+    assert report.reason.startswith("layer 4 is a 1 x 1 / 1 convolution 16 -> 20, linear here, a 3 x 3 / 1")
+    target = network(text, seed=2).eval()
+    assert target.load_backbone(source).classes
+    assert torch.equal(target(images()), source(images()))
 
 
 def test_backbone_with_another_tree_or_fused() -> None:

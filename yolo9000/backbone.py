@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from yolo9000.darknet.layers import Convolution
 from yolo9000.darknet.plan import LayerPlan
@@ -46,10 +46,10 @@ def copy_backbone(source: Network, target: Network) -> BackboneCopy:
     """Copy the leading layers that two networks share, and the rows of the last layer that mean the same.
 
     Class rows are copied when all layers before the head are the same and the trees are equal: a classifier's
-    rows go to every anchor, a detector's mean over its anchors goes to a classifier, and between detectors
-    with the same anchors each anchor's rows go to the same anchor. Box rows are copied between detectors with
-    the same layers and anchors, whatever their classes: where an object is, a plain YOLOv2 knows as well as
-    one over a tree.
+    rows, where its last convolution is a plain 1 x 1 one, go to every anchor, a detector's mean over its
+    anchors goes to such a classifier, and between detectors with the same anchors each anchor's rows go to
+    the same anchor. Box rows are copied between detectors with the same layers and anchors, whatever their
+    classes: where an object is, a plain YOLOv2 knows as well as one over a tree.
 
     Args:
         source: The network to copy from; it stays as it is.
@@ -80,27 +80,33 @@ def _copy_layers(source: Network, target: Network) -> tuple[int, int, str]:
     """Layers and values copied, and the first difference in front of the target's last convolution."""
     copied = 0
     for index in range(target.last):
-        ours = target.plans[index]
         if index >= source.last:
             return (
                 index,
                 copied,
                 f"the other network has only {source.last} layers before its last convolution",
             )
-        theirs = source.plans[index]
-        if _signature(ours) != _signature(theirs):
-            difference = f"{_words(ours)} here, {_words(theirs)} there"
-            return index, copied, f"layer {index} is {difference}"
-        mine, other = target.layers[index], source.layers[index]
-        if isinstance(mine, Convolution) and isinstance(other, Convolution):
-            if (mine.bn is None) != (other.bn is None):
-                return index, copied, f"layer {index} is fused in one of the networks"
-            values = other.state_dict()
-            for name, tensor in mine.state_dict().items():
-                copied += _copy(values[name], tensor)
+        if difference := _layer_difference(source, target, index):
+            return index, copied, difference
+        copied += _copy_layer(source.layers[index], target.layers[index])
     if source.last != target.last:
         return target.last, copied, f"the other network has {source.last - target.last} more layers"
     return target.last, copied, ""
+
+
+def _layer_difference(source: Network, target: Network, index: int) -> str:
+    ours, theirs = target.plans[index], source.plans[index]
+    if _signature(ours) != _signature(theirs):
+        return f"layer {index} is {_words(ours)} here, {_words(theirs)} there"
+    layers = [network.layers[index] for network in (source, target)]
+    if len({layer.bn is None for layer in layers if isinstance(layer, Convolution)}) > 1:
+        return f"layer {index} is fused in one of the networks"
+    return ""
+
+
+def _copy_layer(source: nn.Module, target: nn.Module) -> int:
+    values = source.state_dict()
+    return sum(_copy(values[name], tensor) for name, tensor in target.state_dict().items())
 
 
 def _signature(plan: LayerPlan) -> tuple[object, ...]:
@@ -114,6 +120,7 @@ def _signature(plan: LayerPlan) -> tuple[object, ...]:
         plan.batch_normalize,
         plan.activation,
         plan.sources,
+        plan.factors,
         plan.input[0],
         plan.output[0],
     )
@@ -124,13 +131,16 @@ def _words(plan: LayerPlan) -> str:
         norm = ", batch norm" if plan.batch_normalize else ""
         kernel = f"{plan.kernel} x {plan.kernel} / {plan.step}"
         return f"a {kernel} convolution {plan.input[0]} -> {plan.output[0]}, {plan.activation}{norm}"
-    return f"[{plan.type}] {plan.input[0]} -> {plan.output[0]} channels"
+    options = "".join(f" {key}={value}" for key, value in plan.section.options.items())
+    return f"[{plan.type}]{options}, {plan.input[0]} -> {plan.output[0]} channels"
 
 
 def _head_difference(source: Network, target: Network) -> str:
     if source.tree != target.tree:
         return f"the trees differ ({len(target.tree):,} nodes here, {len(source.tree):,} there)"
-    return ""
+    if all(network.plans[network.last].is_linear_1x1 for network in (source, target)):
+        return ""
+    return _layer_difference(source, target, target.last)
 
 
 def _anchor_difference(source: Network, target: Network) -> str:
@@ -140,6 +150,8 @@ def _anchor_difference(source: Network, target: Network) -> str:
 
 
 def _copy_classes(source: Network, target: Network) -> int:
+    if target.head is None and source.head is None:
+        return _copy_layer(source.layers[source.last], target.layers[target.last])
     weight, bias = _class_rows(source)  # [A or 1, N, D], [A or 1, N]
     if target.head is None:
         last = target.layers[target.last]

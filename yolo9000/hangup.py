@@ -1,10 +1,14 @@
-"""SIGHUP, which a process gets when its terminal is closed: work is finished all the same."""
+"""SIGTERM, and SIGHUP, which a process gets when its terminal is closed: nothing is left half done."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
 
 
 def hangup_signals() -> tuple[int, ...]:
@@ -26,3 +30,25 @@ def leave_terminal() -> None:
             nothing = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nothing, stream)
             os.close(nothing)
+
+
+@contextmanager
+def unwound_by_signals() -> Iterator[None]:
+    """Let SIGTERM (`timeout`, `docker stop`) and SIGHUP (a closed terminal) end the program as Ctrl-C does.
+
+    What is open is left in order: streams of results and videos are finished, half-written files removed.
+    """
+
+    def end(number: int, _: FrameType | None) -> NoReturn:
+        if number in hangup_signals():
+            leave_terminal()
+        sys.exit(128 + number)
+
+    noted = (signal.SIGTERM, *hangup_signals())
+    before = {number: signal.signal(number, end) for number in noted}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) == end:
+                signal.signal(number, handler)

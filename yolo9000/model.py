@@ -48,7 +48,7 @@ from yolo9000.labelling import (
     own_number,
     own_sizes,
 )
-from yolo9000.network import Network, check_size
+from yolo9000.network import Network
 from yolo9000.quantized import Precision
 from yolo9000.results import Detections
 from yolo9000.settings import whole
@@ -111,7 +111,7 @@ class YOLO9000:
             self.device, self.engine, about = network.device, network, network.about
             self.tree: WordTree = about.tree
             self.letterbox: LetterboxMode = about.letterbox
-            self._multiple, self._size = about.multiple, about.size
+            self._size = about.size
             return
         if not isinstance(network, Network):
             raise ConfigError(
@@ -127,7 +127,7 @@ class YOLO9000:
         self._network = network.to(self.device).eval()
         self.tree = network.tree
         self.letterbox = "darknet" if network.batchnorm == "darknet" else "torch"
-        self._multiple, self._size = network.multiple, (network.cfg.height, network.cfg.width)
+        self._size = network.cfg.height, network.cfg.width
         self.engine = Engine(self._network, precision, compile=compile)
 
     @property
@@ -376,14 +376,13 @@ class YOLO9000:
         Raises:
             ConfigError: The size is no multiple of the stride (nor the cfg's own), too large,
                 of a wrong type, or not that of an exported model.
+            CfgError: It leaves a layer without padding nothing.
         """
         sides = self._size if size is None else size if isinstance(size, list | tuple) else (size, size)
         if len(sides) != 2:
             raise ConfigError(f"size must be one number or (height, width), found {size!r}.")
         height, width = (whole("size", side) for side in sides)
-        check_size(height, width, self._multiple, self._size)
-        if isinstance(self.engine, Program):
-            self.engine.check_size(height, width)
+        (self.engine if isinstance(self.engine, Program) else self.network).check_size(height, width)
         return height, width
 
     def _run(self, frames: Sequence[Frame], settings: _Settings) -> list[Detections]:

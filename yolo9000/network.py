@@ -98,7 +98,9 @@ class Network(nn.Module):
                 remedy="Set classes= and the filters= above to fit, or name the tree of this cfg.",
             )
         self.stride = int(last.stride)
-        self.multiple = _multiple(self.plans, self.last)
+        self._needed = _needed(self.plans, self.last)
+        # Those of a cell of the coarsest map, unless strides are no multiples of each other.
+        self.multiple = math.lcm(*(self.plans[index].stride.numerator for index in self._needed))
         self.seen = 0
         self._batchnorm = "torch"
         self.weights_version: tuple[int, int, int] = (0, 2, 0)
@@ -113,7 +115,7 @@ class Network(nn.Module):
             self.head = RegionHead(last.input[0], self.region, self.tree, initialise=initialise)
         else:
             self._ops = TreeOps(self.tree)
-        self._kept = frozenset(source for plan in self.plans for source in plan.sources)
+        self._kept = frozenset(source for index in self._needed for source in self.plans[index].sources)
 
     @property
     def ops(self) -> TreeOps:
@@ -166,7 +168,7 @@ class Network(nn.Module):
             raise ImageError(f"expected floating-point images in 0..1, got {images.dtype}; divide by 255")
         outputs: dict[int, Tensor] = {}
         x = images
-        for index in range(self.last):
+        for index in self._needed[:-1]:
             x = self.apply_layer(index, x, [outputs[source] for source in self.plans[index].sources])
             if index in self._kept:
                 outputs[index] = x
@@ -298,6 +300,20 @@ class Network(nn.Module):
         """
         return describe(plan_layers(self.cfg, height, width))
 
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse an input that the network cannot take.
+
+        Args:
+            height: Of the input, pixels.
+            width: Likewise.
+
+        Raises:
+            ConfigError: See the function `check_size`.
+            CfgError: Too little would be left for a layer without padding.
+        """
+        check_size(height, width, self.multiple, (self.cfg.height, self.cfg.width))
+        plan_layers(self.cfg, height, width)
+
     def convolutions(self) -> list[tuple[LayerPlan, Convolution | RegionHead]]:
         """All layers with weights, in the order of .weights files."""
         found: list[tuple[LayerPlan, Convolution | RegionHead]] = []
@@ -316,16 +332,15 @@ def _tensors(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
 
 
-def _multiple(plans: Sequence[LayerPlan], last: int) -> int:
-    """The least common multiple of the strides of all maps that a layer's output depends on, pixels."""
-    strides = [1]
-    wanted = {last}
+def _needed(plans: Sequence[LayerPlan], last: int) -> tuple[int, ...]:
+    """The layers that a layer's output depends on, in order, itself at the end."""
+    needed = {last}
     for plan in reversed(plans[: last + 1]):
-        if plan.index in wanted:
-            strides.append(plan.stride.numerator)
-            before = () if plan.type == "route" else (plan.index - 1,)
-            wanted.update(before, plan.sources)
-    return math.lcm(*strides)
+        if plan.index in needed:
+            needed.update(plan.sources)
+            if plan.type != "route" and plan.index:
+                needed.add(plan.index - 1)
+    return tuple(sorted(needed))
 
 
 def check_size(height: int, width: int, multiple: int, own: tuple[int, int] | None = None) -> None:

@@ -182,6 +182,8 @@ def build_data(
     for size in data.sizes:
         check_size(size, size, network.multiple)
     sizes = data.sizes or training_sizes(network)
+    for each in sizes:
+        plan_layers(network.cfg, *sides(each))
     if config.batch_size * fabric.world_size == 1:
         _refuse_single_values(config, network, sizes)
     for setting, lacking in _without_effect(config):

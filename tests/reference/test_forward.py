@@ -205,7 +205,8 @@ pad=1
 activation=leaky
 
 [shortcut]
-from=-2
+from=5
+alpha=3
 activation=leaky
 
 [convolutional]

@@ -35,7 +35,7 @@ from yolo9000.convert import set_option
 from yolo9000.darknet.cfg import Cfg
 from yolo9000.datasets import Batch, Sample, TableDataset
 from yolo9000.dryrun import dry_run
-from yolo9000.errors import ConfigError, DataError, TrainingError, YOLO9000Error
+from yolo9000.errors import CfgError, ConfigError, DataError, TrainingError, YOLO9000Error
 from yolo9000.network import Network
 from yolo9000.optim import build_optimizer, learning_rate, weight_average
 from yolo9000.prepare import pick_precision
@@ -872,6 +872,17 @@ def test_settings_are_refused_before_data_are_read(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         Trainer(settings(tmp_path, data__detection=["coco:gone"], **changes), JointTask)
+
+
+def test_a_size_that_leaves_a_layer_nothing_is_refused(
+    settings: Settings, tmp_path: Path, data: Path
+) -> None:
+    text = (data / "small.cfg").read_text()
+    text = text.replace("size=3\npad=1\nactivation=leaky\n[", "size=5\npad=0\nactivation=leaky\n[")
+    (tmp_path / "x.cfg").write_text(text)
+    config = settings(tmp_path, model=str(tmp_path / "x.cfg"), data__sizes=[160, 32])
+    with pytest.raises(CfgError, match="layer 5 would have output 128 x -3 x -3"):
+        Trainer(config, JointTask)
 
 
 @pytest.mark.parametrize("value", ["[", "2024-99-99"])

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,7 +21,6 @@ from yolo9000.commands.options import (
     Sizes,
     Weights,
 )
-from yolo9000.hangup import hangup_signals, leave_terminal
 
 if TYPE_CHECKING:
     from wordtree.tree import WordTree
@@ -176,8 +172,7 @@ def detect(
     options = labels | {"sizes": size, "decoder": decoder}
     show = _show(tree, json, save, out, draw_path, () if json else ("pictures",))
     everything = (demo_photos() if demo else []) + (sources or [])
-    with _finished_on_signals():
-        failures = run_detect(detector, everything, show, options, batch)
+    failures = run_detect(detector, everything, show, options, batch)
     if failures:
         raise typer.Exit(1)
 
@@ -218,8 +213,7 @@ def relabel(
     from yolo9000.detect import run_relabel
 
     show = _show(tree, json, save, out, draw_path, ())
-    with _finished_on_signals():
-        failures = run_relabel(results, _tree_of(model), show, options)
+    failures = run_relabel(results, _tree_of(model), show, options)
     if failures:
         raise typer.Exit(1)
 
@@ -290,28 +284,6 @@ def _show(
     if not kinds and (out is not None or draw_path):
         kinds = ["pictures"]
     return Show(tree=tree, draw_path=draw_path, json=json, save=kinds or default, out=out or Path("out"))
-
-
-@contextmanager
-def _finished_on_signals() -> Iterator[None]:
-    """Let SIGTERM (`timeout`, `docker stop`) and SIGHUP (a closed terminal) end a run as Ctrl-C does.
-
-    Files and videos are finished.
-    """
-
-    def end(number: int, _: FrameType | None) -> NoReturn:
-        if number in hangup_signals():
-            leave_terminal()
-        sys.exit(128 + number)
-
-    noted = (signal.SIGTERM, *hangup_signals())
-    before = {number: signal.signal(number, end) for number in noted}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            if signal.getsignal(number) == end:
-                signal.signal(number, handler)
 
 
 def _tree_of(source: str) -> WordTree:

@@ -15,7 +15,8 @@ class LayerRow:
         index: Position, as `route` counts.
         type: Section name.
         filters: Output channels of a convolution, else None.
-        size: Kernel and stride (`3 x 3 / 2`), or the layers that a route joins.
+        size: Kernel and stride (`3 x 3 / 2`), how much a map grows (`2x`), or the layers that are joined or
+            added.
         input, output: (C, H, W).
         parameters: Trained values.
         bflops: Billions of multiplications and additions, as darknet counts them.
@@ -71,6 +72,8 @@ def _row(plan: LayerPlan) -> LayerRow:
         size = f"{plan.kernel} x {plan.kernel} / {plan.step}"
     elif plan.type == "reorg":
         size = f"/ {plan.step}"
+    elif plan.type == "upsample":
+        size = f"{plan.step}x"
     else:
         size = " ".join(map(str, plan.sources))
     filters = plan.output[0] if plan.type == "convolutional" else None

@@ -221,7 +221,9 @@ class Reorg(nn.Module):
 
 
 class Shortcut(nn.Module):
-    """`[shortcut]`: the sum of two maps, each times a factor; of other channels only those that both have.
+    """`[shortcut]`: the sum of two maps, each times a factor, in the channels that both have.
+
+    Further ones of the layer before stay as they are, those of the one that is added are left out.
 
     Args:
         plan: The planned layer.
@@ -230,15 +232,16 @@ class Shortcut(nn.Module):
     def __init__(self, plan: LayerPlan) -> None:
         super().__init__()
         self.activation = plan.activation
-        self.alpha = plan.section.get_float("alpha", 1.0)  # of the layer before
-        self.beta = plan.section.get_float("beta", 1.0)  # of the one that is added
+        self.alpha, self.beta = plan.factors
 
     def forward(self, x: Tensor, added: Tensor) -> Tensor:
         """[B, C, H, W], [B, C', H, W] -> [B, C, H, W]."""
-        missing = x.shape[1] - added.shape[1]
-        added = F.pad(added, (0, 0, 0, 0, 0, missing)) if missing else added
-        x = x if self.alpha == 1 else x * self.alpha
-        return activate(torch.add(x, added, alpha=self.beta), self.activation)
+        both = min(x.shape[1], added.shape[1])
+        own = x[:, :both] if self.alpha == 1 else x[:, :both] * self.alpha
+        total = torch.add(own, added[:, :both], alpha=self.beta)
+        if both < x.shape[1]:
+            total = torch.cat((total, x[:, both:]), 1)  # not even times alpha: blas.c, shortcut_cpu
+        return activate(total, self.activation)
 
 
 class Upsample(nn.Module):
@@ -251,7 +254,7 @@ class Upsample(nn.Module):
     def __init__(self, plan: LayerPlan) -> None:
         super().__init__()
         self.stride = plan.step
-        self.scale = plan.section.get_float("scale", 1.0)
+        (self.scale,) = plan.factors
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, H s, W s]."""

@@ -40,6 +40,7 @@ class LayerPlan:
         kernel, step, padding, groups: Of convolutions and pools.
         batch_normalize: Of convolutions.
         activation: Of convolutions and shortcuts.
+        factors: Of a shortcut, for the layer before and for the one that is added; of an upsample.
     """
 
     index: int
@@ -56,6 +57,7 @@ class LayerPlan:
     groups: int = 1
     batch_normalize: bool = False
     activation: str = "linear"
+    factors: tuple[float, ...] = ()
 
     @property
     def type(self) -> str:
@@ -271,24 +273,25 @@ def _plan_shortcut(
 ) -> LayerPlan:
     added = before[_earlier(index, section, section.get_int("from"), "from")]
     activation = _activation(section, "linear")
-    for key in ("alpha", "beta"):
-        section.get_float(key, 1.0)
+    factors = section.get_float("alpha", 1.0), section.get_float("beta", 1.0)
     if added.output[1:] != shape[1:]:
         section.fail(
             f"outputs of different height or width cannot be added: layer {index - 1} {_text(shape)}, layer "
             f"{added.index} {_text(added.output)}.",
             key="from",
         )
-    return LayerPlan(index, section, shape, shape, stride, sources=(added.index,), activation=activation)
+    return LayerPlan(
+        index, section, shape, shape, stride, sources=(added.index,), activation=activation, factors=factors
+    )
 
 
 def _plan_upsample(
     index: int, section: Section, shape: Shape, stride: Fraction, _: list[LayerPlan]
 ) -> LayerPlan:
     step = section.get_int("stride", 2, minimum=1)
-    section.get_float("scale", 1.0)
+    factors = (section.get_float("scale", 1.0),)
     output = (shape[0], shape[1] * step, shape[2] * step)
-    return LayerPlan(index, section, shape, output, stride / step, step=step)
+    return LayerPlan(index, section, shape, output, stride / step, step=step, factors=factors)
 
 
 def _plan_avgpool(

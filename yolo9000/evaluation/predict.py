@@ -26,7 +26,7 @@ from yolo9000.evaluation.ap import Predictions
 from yolo9000.evaluation.options import EvaluateConfig
 from yolo9000.head import RegionHead
 from yolo9000.letterbox import Letterbox, letterbox
-from yolo9000.network import Network, check_size
+from yolo9000.network import Network
 
 if TYPE_CHECKING:
     from yolo9000.datasets import Sample, SampleDataset
@@ -103,12 +103,12 @@ def input_sizes(network: Network, config: EvaluateConfig) -> list[tuple[int, int
     """(height, width) of the network inputs in pixels: as asked for, else as the cfg says.
 
     Raises:
-        ConfigError: They are too large, or do not fit the network; a classifier's own may be any.
+        ConfigError, CfgError: They are too large, or do not fit the network; a classifier's own may be any.
     """
     own = network.cfg.height, network.cfg.width
     asked = [(side, side) for side in config.sizes or (config.size,) if side]
     for height, width in asked or ([own] if network.head is not None else []):
-        check_size(height, width, network.multiple, own)
+        network.check_size(height, width)
     return asked or [own]
 
 

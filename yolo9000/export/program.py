@@ -21,6 +21,7 @@ from yolo9000.decode import Decoder, Kept, RawDetections
 from yolo9000.errors import ConfigError, WeightsError
 from yolo9000.export.about import METADATA_FILE, About
 from yolo9000.head import RegionHead
+from yolo9000.network import check_size
 from yolo9000.optional import optional
 
 SUFFIXES = (".onnx", ".pt2", ".torchscript")
@@ -68,9 +69,10 @@ class Program:
         """Refuse an input of another size than the program's.
 
         Raises:
-            ConfigError: The sizes differ and the program is not dynamic.
+            ConfigError: The sizes differ and the program is not dynamic, or see `network.check_size`.
         """
         expected = self.about.size
+        check_size(height, width, self.about.multiple, expected)
         if not self.about.dynamic and (height, width) != expected:
             raise ConfigError(
                 f"{self.path}: was exported for an input of {expected[0]} x {expected[1]} pixels, not "
