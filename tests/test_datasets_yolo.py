@@ -234,6 +234,7 @@ def test_wrong_lines(tmp_path: Path, text: str, message: str) -> None:
     ("text", "message"),
     [
         ("names: [a\ntrain: x", r"data\.yaml:2: no valid YAML"),
+        ("names:\n  0: cat\n  1: dog\n  1: ox", r"data\.yaml:4: no valid YAML: '1' stands in line 3 already"),
         ("- a", "expected a mapping with train, val and names"),
         ("", "expected a mapping"),
         ("\0", "save it as UTF-8"),
