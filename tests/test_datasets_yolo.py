@@ -441,6 +441,16 @@ def test_darknet_list_alone(tmp_path: Path) -> None:
     assert [dataset.nodes(i) for i in range(3)] == [[DOG, CAT], [HUSKY], []]
 
 
+def test_exports_of_cvat_may_lie_in_any_folder(tmp_path: Path) -> None:
+    path = darknet(tmp_path, data=".")
+    path.write_text("classes = 4\ntrain = data/train.txt\nnames = data/pets.names\n")
+    (tmp_path / "train.txt").write_text("".join(f"data/images/{name}.jpg\n" for name in SIZES))
+    found = read_records(f"darknet:{path}")
+    assert same(found, tmp_path)
+    (tmp_path / "data.yaml").write_text(f"train: train.txt\nnames: {json.dumps(NAMES)}\n")
+    assert same_store(read_records(f"yolo:{tmp_path}"), found)
+
+
 def test_darknet_labels_are_wordnet_ids(tmp_path: Path) -> None:
     path = darknet(tmp_path)
     (tmp_path / "ids").write_text("n02121620\nn02084071\nn02110185\nn00015388\n")
