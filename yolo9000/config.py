@@ -162,8 +162,8 @@ class OptimConfig:
 class ValConfig:
     """Measuring during a run, and stopping it early.
 
-    Detection data give `val_map50`, classification data `val_top1`; several sets of a kind give their mean.
-    Where there are both, `val_map50` decides what is best.
+    Detection data give `val_map50`, classification data `val_top1`, of a detector that of the best anchor;
+    several sets of a kind give their mean. Where there are both, `val_map50` decides what is best.
     """
 
     data: tuple[str, ...] = ()  # specs such as voc:DIR:val, imagenet:DIR:val; (): nothing is measured
