@@ -120,7 +120,7 @@ def is_spec(text: str) -> bool:
 
 def read_records(spec: str, split: str = "train") -> Records:
     """What a data set holds, before its labels are looked for in a tree. Arguments as for `open_dataset`."""
-    if not is_spec(spec):
+    if not isinstance(spec, str) or not is_spec(spec):
         raise DataError(
             f"{spec!r}: expected FORMAT:PATH or FORMAT:PATH:SPLIT with FORMAT one of {', '.join(_READERS)}; "
             "such as coco:data/coco:val"

@@ -18,6 +18,7 @@ from yolo9000.datasets.store import FolderStore
 from yolo9000.errors import DataError, FormatError
 
 PROBE = 20  # images of a list that are looked for, to learn from where its relative paths count
+OWN_FOLDER = "data/"  # what CVAT calls the folder of the files that it exports, wherever they lie in the end
 _FARTHEST = 2.0  # a share beyond this is no box drawn over the edge, but a number of pixels
 _CLASSES = 100_000  # more classes than that (WordNet has 82,115 nouns) are no class numbers
 
@@ -52,7 +53,7 @@ def read_image_list(path: Path, bases: Sequence[Path]) -> tuple[Path, list[str]]
             taken.
 
     Returns:
-        That folder, and the paths as they are written; see `join`.
+        That folder, and the paths as they are written, or without `OWN_FOLDER`; see `join`.
 
     Raises:
         DataError: The list is empty, or not one of its first images is there.
@@ -61,9 +62,10 @@ def read_image_list(path: Path, bases: Sequence[Path]) -> tuple[Path, list[str]]
     lines = [line.replace("\\", "/") for line in lines if line]
     if not lines:
         raise DataError(f"{path}: is empty; expected the path of an image on every line")
-    for base in bases:
-        if any(os.path.exists(os.path.join(base, line)) for line in lines[:PROBE]):  # noqa: PTH110, PTH118
-            return base, lines
+    for forms in (lines, [line.removeprefix(OWN_FOLDER) for line in lines]):
+        for base in bases:
+            if any(os.path.exists(os.path.join(base, line)) for line in forms[:PROBE]):  # noqa: PTH110, PTH118
+                return base, forms
     tried = "" if os.path.isabs(lines[0]) else f", looked for from {shown(bases)}"  # noqa: PTH117
     raise DataError(
         f"{path}:1: no image {lines[0]!r}{tried}, nor any of the next lines'; "

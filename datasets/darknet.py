@@ -11,6 +11,7 @@ import numpy as np
 
 from yolo9000.darknet.cfg import search_folders
 from yolo9000.datasets.boxfiles import (
+    OWN_FOLDER,
     join,
     read_box_files,
     read_image_list,
@@ -117,11 +118,12 @@ def _options(path: Path) -> dict[str, str]:
 
 
 def _file(options: Mapping[str, str], key: str, bases: Sequence[Path], path: Path) -> Path:
-    tried = [base / options[key] for base in bases]
+    written = options[key]
+    tried = [base / form for form in (written, written.removeprefix(OWN_FOLDER)) for base in bases]
     for place in tried:
         if os.path.isfile(place):  # noqa: PTH113  (also false for what can be no path)
             return place
-    raise DataError(f"{path}: {key} = {options[key]}: no such file; looked for {shown(tried)}")
+    raise DataError(f"{path}: {key} = {written}: no such file; looked for {shown(tried)}")
 
 
 def _list_file(options: Mapping[str, str], split: str, bases: Sequence[Path], path: Path) -> Path:

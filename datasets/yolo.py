@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from wordtree._yaml import UniqueKeyTextLoader
 from yolo9000.datasets.boxfiles import (
     absolute,
     join,
@@ -71,7 +72,7 @@ def _yaml_file(root: Path) -> Path:
 def _load(path: Path) -> Mapping[str, Any]:
     """The file with every scalar as text: a class may be called `no`, `null` or `1.0`."""
     try:
-        content = yaml.load(read_text(path, "a data.yaml"), Loader=yaml.BaseLoader)
+        content = yaml.load(read_text(path, "a data.yaml"), Loader=UniqueKeyTextLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         raise FormatError(f"no valid YAML: {error.problem}.", path=path, line=line) from error

@@ -9,6 +9,7 @@ import pickle
 import re
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -547,8 +548,8 @@ def test_tiny_imagenet_errors(tmp_path: Path, tree: WordTree) -> None:
         open_dataset(f"tiny-imagenet-boxes:{base}", tree)
 
 
-@pytest.mark.parametrize("spec", ["coco", "coco:", "jpeg:somewhere", "", ":x"])
-def test_unknown_spec(tree: WordTree, spec: str) -> None:
+@pytest.mark.parametrize("spec", ["coco", "coco:", "jpeg:somewhere", "", ":x", Path("coco"), ["coco:x"]])
+def test_unknown_spec(tree: WordTree, spec: Any) -> None:
     with pytest.raises(DataError, match="FORMAT one of coco, voc, yolo"):
         open_dataset(spec, tree)
 

@@ -234,6 +234,7 @@ def test_wrong_lines(tmp_path: Path, text: str, message: str) -> None:
     ("text", "message"),
     [
         ("names: [a\ntrain: x", r"data\.yaml:2: no valid YAML"),
+        ("names:\n  0: cat\n  1: dog\n  1: ox", r"data\.yaml:4: no valid YAML: '1' stands in line 3 already"),
         ("- a", "expected a mapping with train, val and names"),
         ("", "expected a mapping"),
         ("\0", "save it as UTF-8"),
@@ -438,6 +439,16 @@ def test_darknet_list_alone(tmp_path: Path) -> None:
     lines.write_text("cat\ndog\nSiberian husky\nanimal\n")
     dataset = open_dataset(f"darknet:{tmp_path / 'train.txt'}", TREE, map_file=lines)
     assert [dataset.nodes(i) for i in range(3)] == [[DOG, CAT], [HUSKY], []]
+
+
+def test_exports_of_cvat_may_lie_in_any_folder(tmp_path: Path) -> None:
+    path = darknet(tmp_path, data=".")
+    path.write_text("classes = 4\ntrain = data/train.txt\nnames = data/pets.names\n")
+    (tmp_path / "train.txt").write_text("".join(f"data/images/{name}.jpg\n" for name in SIZES))
+    found = read_records(f"darknet:{path}")
+    assert same(found, tmp_path)
+    (tmp_path / "data.yaml").write_text(f"train: train.txt\nnames: {json.dumps(NAMES)}\n")
+    assert same_store(read_records(f"yolo:{tmp_path}"), found)
 
 
 def test_darknet_labels_are_wordnet_ids(tmp_path: Path) -> None:

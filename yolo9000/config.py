@@ -19,6 +19,7 @@ import numpy as np
 import yaml
 
 from wordtree._files import atomic_write
+from wordtree._yaml import UniqueKeyLoader
 from yolo9000.errors import ConfigError
 
 T = TypeVar("T")
@@ -161,8 +162,8 @@ class OptimConfig:
 class ValConfig:
     """Measuring during a run, and stopping it early.
 
-    Detection data give `val_map50`, classification data `val_top1`; several sets of a kind give their mean.
-    Where there are both, `val_map50` decides what is best.
+    Detection data give `val_map50`, classification data `val_top1`, of a detector that of the best anchor;
+    several sets of a kind give their mean. Where there are both, `val_map50` decides what is best.
     """
 
     data: tuple[str, ...] = ()  # specs such as voc:DIR:val, imagenet:DIR:val; (): nothing is measured
@@ -289,6 +290,8 @@ def from_mapping(cls: type[T], values: Mapping[str, Any]) -> T:
 
 
 def _build(cls: Any, values: Any, prefix: str, problems: list[str]) -> Any:
+    if values is None and prefix:  # a group whose every line is a comment
+        values = {}
     if not isinstance(values, Mapping):
         problems.append(
             f"{prefix.rstrip('.') or 'the file'}: expected keys and values, got {type(values).__name__}"
@@ -376,7 +379,7 @@ def load_config(
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; expected a YAML file of settings") from error
     except UnicodeDecodeError as error:
@@ -392,7 +395,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _assign(target: dict[str, Any], keys: list[str], value: Any) -> None:
     for key in keys[:-1]:
-        child = target.setdefault(key, {})
+        if target.get(key) is None:  # nothing yet, or a group without a line in it
+            target[key] = {}
+        child = target[key]
         if not isinstance(child, dict):
             raise ConfigError(f"{'.'.join(keys)}: {key} is a value, not a group of settings")
         target = child

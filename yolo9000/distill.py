@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from yolo9000.darknet.plan import plan_layers
+from yolo9000.datasets.transforms import Size, sides
 from yolo9000.decode import Decoder
 from yolo9000.errors import ConfigError
 from yolo9000.loss import JointLoss
@@ -73,6 +75,32 @@ class Teachers(nn.Module):
             if problem := _difference(network, student, boxes):
                 raise ConfigError(f"teachers: {model} {problem}")
             self.networks.append(network.fuse().requires_grad_(False))
+        self.models = tuple(models)
+
+    def check_maps(self, student: Network, sizes: Sequence[Size]) -> None:
+        """Refuse inputs of which the teachers' cells do not cover the student's, one by one.
+
+        Args:
+            student: A detector.
+            sizes: Of the inputs, pixels.
+
+        Raises:
+            ConfigError: A teacher's map is of another size, as its cells leave something over, or as
+                convolutions have no padding.
+            CfgError: A teacher cannot be run at a size.
+        """
+        for height, width in map(sides, sizes):
+            rows, columns = _cells(student, height, width)
+            for model, network in zip(self.models, self._each(), strict=True):
+                factor = network.stride // student.stride
+                down, across = (factor * side for side in _cells(network, height, width))
+                if (rows, columns) != (down, across):
+                    raise ConfigError(
+                        f"teachers: {model} answers for {across} x {down} cells of an input of {width} x "
+                        f"{height} pixels, the student for {columns} x {rows}. Give inputs (data.sizes) in "
+                        f"multiples of {network.multiple} pixels, and both cfgs the same convolutions "
+                        "without padding (pad=0)"
+                    )
 
     def train(self, mode: bool = True) -> Teachers:
         """Teachers answer as in use, whatever the student does."""
@@ -219,6 +247,12 @@ def _refine(boxes: Tensor, factor: int) -> Tensor:
     here = (x.floor().clamp(max=factor - 1) == column) & (y.floor().clamp(max=factor - 1) == row)
     centre = torch.stack(((x - column).clamp(0, 1), (y - row).clamp(0, 1)), 2)
     return torch.cat((centre, fine[:, :, 2:4], (fine[:, :, 4] * here)[:, :, None]), 2)
+
+
+def _cells(network: Network, height: int, width: int) -> tuple[int, int]:
+    """Rows and columns of the map for an input of so many pixels."""
+    _, rows, columns = plan_layers(network.cfg, height, width)[network.last].output
+    return rows, columns
 
 
 def _difference(teacher: Network, student: Network, boxes: bool) -> str:

@@ -179,11 +179,7 @@ def build_data(
     """The images of both kinds, the order they come in for this process, and the bank that holds them."""
     data, tree = config.data, network.tree
     transform = build_transform(config.augment)  # what is refused is so before the data are read
-    for size in data.sizes:
-        check_size(size, size, network.multiple)
-    sizes = data.sizes or training_sizes(network)
-    for each in sizes:
-        plan_layers(network.cfg, *sides(each))
+    sizes = input_sizes(config, network)
     if config.batch_size * fabric.world_size == 1:
         _refuse_single_values(config, network, sizes)
     for setting, lacking in _without_effect(config):
@@ -319,6 +315,21 @@ def build_transform(config: AugmentConfig) -> TrainTransform:
     settings = dataclasses.asdict(config)
     del settings["cutmix"]  # of whole batches, not of one image
     return TrainTransform(**settings)
+
+
+def input_sizes(config: TrainConfig, network: Network) -> tuple[Size, ...]:
+    """Input sizes in pixels of a run: those of its settings, else `training_sizes`.
+
+    Raises:
+        ConfigError: A size is no multiple of what the network's must be.
+        CfgError: A layer cannot be run at one of them.
+    """
+    for size in config.data.sizes:
+        check_size(size, size, network.multiple)
+    found = config.data.sizes or training_sizes(network)
+    for each in found:
+        plan_layers(network.cfg, *sides(each))
+    return found
 
 
 def training_sizes(network: Network) -> tuple[Size, ...]:

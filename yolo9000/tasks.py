@@ -14,6 +14,7 @@ from yolo9000.distill import Imitation, Teachers, tree_divergence
 from yolo9000.errors import ConfigError
 from yolo9000.loss import JointLoss
 from yolo9000.network import Network
+from yolo9000.prepare import input_sizes
 
 
 class JointTask(nn.Module):
@@ -31,6 +32,7 @@ class JointTask(nn.Module):
         self.imitation: Imitation | None = None
         if config.teachers:
             teachers = Teachers(config.teachers, network)
+            teachers.check_maps(network, input_sizes(config, network))
             self.imitation = Imitation(teachers, self.loss, config.loss.teacher_scale)
 
     @property

@@ -181,7 +181,9 @@ class Trainer:
         self.total_steps = config.max_steps or -(-config.epochs * len(self.sampler) // accumulate)
         self.val_steps = config.val.steps or -(-len(self.sampler) // accumulate)
         data = config.data
-        self.validator = Validator(config.val, self.network, map_file=data.map, cache=data.cache)
+        self.validator = Validator(
+            config.val, self.network, map_file=data.map, cache=data.cache, whole=task is ClassifierTask
+        )
         for spec, measured in self.validator.sets:
             print_left_out(self.console, spec, measured)
         self.early = EarlyStop(config.val.patience)

@@ -25,6 +25,8 @@ class Validator:
         network: That which is measured: its tree is that of the labels.
         map_file: Darknet map file of the boxes' classes; see `open_dataset`.
         cache: Longest side of decoded images kept in memory; 0: read from disk every time.
+        whole: Pictures are named by their averaged features, as a classifier learns it, and not by their best
+            anchor, as a detector does.
 
     Raises:
         ConfigError: The size does not fit the network, or a classifier is to find boxes.
@@ -33,8 +35,15 @@ class Validator:
     """
 
     def __init__(
-        self, config: ValConfig, network: Network, *, map_file: str | None = None, cache: int = 0
+        self,
+        config: ValConfig,
+        network: Network,
+        *,
+        map_file: str | None = None,
+        cache: int = 0,
+        whole: bool = False,
     ) -> None:
+        self.whole = whole
         self.options = EvaluateConfig(size=config.size, limit=config.limit)
         self.sets: list[tuple[str, SampleDataset]] = []
         for spec in config.data:
@@ -50,7 +59,8 @@ class Validator:
             if isinstance(result, DetectionResult):
                 found[MAP50].append(result.nodes.map)
             else:
-                found[TOP1].append(result.whole.top1)
+                named = result.whole if self.whole or result.best_anchor is None else result.best_anchor
+                found[TOP1].append(named.top1)
         return {name: fmean(values) for name, values in found.items() if values}
 
 

@@ -248,3 +248,25 @@ def test_an_unsuitable_teacher_is_told_before_data_are_read(
     config = settings(tmp_path / "run", teachers=[model], data__detection=["coco:nowhere"])
     with pytest.raises(ConfigError, match=r"teachers: .* has another tree .* by `yolo9000 retree`"):
         train_joint(config)
+
+
+@pytest.mark.parametrize(
+    ("side", "body", "words"),
+    [
+        (208, "", "14 x 14 cells .*208 x 208 .*13 x 13.* multiples of 32"),
+        (128, conv(4, pad=0), "4 x 4 .*8 x 8.*pad=0"),
+    ],
+)
+def test_a_teacher_of_another_map_is_told_before_data_are_read(
+    side: int, body: str, words: str, settings: Settings, tmp_path: Path
+) -> None:
+    last = linear(5 + len(PETS))
+    teacher = Cfg.parse(input_size(128) + POOL * 5 + body + last + region(len(PETS), "1,1", softmax=1))
+    student = Cfg.parse(input_size(128) + POOL * 4 + last + region(len(PETS), "2,2", softmax=1))
+    own = save(Network(student, PETS), tmp_path / "s.safetensors")
+    model = save(Network(teacher, PETS), tmp_path / "t.safetensors")
+    config = settings(
+        tmp_path / "run", model=own, teachers=[model], data__sizes=[side], data__detection=["coco:nowhere"]
+    )
+    with pytest.raises(ConfigError, match=rf"teachers: .*t\.safetensors answers for {words}"):
+        train_joint(config)

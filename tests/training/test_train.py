@@ -897,6 +897,15 @@ def test_an_assignment_that_is_no_yaml_is_named(value: str, tmp_path: Path) -> N
         load_config(tmp_path / "run.yaml")
 
 
+def test_a_group_of_settings_stands_once_and_may_be_empty(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("optim:\n  lr: 0.5\nseed: 3\noptim:\n  clip: 1\n")
+    with pytest.raises(ConfigError, match=r"(?s)run\.yaml: .*'optim' stands in line 1 already.*line 4"):
+        load_config(path)
+    path.write_text("optim:\n  # lr: 0.5\ndata:\nloss:\n")
+    assert load_config(path, data__sizes=[64]) == load_config(None, data__sizes=[64])
+
+
 def test_numbers_of_numpy_are_pythons_own() -> None:
     values = {"epochs": np.int64(3), "curves": np.bool_(False), "optim": {"lr": np.float32(0.5)}}
     assert to_yaml(from_mapping(TrainConfig, values)) == to_yaml(

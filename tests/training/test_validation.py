@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from toys import CLASSIFIED, conv, input_size, linear
+from toys import BREEDS, CLASSIFIED, colour_finder, conv, input_size, linear
 from wordtree.tree import WordTree
 from yolo9000.checkpoint import load_model
 from yolo9000.config import TrainConfig, ValConfig
@@ -19,7 +19,7 @@ from yolo9000.errors import ConfigError, DataError
 from yolo9000.evaluate import evaluate
 from yolo9000.evaluation.detection import DetectionResult
 from yolo9000.network import Network
-from yolo9000.train import joint_trainer, train_classifier, train_joint
+from yolo9000.train import classifier_trainer, joint_trainer, train_classifier, train_joint
 from yolo9000.validation import EarlyStop, Validator
 
 Settings = Callable[..., TrainConfig]
@@ -95,6 +95,25 @@ def test_a_classifier_is_measured_by_its_accuracy(settings: Settings, data: Path
     assert "val_map50" not in read_log(tmp_path)[0]
     # Without val.steps: once an epoch, here of two batches.
     assert [bool(row["val_top1"]) for row in read_log(tmp_path)] == [False, True]
+
+
+@pytest.mark.parametrize(("whole", "top1"), [(False, 1.0), (True, 0.5)])
+def test_a_detector_is_measured_by_its_anchors(whole: bool, top1: float, tmp_path: Path) -> None:
+    """A red cell is the surest of a picture that is blue on average."""
+    picture = Image.new("RGB", (128, 128), (0, 0, 120))
+    for label in ("bus", "husky"):
+        folder = tmp_path / "val" / BREEDS.wnids[BREEDS.index(label)]
+        folder.mkdir(parents=True)
+        picture.save(folder / "a.png")
+        picture.paste((255, 0, 0), (32, 32, 64, 64))
+    network = colour_finder(BREEDS, ("husky", "tabby", "bus"))
+    measured = Validator(ValConfig(data=(f"imagenet:{tmp_path}",)), network, whole=whole).measure(network)
+    assert measured == {"val_top1": top1}
+
+
+def test_who_trains_decides_how_pictures_are_named(settings: Settings, tmp_path: Path) -> None:
+    assert not joint_trainer(settings(tmp_path)).validator.whole
+    assert classifier_trainer(settings(tmp_path, data__detection=[])).validator.whole
 
 
 def test_a_map_of_the_boxes_classes_is_not_that_of_labels(
