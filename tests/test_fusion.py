@@ -215,7 +215,7 @@ def test_sizes_find_one_object_once(model: YOLO9000) -> None:
     assert found.scores == pytest.approx([own[0].score / 2] * 2, rel=0.01)
     one = model.detect(image, sizes=[96])
     assert one.to_dict() == model.detect(image, size=96).to_dict()
-    batch = [*model.detect([image, image.flip(-1), image], sizes=[64, 96])]
+    batch = [*model.detect([image, image.flip(-1), image], sizes=np.array([64, 96]))]
     assert batch[0].to_dict() == batch[2].to_dict() == model.detect(image, sizes=[64, 96]).to_dict()
 
 
