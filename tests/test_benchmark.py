@@ -40,6 +40,17 @@ def test_every_stage_is_timed(model: YOLO9000, anchors: int) -> None:
     assert all(stage in printed.get() for stage in STAGES)
 
 
+def test_every_stage_is_of_one_size(model: YOLO9000, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the whole, of a model that looks at photos in several."""
+    run, inputs = model.engine.features, []
+    monkeypatch.setattr(
+        model.engine, "features", lambda images: inputs.append(images.shape[-1]) or run(images)
+    )
+    monkeypatch.setitem(model.metadata, "sizes", "32 64")
+    benchmark(model, demo_photos()[0], rounds=1)
+    assert set(inputs) == {384}
+
+
 @pytest.mark.parametrize("wrong", [{"rounds": 0}, {"batch": 0}, {"anchors": -1}, {"size": 33}])
 def test_settings_out_of_range(model: YOLO9000, wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError):

@@ -168,6 +168,21 @@ def test_one_view_is_what_decode_gives() -> None:
             assert torch.equal(getattr(one, name), getattr(other, name))
 
 
+def test_a_higher_threshold_changes_no_box_and_no_score() -> None:
+    torch.manual_seed(0)
+    head = make_head(TOY)
+    with torch.no_grad():
+        head.box_weight[:, :4] = 0  # the views agree on the boxes, and not on how sure they are
+    fits = [[Letterbox.fit((50, 70), (96, 96))]] * 3
+    features = [2 * torch.randn(1, 6, 3, 3) for _ in fits]
+    (low,), (high,) = (Decoder(head, "darknet").decode_views(features, fits, t) for t in (0.2, 0.5))
+    still = low.scores > 0.5
+    assert 2 < len(high) < len(low)
+    torch.testing.assert_close(high.scores, low.scores[still])
+    torch.testing.assert_close(high.boxes, low.boxes[still])
+    torch.testing.assert_close(high.path_probs, low.path_probs[still])
+
+
 def test_many_candidates_are_limited_over_all_views() -> None:
     torch.manual_seed(0)
     region = RegionConfig(anchors=ANCHORS, classes=6, num=2, softmax=True)
@@ -200,7 +215,7 @@ def test_sizes_find_one_object_once(model: YOLO9000) -> None:
     assert found.scores == pytest.approx([own[0].score / 2] * 2, rel=0.01)
     one = model.detect(image, sizes=[96])
     assert one.to_dict() == model.detect(image, size=96).to_dict()
-    batch = [*model.detect([image, image.flip(-1), image], sizes=[64, 96])]
+    batch = [*model.detect([image, image.flip(-1), image], sizes=np.array([64, 96]))]
     assert batch[0].to_dict() == batch[2].to_dict() == model.detect(image, sizes=[64, 96]).to_dict()
 
 

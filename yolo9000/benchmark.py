@@ -95,7 +95,7 @@ def benchmark(
     Args:
         model: The detector.
         source: A picture, read anew for every place in the batch.
-        size: Side of the network input, pixels; by default the cfg's.
+        size: Side of the network input, pixels; by default the cfg's, also of a model that names several.
         batch: Pictures run together.
         rounds: How often; the medians are given.
         anchors: Choose the threshold so that so many anchors a picture pass the gate; by default the model's
@@ -132,7 +132,7 @@ def benchmark(
         ]
 
     def whole() -> list[Detections]:
-        return list(model.detect([source] * batch, size=size, threshold=threshold, batch=batch))
+        return list(model.detect([source] * batch, size=wanted, threshold=threshold, batch=batch))
 
     clock = _Clock({}, model.device)
     for _ in range(rounds):

@@ -26,7 +26,9 @@ Walk: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 _MAX_LOG_FACTOR = 20.0
 # Class logits held at a time, 64 MiB of float32: a flood of anchors is decoded in slices.
 _MAX_LOGITS = 1 << 24
-_GATE = 4  # of several views: anchors of a quarter of the objectness asked for take part in the mean
+# Of several views: anchors of this objectness take part in the mean, for low thresholds those of a quarter of
+# it. Above four times as much a threshold changes no box and no score.
+_GATE = 0.05
 
 
 @dataclass(frozen=True)
@@ -308,7 +310,7 @@ class Decoder:
         if (views := len(features)) == 1:
             return self.decode(features[0], threshold, hier_threshold, classes=classes)
         # What is no object in one view counts as objectness 0, where it is in truth below this.
-        gate, limit = threshold / _GATE, max(1, self.max_candidates // views)
+        gate, limit = min(threshold / 4, _GATE), max(1, self.max_candidates // views)
         seen = [self._gate(self.head.boxes(part).float(), gate, limit) for part in features]
         found = []
         for image, fit in enumerate(fits[0]):

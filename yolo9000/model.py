@@ -358,9 +358,10 @@ class YOLO9000:
         self, size: Size | None, sizes: Iterable[Size] | None
     ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """Of pictures and of the frames of videos, as they were asked for; checked."""
-        if isinstance(sizes, int | str) or not isinstance(sizes or (), Iterable):
+        sizes = () if sizes is None else sizes
+        if isinstance(sizes, str) or not isinstance(sizes, Iterable):
             raise ConfigError(f"sizes must be several sizes such as [320, 448], found {sizes!r}.")
-        several = [self.input_size(one) for one in sizes or ()]
+        several = [self.input_size(one) for one in sizes]
         if several and size is not None:
             raise ConfigError(f"expected size or sizes, found both ({size!r} and {len(several)} sizes).")
         if len(several) > 1 and isinstance(self.engine, Program):
