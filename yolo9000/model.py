@@ -355,7 +355,7 @@ class YOLO9000:
         return [self.input_size(side) for side in own] or [self._size]
 
     def _input_sizes(
-        self, size: Size | None, sizes: Iterable[Size] | None
+        self, size: Size | None, sizes: Iterable[Size] | str | None
     ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """Of pictures and of the frames of videos, as they were asked for; checked."""
         sizes = () if sizes is None else sizes
